@@ -1,0 +1,50 @@
+# Everything happens in .venv; nothing outside this folder is changed. `make` alone lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install demo smoke test check clean
+
+PYTHON ?= python3
+export PIP_NO_INPUT := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+bin := .venv/bin
+stamp := .venv/.installed
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+install: $(stamp) ## install mixvec and all it needs into .venv
+
+demo: $(stamp) ## pretrain, fine-tune, publish and transcribe on synthetic speech (10 minutes on 2 cores)
+	$(bin)/python -m tools.demo
+
+smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs
+	$(bin)/python -m tools.demo --smoke
+
+test: $(stamp) ## run the tests
+	$(bin)/python -m pytest
+
+check: $(stamp) ## lint, formatting and types
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy --strict mixvec
+
+clean: ## remove caches and build artefacts (keeps .venv and runs/)
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+# The stamp is newer than both files, so an install runs again only when one of them changes.
+$(stamp): pyproject.toml constraints.txt
+	@usable() { "$$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }; \
+	found=; for python in "$(PYTHON)" python3.11 python3.12 python3.10; do \
+	  if usable "$$python"; then found=$$python; break; fi; done; \
+	if [ -z "$$found" ]; then \
+	  echo "error: '$(PYTHON)' is not Python 3.10, 3.11 or 3.12, which fairseq2 needs; install one, then: make PYTHON=python3.11 install" >&2; exit 1; fi; \
+	if ! "$$found" -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo "error: $$found cannot make virtual environments: ensurepip is missing; on Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi; \
+	echo "installing into .venv with $$found"; \
+	"$$found" -m venv .venv
+	$(bin)/python -m pip install --quiet uv
+	$(bin)/uv pip install --python $(bin)/python -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,24 @@
+"""mixvec: speech encoders with SummaryMixing, linear in time, and the heads that recognise and understand."""
+
+from .config import SIZES, EncoderConfig, encoder_config
+from .encoder import SpeechEncoder, build_encoder
+from .errors import UserError
+from .heads import Classifier, CtcRecognizer
+from .mixing import SelfAttention, SummaryMixing
+from .output import EncoderOutput
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SIZES",
+    "Classifier",
+    "CtcRecognizer",
+    "EncoderConfig",
+    "EncoderOutput",
+    "SelfAttention",
+    "SpeechEncoder",
+    "SummaryMixing",
+    "UserError",
+    "build_encoder",
+    "encoder_config",
+]

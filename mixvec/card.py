@@ -1,0 +1,104 @@
+"""The model card: what the model is, how to use it, how it was trained and what it scored. Only what is known."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+_TASK = {
+    "SpeechEncoder": ("feature-extraction", "Speech encoder"),
+    "CtcRecognizer": ("automatic-speech-recognition", "Speech recogniser"),
+    "Classifier": ("audio-classification", "Utterance classifier"),
+}
+_USE = {
+    "SpeechEncoder": """\
+from mixvec import SpeechEncoder
+from mixvec.audio import read_audio
+
+encoder = SpeechEncoder.from_pretrained("{name}")
+frames, lengths, layers = encoder(read_audio("speech.wav").unsqueeze(0))""",
+    "CtcRecognizer": """\
+from mixvec import CtcRecognizer
+from mixvec.audio import read_audio
+
+recognizer = CtcRecognizer.from_pretrained("{name}")
+print(recognizer.transcribe(read_audio("speech.wav").unsqueeze(0)))""",
+    "Classifier": """\
+from mixvec import Classifier
+from mixvec.audio import read_audio
+
+classifier = Classifier.from_pretrained("{name}")
+print(classifier.understand(read_audio("speech.wav").unsqueeze(0)))""",
+}
+
+
+def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAME") -> str:
+    """The card of a hub folder, as Markdown with the hub's YAML front matter.
+
+    Args:
+        config: the folder's ``config.json``. Of its ``training`` (all optional): ``data`` (name of the training
+            data), ``hours_seen``, ``updates``, ``batch_s``, ``seed``, ``precision``, ``devices``, ``wall_s``,
+            ``started_from``, ``language``, ``licence``, ``metrics`` ({name: value}), ``test_data``.
+        parameters: how many numbers the weights hold.
+        name: what to write in the example, a path or ``org/name``.
+    """
+    training: dict[str, Any] = config.get("training") or {}
+    metrics: dict[str, float] = training.get("metrics") or {}
+    architecture, encoder = config["architecture"], config["encoder"]
+    title = f"{_TASK[architecture][1]} ({encoder['mixer']} {encoder['block']}, {parameters / 1e6:.1f} M parameters)"
+    if encoder["kind"] == "wav2vec2":
+        title = f"{_TASK[architecture][1]} (wav2vec 2.0 with {encoder['mixer']}, {parameters / 1e6:.1f} M parameters)"
+    lines = ["---", *_front_matter(architecture, encoder, training, metrics), "---", "", f"# {title}", ""]
+    lines += ["Pretrained and fine-tuned with mixvec. Input: 16 kHz mono audio.", ""]
+    lines += ["```python", _USE[architecture].format(name=name), "```", ""]
+    if architecture == "CtcRecognizer":
+        lines += ["```bash", f"mixvec transcribe --model {name} speech.wav", "```", ""]
+    if architecture == "Classifier":
+        lines += ["```bash", f"mixvec understand --model {name} speech.wav", "```", ""]
+    if metrics:
+        lines += [f"## Results on {training.get('test_data', 'held-out data')}", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {metric} | {value:.4g} |" for metric, value in metrics.items()] + [""]
+    rows = [(label, training[key]) for key, label in _BUDGET.items() if training.get(key) is not None]
+    if rows:
+        lines += ["## Training budget", "", "| | |", "|---|---|"]
+        lines += [f"| {label} | {_show(value)} |" for label, value in rows] + [""]
+    lines += ["## Encoder", "", "```json", json.dumps(encoder, indent=2), "```", ""]
+    return "\n".join(lines)
+
+
+_BUDGET = {
+    "data": "training data",
+    "started_from": "started from",
+    "updates": "updates",
+    "batch_s": "batch, seconds of audio per update",
+    "hours_seen": "hours of audio seen",
+    "wall_s": "wall time, seconds",
+    "devices": "devices",
+    "precision": "precision",
+    "seed": "seed",
+}
+
+
+def _front_matter(
+    architecture: str, encoder: dict[str, Any], training: dict[str, Any], metrics: dict[str, float]
+) -> list[str]:
+    lines = ["library_name: mixvec", f"pipeline_tag: {_TASK[architecture][0]}"]
+    lines += [f"{key}: {training[source]}" for key, source in (("license", "licence"), ("language", "language"))
+              if training.get(source)]  # fmt: skip
+    lines += [
+        "tags:",
+        "- speech",
+        "- self-supervised",
+        f"- {'summary-mixing' if 'summary' in encoder['mixer'] else 'attention'}",
+    ]
+    if metrics:
+        lines += ["model-index:", "- name: mixvec", "  results:", "  - task:", f"      type: {_TASK[architecture][0]}"]
+        data = json.dumps(str(training.get("test_data", "held-out data")))
+        lines += ["    dataset:", f"      name: {data}", "      type: private", "    metrics:"]
+        for metric, value in metrics.items():
+            lines += [f"    - type: {metric}", f"      value: {value:.6g}"]
+    return lines
+
+
+def _show(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

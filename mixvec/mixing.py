@@ -1,0 +1,128 @@
+"""Token mixers: SummaryMixing, linear in time, and self-attention with the same signature.
+
+Symbols: B batch, T frames, D model width, H heads, D' the width of f and s (here D' = D).
+A mixer takes x (B, T, D) and a mask (B, T), True at real frames, or None where there is no padding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def activation(name: Literal["swish", "gelu"]) -> nn.Module:
+    return nn.SiLU() if name == "swish" else nn.GELU()
+
+
+class BlockLinear(nn.Module):
+    """A linear layer whose matrix is block-diagonal: ``blocks`` independent maps, which cut parameters and work.
+
+    Initialised uniformly within ±1/√fan_in of a block.
+    """
+
+    def __init__(self, blocks: int, in_dim: int, out_dim: int) -> None:
+        """``in_dim`` and ``out_dim`` are the widths of one block."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(blocks, in_dim, out_dim))
+        self.bias = nn.Parameter(torch.empty(blocks, 1, out_dim))
+        bound = 1.0 / math.sqrt(in_dim)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (blocks, N, in_dim) to (blocks, N, out_dim): one batched matrix product."""
+        return torch.baddbmm(self.bias.to(x.dtype), x, self.weight.to(x.dtype))
+
+
+class SummaryMixing(nn.Module):
+    """SummaryMixing (arXiv 2307.07421, eq. 1 and 2; LayerNorms as in arXiv 2407.13377).
+
+        s̄   = (1/T) Σ_t s(x_t)        over the real frames, accumulated in fp32
+        h_t = c( f(x_t), s̄ )
+
+    f and s are two-layer MLPs D → D' → D', an activation after each linear, block-diagonal over H heads. Both run
+    as one batched product per layer. c is one dense linear on the concatenation 2D' → D and an activation, dropout
+    before it; it is applied as W_f f(x_t) + W_s s̄, so that the summary is never repeated over time.
+
+    ``lite`` returns s̄ (B, 1, D') alone, to be broadcast: in a Branchformer the other branch plays f, the merge c.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        *,
+        lite: bool = False,
+        norm: bool = True,
+        dropout: float = 0.1,
+        act: Literal["swish", "gelu"] = "swish",
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
+        self.heads, self.lite = heads, lite
+        self.paths = 1 if lite else 2  # s alone, or f and s
+        width = dim // heads
+        self.first = BlockLinear(heads, width, self.paths * width)
+        self.second = BlockLinear(heads * self.paths, width, width)
+        self.act = activation(act)
+        self.summary_norm = nn.LayerNorm(dim) if norm else nn.Identity()
+        if not lite:
+            self.local_norm = nn.LayerNorm(dim) if norm else nn.Identity()
+            self.combine = nn.Linear(2 * dim, dim)
+            self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` to (B, 1, D)."""
+        batch, frames, dim = x.shape
+        heads, width = self.heads, dim // self.heads
+        z = x.reshape(batch * frames, heads, width).transpose(0, 1)  # (H, B·T, D/H)
+        z = self.act(self.first(z))  # (H, B·T, paths·D/H)
+        z = z.view(heads, -1, self.paths, width).transpose(1, 2).reshape(heads * self.paths, -1, width)
+        z = self.act(self.second(z))  # (H·paths, B·T, D/H)
+        z = z.view(heads, self.paths, batch, frames, width)
+        mean = _mean_over_time(z[:, -1], mask).to(self.first.weight.dtype)
+        summary: Tensor = self.summary_norm(mean).to(z.dtype)  # (B, D)
+        if self.lite:
+            return summary.unsqueeze(1)
+        local = self.local_norm(z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim))
+        w_local, w_summary = self.combine.weight.chunk(2, dim=1)
+        mixed = F.linear(self.dropout(local), w_local, self.combine.bias)  # (B, T, D)
+        return self.act(mixed + F.linear(self.dropout(summary), w_summary).unsqueeze(1))  # type: ignore[no-any-return]
+
+
+def _mean_over_time(s: Tensor, mask: Tensor | None) -> Tensor:
+    """s (H, B, T, D/H) to its mean over real frames (B, D), in fp32."""
+    if mask is None:
+        mean = s.mean(dim=2, dtype=torch.float32)  # (H, B, D/H)
+    else:
+        count = mask.sum(dim=1).clamp(min=1).view(1, -1, 1)
+        mean = s.masked_fill(~mask[None, :, :, None], 0.0).sum(dim=2, dtype=torch.float32) / count
+    return mean.permute(1, 0, 2).flatten(1)  # (B, D)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention on torch's scaled_dot_product_attention, over the real frames only."""
+
+    def __init__(self, dim: int, heads: int = 8, *, dropout: float = 0.1) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"dim={dim} is not a multiple of heads={heads}")
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, T, D), mask (B, T) or None, to (B, T, D)."""
+        batch, frames, dim = x.shape
+        qkv = self.qkv(x).view(batch, frames, 3, self.heads, dim // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=keys, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out(mixed.transpose(1, 2).reshape(batch, frames, dim))  # type: ignore[no-any-return]

@@ -1,0 +1,50 @@
+"""Text to characters and back, the same in training, scoring and use."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from typing import Literal
+
+BLANK = "[PAD]"
+SPACE = "|"
+TextStyle = Literal["plain", "raw"]
+
+
+def normalise_text(text: str, style: TextStyle = "plain") -> str:
+    """Text as it is learned and scored.
+
+    plain: NFC, lower case, punctuation dropped but for apostrophes inside words, hyphens to spaces. raw: NFC alone.
+    White space is folded in both.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if style == "plain":
+        text = text.lower().replace("’", "'").replace("-", " ")
+        kept = [c for c in text if c == "'" or unicodedata.category(c)[0] not in "PSC" or c.isspace()]
+        text = " ".join(word.strip("'") for word in "".join(kept).split())
+    return " ".join(text.split())
+
+
+def build_vocabulary(texts: Iterable[str]) -> list[str]:
+    """The characters of the texts, sorted, behind the blank (entry 0) and the space.
+
+    A literal ``|`` in a text stands for a space.
+    """
+    characters = {c for text in texts for c in text} - {" ", SPACE}
+    return [BLANK, SPACE, *sorted(characters)]
+
+
+def encode_text(text: str, vocabulary: dict[str, int]) -> list[int]:
+    """The entries of a text; characters that the vocabulary lacks are left out (``unknown_characters`` names them)."""
+    return [vocabulary[c] for c in text.replace(" ", SPACE) if c in vocabulary]
+
+
+def unknown_characters(texts: Iterable[str], vocabulary: Iterable[str]) -> dict[str, int]:
+    """How often each character that the vocabulary lacks stands in the texts, the commonest first."""
+    known = set(vocabulary) | {" "}
+    counts: dict[str, int] = {}
+    for text in texts:
+        for c in text:
+            if c not in known:
+                counts[c] = counts.get(c, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -1,0 +1,1 @@
+"""Self-supervised pretraining of speech encoders, and the training machinery that finetune shares."""

@@ -1,0 +1,20 @@
+"""``python -m pretrain CONFIG.yaml [key=value ...]``"""
+
+import sys
+
+import soundfile  # noqa: F401  first: its wheel carries the libsndfile that fairseq2 asks for
+
+from mixvec.errors import run_cli
+
+from .config import PretrainConfig, load_config
+from .train import train
+
+USAGE = "usage: python -m pretrain CONFIG.yaml data.train=DIR [run.dir=DIR] [key=value ...]"
+
+
+def main() -> None:
+    sys.exit(train(load_config(PretrainConfig, sys.argv[1:], USAGE)))
+
+
+if __name__ == "__main__":
+    run_cli(main)

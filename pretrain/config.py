@@ -1,0 +1,210 @@
+"""What a pretraining run is, as data: defaults here equal arXiv 2407.13377, YAML and ``key=value`` state differences."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mixvec import EncoderConfig, UserError, encoder_config
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which audio, and how it is read."""
+
+    train: Any = None
+    """A folder at any depth, a Hugging Face audiofolder, a jsonl manifest, a datasets directory, a hub name, a glob,
+    or a list of these."""
+    min_s: float = 1.0
+    """Shorter utterances are skipped and counted."""
+    max_s: float = 30.0
+    """Longer ones are cut at random, anew each epoch."""
+    workers: int = 2
+    """Processes per rank that decode; 0 decodes in the training process."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """The batch in seconds of audio. Accumulation follows from both and from the number of ranks."""
+
+    update_s: float = 5760.0
+    """Seconds of audio per update, over all ranks and micro-batches: 1.6 h."""
+    max_s: float = 360.0
+    """Seconds of padded audio that one device takes at once."""
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Masked prediction among distractors (arXiv 2006.11477)."""
+
+    mask_prob: float = 0.65
+    """Frames drawn into spans, counted with overlaps: 0.65 at spans of 10 hides 48.9 %."""
+    mask_span_frames: int = 10
+    distractors: int = 100
+    logit_temperature: float = 0.1
+    codebooks: int = 2
+    entries: int = 320
+    code_dim: int = 256
+    diversity_weight: float = 0.1
+    feature_penalty: float = 0.0
+    """Weight of the features' mean square; wav2vec 2.0 BASE has 10, the SummaryMixing recipe none."""
+    gumbel_start: float = 2.0
+    gumbel_end: float = 0.25
+    gumbel_fraction: float = 0.7
+    """The temperature falls geometrically from start to end over this fraction of the run, then stays."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear warm-up and linear decay to zero, both fractions of the run."""
+
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-6
+    weight_decay: float = 0.05
+    warmup_fraction: float = 0.1
+    clip_norm: float = 100.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run lives, how long it is, how often it speaks and saves."""
+
+    dir: str = "runs/pretrain"
+    updates: int = 300_000
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 on a GPU that has it, else fp32."""
+    log_every: int = 50
+    save_every: int = 1000
+    keep: int = 2
+    """Checkpoints kept, the newest first; at least 2, so that one is whole while another is written."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A whole run. ``size`` fills ``encoder`` before anything else is read."""
+
+    size: str = "base"
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        check_run(self)
+        at_least = {"objective.distractors": 1, "objective.mask_span_frames": 1, "objective.codebooks": 1,
+                    "objective.entries": 2, "objective.logit_temperature": 1e-6, "objective.gumbel_end": 1e-6}  # fmt: skip
+        check_at_least(self, at_least)
+        if not 0.0 < self.objective.mask_prob <= 1.0:
+            raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
+        if self.objective.code_dim % self.objective.codebooks:
+            raise ValueError("objective.code_dim must be a multiple of objective.codebooks")
+
+
+Config = TypeVar("Config")
+
+KEEP_ON_RESUME = {"data.workers", "run.log_every", "run.save_every", "run.keep", "run.dir"}
+"""Keys that may differ when a run goes on: they change nothing that is computed."""
+
+
+def check_at_least(config: Any, bounds: dict[str, float]) -> None:
+    """Raise ValueError naming the first dotted key whose value lies under its bound."""
+    for key, bound in bounds.items():
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value < bound:
+            raise ValueError(f"{key}={value} must be at least {bound:g}")
+
+
+def check_run(config: Any) -> None:
+    """What every run's numbers must satisfy, pretraining or fine-tuning. Raises ValueError naming the key."""
+    check_at_least(config, {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2, "data.workers": 0,
+                            "batch.update_s": 1e-3, "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0})  # fmt: skip
+    if config.data.max_s < config.data.min_s:
+        raise ValueError(f"data.max_s={config.data.max_s} is below data.min_s={config.data.min_s}")
+    if config.batch.max_s < config.data.max_s:
+        raise ValueError(
+            f"batch.max_s={config.batch.max_s} cannot hold an utterance of data.max_s={config.data.max_s} seconds"
+        )
+
+
+def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
+    """Merge defaults ← ``size`` ← YAML ← ``key=value`` into a ``cls``.
+
+    Args:
+        arguments: ``[CONFIG.yaml] [key=value ...]``, as on the command line.
+        usage: what to print for ``--help``.
+
+    Raises:
+        UserError: no such file, an unknown key (with the nearest right one), or an impossible value.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage + "\n\nKeys and defaults:\n\n" + OmegaConf.to_yaml(OmegaConf.structured(cls)))
+        sys.exit(0 if arguments else 2)
+    stated = [] if "=" in arguments[0] else [_read_yaml(Path(arguments[0]))]
+    dotted = arguments if "=" in arguments[0] else arguments[1:]
+    wrong = [argument for argument in dotted if "=" not in argument]
+    if wrong:
+        raise UserError(f"{wrong[0]!r} is not of the form key=value")
+    try:
+        given = OmegaConf.merge(*stated, OmegaConf.from_dotlist(dotted))
+        merged = OmegaConf.merge(_with_size(cls, given), given)
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+        raise UserError(_one_line(error)) from error
+
+
+def _with_size(cls: type[Config], given: Any) -> DictConfig:
+    default = cls()
+    size = given.get("size", None) if isinstance(given, DictConfig) else None
+    if size is None or not hasattr(default, "encoder"):
+        return OmegaConf.structured(default)  # type: ignore[no-any-return]
+    return OmegaConf.structured(replace(default, encoder=encoder_config(str(size))))  # type: ignore[call-overload,no-any-return]
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: no such config file")
+    try:
+        config = OmegaConf.load(path)
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable YAML: {_one_line(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path}: a config is a mapping of keys to values")
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), None)
+    what = lines[0] if lines else type(error).__name__
+    return f"{key}: {what}" if key and key not in what else what
+
+
+def write_config(config: Any, path: Path) -> str:
+    """The merged configuration as YAML, written to ``path``."""
+    text: str = OmegaConf.to_yaml(OmegaConf.structured(config))
+    path.write_text(text, encoding="utf-8")
+    return text
+
+
+def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The dotted keys in which two configurations of one class differ, but for ``KEEP_ON_RESUME``."""
+    keys: list[str] = []
+    for item in fields(new):
+        key, a, b = prefix + item.name, getattr(old, item.name), getattr(new, item.name)
+        if is_dataclass(b):
+            keys += changed_keys(a, b, key + ".")
+        elif a != b and key not in KEEP_ON_RESUME:
+            keys.append(f"{key} ({a} → {b})")
+    return keys

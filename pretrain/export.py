@@ -1,0 +1,36 @@
+"""The model that a run gives: its hub folder, with what the training cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mixvec.hub import save_folder
+
+from .checkpoint import RunState
+from .run import Run
+
+
+def training_facts(run: Run, state: RunState, data: str) -> dict[str, Any]:
+    """The budget of a run, for ``config.json`` and the model card."""
+    config, accelerator = run.config, run.accelerator
+    return {
+        "data": data,
+        "updates": state.update,
+        "batch_s": config.batch.update_s,
+        "hours_seen": round(state.seconds_seen / 3600, 3),
+        "wall_s": round(run.elapsed_s, 1),
+        "devices": f"{accelerator.num_processes} x {accelerator.device.type}",
+        "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "fp32",
+        "seed": config.run.seed,
+    }
+
+
+def save_model(run: Run, model: nn.Module, facts: dict[str, Any]) -> Path:
+    """Write ``run.dir``/hub from the main rank; every rank may call this."""
+    folder = run.dir / "hub"
+    if run.accelerator.is_main_process:
+        save_folder(model, folder, facts)
+    return folder

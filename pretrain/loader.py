@@ -1,0 +1,170 @@
+"""From the plan to micro-batches: decoding, cropping, masks and distractors, in worker processes.
+
+Everything random about an utterance comes from its own generator, (seed, epoch, utterance): the same whatever the
+workers, the ranks and the micro-batches, and the same after a resume, which is arithmetic.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mixvec import UserError
+from mixvec.frontend import SAMPLE_RATE_HZ
+
+from .config import ObjectiveConfig
+from .masks import MIN_FRAMES, draw_distractors, span_mask
+from .objective import MaskedBatch
+from .plan import deal, plan_epoch
+from .sources import Corpus, Utterance
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded utterance on its way into a batch."""
+
+    utterance: Utterance
+    waveform: Tensor
+    """(S,) at 16 kHz."""
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[Batch]):
+    """A micro-batch, and what was passed over in making it."""
+
+    batch: Batch
+    seconds: float
+    skipped: list[dict[str, Any]]
+
+
+class _MicroBatches(Dataset[Any]):
+    """Micro-batches by number, decoded when asked for."""
+
+    def __init__(self, updates: Updates[Any], epoch: int, parts: list[np.ndarray]) -> None:
+        self.updates, self.epoch, self.parts = updates, epoch, parts
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, number: int) -> Loaded[Any]:
+        clips, skipped = [], []
+        for index in self.parts[number]:
+            try:
+                clips.append(self.updates.read(int(index), self.epoch))
+            except UserError as error:
+                source = self.updates.utterances[index].source
+                skipped.append({"source": source, "reason": str(error), "epoch": self.epoch})
+        seconds = sum(len(clip.waveform) for clip in clips) / SAMPLE_RATE_HZ
+        return Loaded(self.updates.collate(clips), seconds, skipped)
+
+
+class Updates(Generic[Batch]):
+    """A run's data, update by update, for one rank.
+
+    Iterate with ``start(epoch, position)``; the pair is all there is to save.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        collate: Callable[[list[Clip]], Batch],
+        *,
+        update_s: float,
+        batch_max_s: float,
+        crop_s: float,
+        min_s: float,
+        workers: int,
+        seed: int,
+        ranks: int = 1,
+        rank: int = 0,
+    ) -> None:
+        """``batch_max_s`` bounds a micro-batch with padding, ``crop_s`` an utterance; ``min_s`` what decodes shorter."""
+        self.utterances, self.collate = corpus.utterances, collate
+        self.durations_s = np.minimum([u.duration_s for u in corpus.utterances], crop_s)
+        self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s
+        self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
+
+    def read(self, index: int, epoch: int) -> Clip:
+        """Decode one utterance, or the random part of it that this epoch uses.
+
+        Raises:
+            UserError: unreadable, or shorter than the header said and than ``min_s``.
+        """
+        utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, index])
+        spare_s = utterance.duration_s - self.crop_s
+        start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
+        waveform = utterance.read(start_s, self.crop_s)
+        if len(waveform) < round(min(self.min_s, self.durations_s[index]) * SAMPLE_RATE_HZ * 0.99):
+            raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
+                            f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
+        return Clip(utterance, waveform[: round(self.crop_s * SAMPLE_RATE_HZ)], rng)
+
+    def epoch_length(self, epoch: int) -> int:
+        return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch))
+
+    def start(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Loaded[Batch]]]]:
+        """For ever: the epoch and position to go on from *after* this update, and this rank's micro-batches of it."""
+        while True:
+            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch)[position:]
+            dealt = [deal(u, self.durations_s, self.batch_max_s, self.ranks, self.rank) for u in plan]
+            loader = iter(self._loader(epoch, [part for parts in dealt for part in parts]))
+            for parts in dealt:
+                position += 1
+                yield epoch, position, [next(loader) for _ in parts]
+            epoch, position = epoch + 1, 0
+
+    def _loader(self, epoch: int, parts: list[np.ndarray]) -> DataLoader[Any]:
+        return DataLoader(
+            _MicroBatches(self, epoch, parts),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
+            generator=torch.Generator(),  # its own: the run's random numbers stay untouched
+            worker_init_fn=_start_worker,
+        )
+
+
+def _start_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to answer
+
+
+def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Waveforms (S_i,) to one padded (B, S) and lengths (B,)."""
+    lengths = torch.tensor([len(w) for w in waveforms])
+    return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths
+
+
+def collate_masked(clips: list[Clip], config: ObjectiveConfig, frame_lengths: Callable[[int], int]) -> MaskedBatch:
+    """Clips to a padded batch with its masks and distractors.
+
+    A clip too short to mask has none hidden. Where no clip could be read, a second of silence with nothing hidden
+    keeps this rank in step with the others and adds nothing.
+    """
+    waveforms, lengths = pad([clip.waveform for clip in clips] or [torch.zeros(SAMPLE_RATE_HZ)])
+    masks = [np.zeros(0, dtype=bool)] * len(lengths)
+    for row, clip in enumerate(clips):
+        frames = frame_lengths(len(clip.waveform))
+        if frames >= MIN_FRAMES:
+            masks[row] = span_mask(frames, config.mask_prob, config.mask_span_frames, clip.rng)
+    counts = [int(own.sum()) for own in masks]
+    most = max(1, *counts)
+    mask = torch.zeros(len(counts), frame_lengths(waveforms.shape[1]), dtype=torch.bool)
+    masked = torch.zeros(len(counts), most, dtype=torch.int64)
+    distractors = torch.zeros(len(counts), most, config.distractors, dtype=torch.int64)
+    for row, (clip, own, count) in enumerate(zip(clips, masks, counts, strict=False)):
+        if count:
+            mask[row, : len(own)] = torch.from_numpy(own)
+            masked[row, :count] = torch.from_numpy(own.nonzero()[0])
+            distractors[row, :count] = torch.from_numpy(draw_distractors(count, config.distractors, clip.rng))
+    return MaskedBatch(waveforms, lengths, mask, masked, torch.tensor(counts), distractors)

@@ -1,0 +1,110 @@
+"""Masked prediction: hide spans of an utterance, and tell each hidden frame's code from those of its neighbours.
+
+Symbols: B batch, T frames, F feature channels, M masked frames, K distractors, G codebooks, V entries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mixvec import EncoderConfig, build_encoder
+from mixvec.padding import padding_mask
+
+from .config import ObjectiveConfig
+from .loss import contrastive_sum, diversity_gradient
+from .quantizer import GumbelQuantizer
+
+
+class MaskedBatch(NamedTuple):
+    """A micro-batch as the loader makes it; everything random in it was drawn on the CPU."""
+
+    waveforms: Tensor
+    """(B, S) at 16 kHz."""
+    lengths: Tensor
+    """(B,) samples."""
+    mask: Tensor
+    """(B, T) True at hidden frames."""
+    masked: Tensor
+    """(B, M) where they are; padded with 0."""
+    counts: Tensor
+    """(B,) how many there are."""
+    distractors: Tensor
+    """(B, M, K) indices into ``masked``."""
+
+
+class Totals(NamedTuple):
+    """What the loss is divided by: over all micro-batches and ranks of an update."""
+
+    masked: Tensor
+    frames: Tensor
+    code_probs: Tensor
+    """(G, V) mean code probabilities over the update's masked frames."""
+
+
+class Sums(NamedTuple):
+    """What a micro-batch adds. ``loss`` is divided by the totals already; the rest are plain sums for the log."""
+
+    loss: Tensor
+    contrastive: Tensor
+    correct: Tensor
+    code_counts: Tensor
+    """(G, V) how often each entry was chosen."""
+    feature_square: Tensor
+
+
+class MaskedPrediction(nn.Module):
+    """The encoder with what only pretraining needs: a quantizer for the targets and a projection to their width."""
+
+    def __init__(self, encoder: EncoderConfig, objective: ObjectiveConfig) -> None:
+        super().__init__()
+        self.objective = objective
+        self.encoder = build_encoder(encoder)
+        self.quantizer = GumbelQuantizer(
+            self.encoder.feature_dim, objective.codebooks, objective.entries, objective.code_dim
+        )
+        self.project = nn.Linear(encoder.dim, objective.code_dim)
+
+    @torch.no_grad()
+    def code_probability_sum(self, batch: MaskedBatch) -> Tensor:
+        """Code probabilities summed over the batch's masked frames (G, V): the front end alone, no gradient."""
+        features, _ = self.encoder.features(batch.waveforms, batch.lengths)
+        probs = self.quantizer.logits(_pick(features, batch.masked)).softmax(-1)  # (B, M, G, V)
+        return probs[padding_mask(batch.counts, batch.masked.shape[1])].sum(0)
+
+    def forward(self, batch: MaskedBatch, totals: Totals, temperature: float) -> Sums:
+        """This micro-batch's share of the update's loss:
+
+            Σ contrastive / masked + w_d · diversity(mean code probabilities) + w_f · Σ feature² / frames
+
+        with the diversity linearised around its value for the whole update (``diversity_gradient``).
+        """
+        weights = self.objective
+        features, frame_lengths = self.encoder.features(batch.waveforms, batch.lengths)  # (B, T, F)
+        hidden = self.encoder.encode(features, frame_lengths, batch.mask).frames  # (B, T, D)
+        real = padding_mask(batch.counts, batch.masked.shape[1])  # (B, M)
+        context = self.project(_pick(hidden, batch.masked))  # (B, M, code_dim)
+        quantized = self.quantizer(_pick(features, batch.masked).flatten(0, 1), temperature)
+        entries = quantized.entries.view(*real.shape, -1)  # (B, M, G)
+        numbers = torch.zeros_like(entries[..., 0])
+        for group in entries.unbind(-1):
+            numbers = numbers * weights.entries + group
+        contrast = contrastive_sum(
+            context, quantized.codes.view(*real.shape, -1), numbers, batch.distractors, real, weights.logit_temperature
+        )
+        loss = contrast.loss / totals.masked
+        probs = (quantized.logits.softmax(-1) * real.reshape(-1, 1, 1)).sum(0)  # (G, V)
+        loss = loss + weights.diversity_weight * (diversity_gradient(totals.code_probs) * probs).sum() / totals.masked
+        frames = padding_mask(frame_lengths, features.shape[1]).unsqueeze(-1)
+        square = (features.float().square() * frames).sum() / features.shape[-1]
+        if weights.feature_penalty:
+            loss = loss + weights.feature_penalty * square / totals.frames
+        counts = torch.zeros_like(probs).scatter_add_(1, entries.flatten(0, 1).T, real.reshape(1, -1).expand(probs.shape[0], -1).to(probs))
+        return Sums(loss, contrast.loss.detach(), contrast.correct, counts, square.detach())
+
+
+def _pick(frames: Tensor, masked: Tensor) -> Tensor:
+    """The masked frames (B, M, F) of (B, T, F)."""
+    return frames.gather(1, masked.unsqueeze(-1).expand(-1, -1, frames.shape[-1]))

@@ -1,0 +1,180 @@
+"""A run's directory and its surroundings: device and precision, one run at a time, resume, metrics, signals.
+
+    config.yaml      the merged configuration        checkpoints/   what it goes on from
+    metrics.jsonl    a row per log line              tensorboard/   the same as curves
+    skipped.jsonl    audio passed over, and why      hub/           the model folder
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from mixvec import UserError
+
+from . import checkpoint
+from .checkpoint import RunState
+from .config import OptimConfig, RunConfig, changed_keys, write_config
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def start_accelerator(run: RunConfig) -> Accelerator:
+    """The device, the ranks and the precision.
+
+    Raises:
+        UserError: fp16 without a GPU.
+    """
+    gpu = torch.cuda.is_available()
+    precision = run.precision
+    if precision == "auto":
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp16" and not gpu:
+        raise UserError("run.precision=fp16 needs a GPU; use fp32 or bf16 here")
+    torch.manual_seed(run.seed)
+    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=not gpu)
+
+
+class Run:
+    """The directory, its log and its signals. Every rank makes one; the main rank writes."""
+
+    def __init__(self, config: Any, accelerator: Accelerator) -> None:
+        """
+        Raises:
+            UserError: the directory is in use, or holds checkpoints of a run with another configuration.
+        """
+        self.config, self.accelerator = config, accelerator
+        self.dir = Path(config.run.dir)
+        self.stop: int | None = None
+        self._since = time.monotonic()
+        error = None
+        if accelerator.is_main_process:
+            try:
+                self._open()
+            except UserError as caught:
+                error = str(caught)
+        shared = broadcast_object_list([error]) if accelerator.num_processes > 1 else [error]
+        if shared[0]:
+            raise UserError(shared[0])
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, self._on_signal)
+
+    def _open(self) -> None:
+        if self.dir.exists() and not self.dir.is_dir():
+            raise UserError(f"run.dir={self.dir}: not a folder")
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.dir / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(f"run.dir={self.dir}: another run is using it; wait for it or choose another run.dir") from error
+        stated = self.dir / "config.yaml"
+        if stated.exists() and checkpoint.newest(self.dir / "checkpoints"):
+            try:
+                merged = OmegaConf.merge(OmegaConf.structured(type(self.config)), OmegaConf.load(stated))
+                changed = changed_keys(OmegaConf.to_object(merged), self.config)
+            except (OmegaConfBaseException, ValueError) as error:
+                raise UserError(f"{stated}: cannot be compared with this run ({error}); choose another run.dir") from error
+            if changed:
+                raise UserError(f"run.dir={self.dir} holds a run with other settings: {', '.join(changed[:5])}; "
+                                "choose another run.dir, or remove that one to start anew")  # fmt: skip
+        write_config(self.config, stated)
+
+    def resume(self, model: nn.Module, optimizer: Any) -> RunState:
+        """Go on from the newest complete checkpoint, or start; the log is cut back to where that stands."""
+        found = checkpoint.newest(self.dir / "checkpoints")
+        plain = self.accelerator.unwrap_model(model)
+        torch.manual_seed(self.config.run.seed + 1 + self.accelerator.process_index)  # dropout differs between ranks
+        state = checkpoint.load(found, plain, optimizer, self.accelerator) if found else RunState()
+        if self.accelerator.is_main_process:
+            log = self.dir / "metrics.jsonl"
+            rows = log.read_text().splitlines() if log.exists() else []
+            kept = [row for row in rows if row.endswith("}") and json.loads(row)["update"] <= state.update]
+            log.write_text("".join(row + "\n" for row in kept))
+            self._board = SummaryWriter(str(self.dir / "tensorboard"), purge_step=state.update + 1)
+            if found:
+                self.say(f"going on from {found}")
+        self._since = time.monotonic() - state.wall_s
+        return state
+
+    def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:
+        """Write a checkpoint. Every rank calls this."""
+        state.wall_s = self.elapsed_s
+        plain = self.accelerator.unwrap_model(model)
+        checkpoint.save(self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run.keep)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of work so far, earlier sessions included."""
+        return time.monotonic() - self._since
+
+    def log(self, row: dict[str, Any], line: str) -> None:
+        """One row to metrics.jsonl and TensorBoard, one line to the screen; on the main rank."""
+        if not self.accelerator.is_main_process:
+            return
+        with (self.dir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "update":
+                self._board.add_scalar(name, value, row["update"])
+        self._board.flush()
+        self.say(line)
+
+    def say(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            print(line, flush=True)
+
+    def note_skipped(self, skipped: list[dict[str, Any]], *, fresh: bool = False) -> None:
+        """Append to this rank's list of audio passed over; ``fresh`` begins it anew (the main rank's)."""
+        rank = self.accelerator.process_index
+        if skipped or (fresh and rank == 0):
+            name = "skipped.jsonl" if rank == 0 else f"skipped-rank{rank}.jsonl"
+            with (self.dir / name).open("w" if fresh else "a") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.stop is not None and number == signal.SIGINT:
+            os._exit(130)  # the second Ctrl-C
+        self.stop = number
+        self.say(f"{signal.Signals(number).name}: finishing this update, then saving (Ctrl-C again to leave at once)")
+
+    def should_stop(self) -> int | None:
+        """The signal that any rank received, or None; every rank calls this after each update."""
+        if self.accelerator.num_processes > 1:
+            flag = torch.tensor(float(self.stop or 0), device=self.accelerator.device)
+            self.stop = int(self.accelerator.reduce(flag, "sum").item() > 0) * (self.stop or signal.SIGTERM) or None
+        return self.stop
+
+    def close(self) -> None:
+        if self.accelerator.is_main_process:
+            self._board.close()
+        if self.accelerator.num_processes > 1:
+            self.accelerator.wait_for_everyone()
+            torch.distributed.destroy_process_group()
+
+
+def learning_rate(progress: float, optim: OptimConfig) -> float:
+    """Linear warm-up from zero, then linear decay to zero, at a fraction ``progress`` of the run in (0, 1]."""
+    warmup = optim.warmup_fraction
+    if progress < warmup:
+        return optim.lr * progress / warmup
+    return optim.lr * (1.0 - progress) / (1.0 - warmup) if warmup < 1 else optim.lr
+
+
+def set_learning_rate(optimizer: Any, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

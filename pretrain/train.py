@@ -1,0 +1,146 @@
+"""Pretrain an encoder on unlabelled audio.
+
+    python -m pretrain configs/small.yaml data.train=DIR run.dir=runs/small
+    torchrun --nproc_per_node 8 -m pretrain configs/base.yaml data.train=DIR run.dir=runs/base
+
+The same command goes on where the run stopped. The model is in ``run.dir``/hub.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+from torch.optim import AdamW
+
+from mixvec import UserError
+from mixvec.frontend import SAMPLE_RATE_HZ
+
+from .config import PretrainConfig
+from .checkpoint import RunState
+from .export import save_model, training_facts
+from .health import Window, diagnose, status_line
+from .loader import Loaded, Updates, collate_masked
+from .masks import MIN_FRAMES
+from .objective import MaskedBatch, MaskedPrediction, Totals
+from .quantizer import gumbel_temperature
+from .run import Run, learning_rate, set_learning_rate, start_accelerator
+from .sources import Corpus, find_utterances
+
+
+def train(config: PretrainConfig) -> int:
+    """Run, or go on with, a pretraining; the exit code is 0, or 128 + the number of the signal that ended it early.
+
+    Raises:
+        UserError: data, directory or device are not as the configuration says.
+    """
+    accelerator = start_accelerator(config.run)
+    run = Run(config, accelerator)
+    objective = MaskedPrediction(config.encoder, config.objective)
+    corpus, updates = open_data(config, run, objective)
+    optimizer = AdamW(
+        objective.parameters(), config.optim.lr, config.optim.betas, config.optim.eps, config.optim.weight_decay
+    )
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    state = run.resume(model, optimizer)
+    window = Window(started_s=run.elapsed_s)
+    model.train()
+    todo = range(state.update + 1, config.run.updates + 1)
+    for update, (epoch, position, loaded) in zip(todo, updates.start(state.epoch, state.position), strict=False):
+        progress = update / config.run.updates
+        goal = config.objective
+        temperature = gumbel_temperature(progress, goal.gumbel_start, goal.gumbel_end, goal.gumbel_fraction)
+        set_learning_rate(optimizer, learning_rate(progress, config.optim))
+        batches = [MaskedBatch(*(t.to(accelerator.device, non_blocking=True) for t in part.batch)) for part in loaded]
+        totals, seconds = update_totals(run, objective, loaded, batches)
+        for number, batch in enumerate(batches, start=1):
+            with nullcontext() if number == len(batches) else accelerator.no_sync(model):
+                sums = model(batch, totals, temperature)
+                accelerator.backward(sums.loss * accelerator.num_processes)  # DDP takes the mean over ranks
+            window.add(sums)
+        norm = step(run, model, optimizer, state)
+        state.update, state.epoch, state.position = update, epoch, position
+        state.seconds_seen += seconds
+        window.count(totals, seconds)
+        stop = run.should_stop()
+        if update % config.run.log_every == 0 or update == config.run.updates or stop:
+            row = {"update": update, **window.row(accelerator, config, run.elapsed_s), "temperature": temperature,
+                   "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"], "hours_seen": state.seconds_seen / 3600,
+                   "seconds_left": run.elapsed_s / update * (config.run.updates - update)}  # fmt: skip
+            run.log(row, "\n".join([status_line(row, config.run.updates), *diagnose(row, config)]))
+            window = Window(started_s=run.elapsed_s)
+        if update % config.run.save_every == 0 or update == config.run.updates or stop:
+            run.save(state, model, optimizer)
+            save_model(run, objective.encoder, training_facts(run, state, corpus.name))
+        if stop:
+            run.say(f"stopped at update {update}; the same command goes on from there")
+            break
+    run.close()
+    return 0 if state.update == config.run.updates else 128 + int(run.stop or 0)
+
+
+def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> tuple[Corpus, Updates[MaskedBatch]]:
+    """Find the audio, leave out what is too short, say what there is, and plan it for this rank."""
+    data, frame_lengths = config.data, objective.encoder.frame_lengths
+    if frame_lengths(round(data.min_s * SAMPLE_RATE_HZ)) < MIN_FRAMES:
+        raise UserError(f"data.min_s={data.min_s} is too short to mask: {MIN_FRAMES} frames of the encoder are needed")
+    corpus = find_utterances(data.train, "data.train")
+    corpus.keep(lambda u: u.duration_s >= data.min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
+    run.note_skipped(corpus.skipped, fresh=True)
+    if not corpus.utterances:
+        raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
+    updates = Updates(
+        corpus, partial(collate_masked, config=config.objective, frame_lengths=frame_lengths),
+        update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=data.max_s, min_s=data.min_s,
+        workers=data.workers, seed=config.run.seed,
+        ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
+    )  # fmt: skip
+    skipped = f", {len(corpus.skipped)} files skipped (why: {run.dir / 'skipped.jsonl'})" if corpus.skipped else ""
+    parameters = sum(p.numel() for p in objective.parameters()) / 1e6
+    run.say(
+        f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances{skipped}; {parameters:.1f} M parameters; "
+        f"{run.accelerator.num_processes} x {run.accelerator.device.type}; {updates.epoch_length(0)} updates an epoch; "
+        f"chance is ln({config.objective.distractors} + 1) = {math.log(config.objective.distractors + 1):.2f}"
+    )
+    return corpus, updates
+
+
+def update_totals(
+    run: Run, objective: MaskedPrediction, loaded: list[Loaded[MaskedBatch]], batches: list[MaskedBatch]
+) -> tuple[Totals, float]:
+    """What this update's loss is divided by, and its seconds of audio, over all micro-batches and ranks."""
+    frames = objective.encoder.frame_lengths
+    own = [sum(float(part.batch.counts.sum()) for part in loaded),
+           sum(float(frames(part.batch.lengths).sum()) for part in loaded),
+           sum(part.seconds for part in loaded)]  # fmt: skip
+    for part in loaded:
+        run.note_skipped(part.skipped)
+    probs = torch.stack([objective.code_probability_sum(batch) for batch in batches]).sum(0)  # (G, V)
+    counts = torch.tensor(own, device=probs.device)
+    total = run.accelerator.reduce(torch.cat([counts, probs.flatten()]), "sum")
+    masked = total[0].clamp(min=1)
+    return Totals(masked, total[1].clamp(min=1), total[3:].view_as(probs) / masked), float(total[2])
+
+
+def step(run: Run, model: torch.nn.Module, optimizer: AdamW, state: RunState) -> float:
+    """Clip and apply the gradient; leave it out where it is not finite, which every rank sees alike.
+
+    Returns:
+        the gradient's norm before clipping.
+
+    Raises:
+        UserError: the tenth such update in a row.
+    """
+    norm = float(run.accelerator.clip_grad_norm_(model.parameters(), run.config.optim.clip_norm))
+    finite = math.isfinite(norm)
+    if finite or run.accelerator.scaler is not None:  # with fp16 the scaler itself leaves the step out, and adapts
+        optimizer.step()
+    optimizer.zero_grad()
+    state.skipped_updates = 0 if finite else state.skipped_updates + 1
+    if not finite:
+        run.say(f"update {state.update + 1}: the gradient is not finite; left out ({state.skipped_updates} in a row)")
+    if state.skipped_updates >= 10:
+        raise UserError("ten updates in a row had a gradient that is not finite: lower optim.lr, or use run.precision=fp32")
+    return norm

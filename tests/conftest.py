@@ -1,0 +1,55 @@
+"""What every test shares: no network, no credentials, no user's cache; two threads; the same seed before each test."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+# huggingface_hub reads its environment at import, so this comes first. Tests that need a hub start their own on
+# loopback; any other look-up meets a closed port and fails at once instead of reaching for the network.
+for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
+    os.environ.pop(name, None)
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mixvec-tests-")
+os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+# fairseq2 looks for libsndfile when it is imported and takes the one that soundfile has loaded: soundfile comes first.
+import soundfile  # noqa: E402, F401, I001
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+
+def pytest_sessionstart() -> None:
+    torch.set_num_threads(2)
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Each test starts from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A very small synthetic corpus, as `python -m tools.corpus` writes it. Read-only: all tests share it."""
+    from tools.corpus import CorpusConfig, write_corpus
+
+    out = tmp_path_factory.mktemp("synthetic") / "corpus"
+    write_corpus(
+        out,
+        CorpusConfig(
+            hours=0.02, asr_train=6, asr_validation=3, asr_test=4, intent_train=1, intent_validation=1, intent_test=1
+        ),
+    )
+    return out

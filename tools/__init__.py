@@ -1,0 +1,1 @@
+"""Tools that no run needs: publishing, the demonstration and its synthesised corpus."""
