@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import UserError
 
 
 @contextmanager
@@ -14,27 +19,27 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """Give a folder beside ``path`` to fill; put it in ``path``'s place when the block ends, or remove it.
 
     What stood at ``path`` stays until the new folder is complete and on disk. On any error, Ctrl-C included, it
-    stays for good and nothing half-written is left.
+    stays for good and nothing half-written is left. A process that is killed leaves ``path`` as it was, and beside it
+    a hidden folder that the next one clears away. Where ``path`` is a link, what it points to is replaced.
+
+    Raises:
+        UserError: ``path`` is a file.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: a file stands there; choose a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (path.with_name(f".{path.name}.{word}-{os.getpid()}") for word in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
+    _clear_remains(path)
+    new = path.with_name(f".{path.name}.new-{os.getpid()}")
     new.mkdir()
     try:
         yield new
-        for file in [f for f in new.rglob("*") if f.is_file()]:
-            _sync(file)
-        if path.exists():
-            os.replace(path, old)
-        os.replace(new, path)
+        for entry in [*new.rglob("*"), new]:
+            _sync(entry)
+        _put_in_place(new, path)
         _sync(path.parent)
-    except BaseException:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
+    finally:  # the half-written folder; or, once it is in its place, the one that stood there before
         shutil.rmtree(new, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_whole(path: str | Path, text: str) -> None:
@@ -49,6 +54,55 @@ def write_whole(path: str | Path, text: str) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Rename ``new`` to ``path``. A folder there changes places with it: at no moment is there none, on Linux."""
+    if not path.exists():
+        os.replace(new, path)
+    elif not _exchange(new, path):
+        old = path.with_name(f".{path.name}.old-{os.getpid()}")
+        os.replace(path, old)
+        try:
+            os.replace(new, path)
+        except BaseException:
+            os.replace(old, path)
+            raise
+        os.replace(old, new)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step, or say False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _clear_remains(path: Path) -> None:
+    """Remove what killed processes left beside ``path``; put back what one had just moved away."""
+    for left in path.parent.glob(f".{_literal(path.name)}.*-*"):
+        found = re.fullmatch(r"(new|old)-(\d+)", left.name[len(path.name) + 2 :])
+        if found is None or (int(found[2]) != os.getpid() and _runs(int(found[2]))):
+            continue
+        if found[1] == "old" and not path.exists():
+            os.replace(left, path)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _literal(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
 
 
 def _sync(path: Path) -> None:

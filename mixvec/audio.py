@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,51 +17,94 @@ from .errors import UserError
 from .frontend import SAMPLE_RATE_HZ
 
 EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
+LOWEST_RATE_HZ = 1_000
+UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where a streamed file states none
+BLOCK_FRAMES = 1 << 20
 
 
 def audio_length(path: str | Path | BinaryIO) -> tuple[int, int]:
     """Frames and rate in Hz that a file's header states, without decoding.
 
     Raises:
-        UserError: the file is missing or libsndfile cannot read it.
+        UserError: the file is missing, libsndfile cannot read it, or its header states no length.
     """
     try:
-        info = soundfile.info(_openable(path))
+        with soundfile.SoundFile(_openable(path)) as file:
+            return _header(file, path)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise UserError(_why(path, error)) from error
-    return int(info.frames), int(info.samplerate)
 
 
 def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
     """A file, or a part of it found by seeking, as a waveform (S,) at 16 kHz, channels averaged, fp32.
 
+    A part that reaches beyond the end is cut off there.
+
     Raises:
-        UserError: the file is missing, unreadable, empty, or holds values that are not finite.
+        UserError: the file is missing, unreadable, empty (in that part), or holds values that are not finite.
     """
     try:
         with soundfile.SoundFile(_openable(path)) as file:
-            rate = file.samplerate
-            if start_s:
-                file.seek(min(round(start_s * rate), file.frames))
-            frames = -1 if duration_s is None else round(duration_s * rate)
-            samples = file.read(frames, dtype="float32", always_2d=True)  # (S, channels)
+            frames, rate_hz = _header(file, path)
+            start = min(round(start_s * rate_hz), frames)
+            if start:
+                file.seek(start)
+            wanted = frames - start if duration_s is None else min(round(duration_s * rate_hz), frames - start)
+            samples = _read_mono(file, wanted)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise UserError(_why(path, error)) from error
     if samples.shape[0] == 0:
-        raise UserError(f"{path}: no audio in it")
+        raise UserError(f"{_name(path)}: no audio in it")
     if not np.isfinite(samples).all():
-        raise UserError(f"{path}: holds values that are not finite (NaN or infinity)")
-    waveform = torch.from_numpy(samples).mean(dim=1)
-    return waveform if rate == SAMPLE_RATE_HZ else resample(waveform, rate, SAMPLE_RATE_HZ)
+        raise UserError(f"{_name(path)}: holds values that are not finite (NaN or infinity)")
+    waveform = torch.from_numpy(samples)
+    return waveform if rate_hz == SAMPLE_RATE_HZ else _resample(waveform, rate_hz)
+
+
+def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> tuple[int, int]:
+    """Frames and rate in Hz, where both are sane."""
+    if file.frames >= UNKNOWN_FRAMES:
+        raise UserError(f"{_name(path)}: its header does not state its length, as when streamed; convert it once more")
+    if file.samplerate < LOWEST_RATE_HZ:
+        raise UserError(f"{_name(path)}: {file.samplerate} Hz is too low a rate for speech; is the header right?")
+    return int(file.frames), int(file.samplerate)
+
+
+def _read_mono(file: soundfile.SoundFile, frames: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Up to ``frames`` frames from here, channels averaged (S,). In blocks: a header may promise what is not there."""
+    blocks = [np.zeros(0, np.float32)]
+    while frames > 0:
+        block = file.read(min(frames, BLOCK_FRAMES), dtype="float32", always_2d=True)  # (frames, channels)
+        if not len(block):
+            break
+        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+        frames -= len(block)
+    return np.concatenate(blocks)
+
+
+def _resample(waveform: Tensor, rate_hz: int) -> Tensor:
+    """(S,) at ``rate_hz`` to 16 kHz. A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz:
+    the filter's size is the product of what they do not share, gigabytes at worst."""
+    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 5:
+        rate_hz = round(rate_hz, -1)
+    return resample(waveform, rate_hz, SAMPLE_RATE_HZ)  # type: ignore[no-any-return]
 
 
 def _openable(path: str | Path | BinaryIO) -> str | BinaryIO:
     return str(path) if isinstance(path, str | Path) else path
 
 
+def _name(path: str | Path | BinaryIO) -> str:
+    return str(path) if isinstance(path, str | Path) else "stored audio"
+
+
 def _why(path: str | Path | BinaryIO, error: Exception) -> str:
-    if isinstance(path, str | Path) and not Path(path).exists():
-        return f"{path}: no such file"
-    name = path if isinstance(path, str | Path) else "stored audio"
+    if isinstance(path, str | Path):
+        if not Path(path).exists():
+            return f"{path}: no such file"
+        if Path(path).is_dir():
+            return f"{path}: a folder, not an audio file"
+        if not os.access(path, os.R_OK):
+            return f"{path}: no permission to read it"
     reason = str(error).rpartition(": ")[2].rstrip(".")
-    return f"{name}: not audio that libsndfile can read ({reason})"
+    return f"{_name(path)}: not audio that libsndfile can read ({reason})"

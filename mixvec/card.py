@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from typing import Any
 
 _TASK = {
@@ -15,21 +17,22 @@ _USE = {
 from mixvec import SpeechEncoder
 from mixvec.audio import read_audio
 
-encoder = SpeechEncoder.from_pretrained("{name}")
+encoder = SpeechEncoder.from_pretrained({name})
 frames, lengths, layers = encoder(read_audio("speech.wav").unsqueeze(0))""",
     "CtcRecognizer": """\
 from mixvec import CtcRecognizer
 from mixvec.audio import read_audio
 
-recognizer = CtcRecognizer.from_pretrained("{name}")
+recognizer = CtcRecognizer.from_pretrained({name})
 print(recognizer.transcribe(read_audio("speech.wav").unsqueeze(0)))""",
     "Classifier": """\
 from mixvec import Classifier
 from mixvec.audio import read_audio
 
-classifier = Classifier.from_pretrained("{name}")
+classifier = Classifier.from_pretrained({name})
 print(classifier.understand(read_audio("speech.wav").unsqueeze(0)))""",
 }
+_COMMAND = {"CtcRecognizer": "mixvec transcribe", "Classifier": "mixvec understand"}
 
 
 def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAME") -> str:
@@ -49,15 +52,19 @@ def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAM
     if encoder["kind"] == "wav2vec2":
         title = f"{_TASK[architecture][1]} (wav2vec 2.0 with {encoder['mixer']}, {parameters / 1e6:.1f} M parameters)"
     lines = ["---", *_front_matter(architecture, encoder, training, metrics), "---", "", f"# {title}", ""]
-    lines += ["Pretrained and fine-tuned with mixvec. Input: 16 kHz mono audio.", ""]
-    lines += ["```python", _USE[architecture].format(name=name), "```", ""]
-    if architecture == "CtcRecognizer":
-        lines += ["```bash", f"mixvec transcribe --model {name} speech.wav", "```", ""]
-    if architecture == "Classifier":
-        lines += ["```bash", f"mixvec understand --model {name} speech.wav", "```", ""]
+    lines += [f"Written by mixvec {config['mixvec_version']}. Input: 16 kHz mono audio.", ""]
+    use = _USE[architecture]
+    if encoder["kind"] == "wav2vec2":
+        lines += ["The encoder is fairseq2's: `pip install 'mixvec[train]'`.", ""]
+        use = use.replace("from mixvec import SpeechEncoder", "from mixvec.hub import load_encoder")
+        use = use.replace("SpeechEncoder.from_pretrained", "load_encoder")
+    lines += ["```python", use.format(name=json.dumps(name, ensure_ascii=False)), "```", ""]
+    if architecture in _COMMAND:
+        lines += ["```bash", f"{_COMMAND[architecture]} --model {shlex.quote(name)} speech.wav", "```", ""]
     if metrics:
-        lines += [f"## Results on {training.get('test_data', 'held-out data')}", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {metric} | {value:.4g} |" for metric, value in metrics.items()] + [""]
+        lines += [f"## Results on {_show(training.get('test_data', 'held-out data'))}", ""]
+        lines += ["| metric | value |", "|---|---|"]
+        lines += [f"| {_show(metric)} | {value:.4g} |" for metric, value in metrics.items()] + [""]
     rows = [(label, training[key]) for key, label in _BUDGET.items() if training.get(key) is not None]
     if rows:
         lines += ["## Training budget", "", "| | |", "|---|---|"]
@@ -82,23 +89,34 @@ _BUDGET = {
 def _front_matter(
     architecture: str, encoder: dict[str, Any], training: dict[str, Any], metrics: dict[str, float]
 ) -> list[str]:
-    lines = ["library_name: mixvec", f"pipeline_tag: {_TASK[architecture][0]}"]
-    lines += [f"{key}: {training[source]}" for key, source in (("license", "licence"), ("language", "language"))
-              if training.get(source)]  # fmt: skip
-    lines += [
-        "tags:",
-        "- speech",
-        "- self-supervised",
-        f"- {'summary-mixing' if 'summary' in encoder['mixer'] else 'attention'}",
-    ]
-    if metrics:
-        lines += ["model-index:", "- name: mixvec", "  results:", "  - task:", f"      type: {_TASK[architecture][0]}"]
-        data = json.dumps(str(training.get("test_data", "held-out data")))
-        lines += ["    dataset:", f"      name: {data}", "      type: private", "    metrics:"]
-        for metric, value in metrics.items():
-            lines += [f"    - type: {metric}", f"      value: {value:.6g}"]
+    """The lines of the YAML. Text from outside stands in quotes: Norwegian is ``no``, which YAML takes for false."""
+    task = _TASK[architecture][0]
+    lines = ["library_name: mixvec", f"pipeline_tag: {task}"]
+    for key, source in (("license", "licence"), ("language", "language")):
+        if training.get(source):
+            lines.append(f"{key}: {_quoted(training[source])}")
+    mixing = "summary-mixing" if "summary" in encoder["mixer"] else "attention"
+    lines += ["tags:", "- speech", "- self-supervised", f"- {mixing}"]
+    scores = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
+    if scores:
+        lines += ["model-index:", "- name: mixvec", "  results:", "  - task:", f"      type: {task}", "    dataset:"]
+        lines += [f"      name: {_quoted(training.get('test_data', 'held-out data'))}", "      type: private"]
+        lines.append("    metrics:")
+        for metric, value in scores.items():
+            lines += [f"    - type: {_quoted(metric)}", f"      value: {_number(value)}"]
     return lines
 
 
+def _quoted(value: Any) -> str:
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    """With a point before the exponent, without which YAML reads text."""
+    digits, e, exponent = f"{value:.6g}".partition("e")
+    return f"{digits}{'' if '.' in digits or not e else '.0'}{e}{exponent}"
+
+
 def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """For a cell of a table."""
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split()).replace("|", "\\|")

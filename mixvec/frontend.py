@@ -100,10 +100,10 @@ class MelFrontEnd(nn.Module):
         with torch.autocast(waveforms.device.type, enabled=False):
             x = normalise(waveforms, lengths)
             x = torch.stft(  # zeros on both sides: a frame at each end sees the same alone and in a padded batch
-                x, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window, pad_mode="constant", return_complex=True
+                x, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window.float(), pad_mode="constant", return_complex=True
             )
             power = x.real.square() + x.imag.square()  # (B, bins, T)
-            mel = (power.transpose(1, 2) @ self.filters).clamp(min=1e-6).log()
+            mel = (power.transpose(1, 2) @ self.filters.float()).clamp(min=1e-6).log()
             if lengths is None:
                 mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
             else:
@@ -112,7 +112,7 @@ class MelFrontEnd(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
-        x = self.log_mel(waveforms, lengths).transpose(1, 2)  # (B, M, 100 frames/s)
+        x = self.log_mel(waveforms, lengths).transpose(1, 2).to(self.norm.weight.dtype)  # (B, M, 100 frames/s)
         for conv in self.convs:
             x = conv(x)
         return self.norm(x.transpose(1, 2))  # type: ignore[no-any-return]
@@ -145,7 +145,7 @@ class WaveformFrontEnd(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
-        x = normalise(waveforms, lengths).unsqueeze(1)  # (B, 1, S)
+        x = normalise(waveforms, lengths).unsqueeze(1).to(self.norm.weight.dtype)  # (B, 1, S)
         for conv in self.convs:
             x = conv(x)
         return self.norm(x.transpose(1, 2))  # type: ignore[no-any-return]

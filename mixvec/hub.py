@@ -10,21 +10,11 @@ README.md                 the model card
 from __future__ import annotations
 
 import json
-import os
-import re
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -36,17 +26,18 @@ from .encoder import Encoder, build_encoder
 from .errors import UserError
 from .frontend import SAMPLE_RATE_HZ
 from .heads import Classifier, CtcRecognizer
+from .locate import resolve
 
 Model = TypeVar("Model", bound=nn.Module)
 FORMAT = 1
 ENCODER = "SpeechEncoder"
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
+OWN_FILES = {ENCODER: (), "CtcRecognizer": ("vocab.json",), "Classifier": ("labels.json",)}
 
 
 def required_files(config: dict[str, Any]) -> list[str]:
     """The files that a complete hub folder with this ``config.json`` holds."""
-    extra = {"CtcRecognizer": ["vocab.json"], "Classifier": ["labels.json"]}
-    return [*FILES, *extra.get(config.get("architecture", ""), [])]
+    return [*FILES, *OWN_FILES[config["architecture"]]]
 
 
 def save_folder(model: nn.Module, folder: str | Path, training: dict[str, Any] | None = None) -> None:
@@ -55,9 +46,13 @@ def save_folder(model: nn.Module, folder: str | Path, training: dict[str, Any] |
     Args:
         model: an encoder, a ``CtcRecognizer`` or a ``Classifier``.
         training: how it came about, for ``config.json`` and the card: plain JSON values, see ``mixvec.card``.
+
+    Raises:
+        UserError: ``folder`` holds files and no model of ours; they would be lost.
     """
     from . import __version__
 
+    check_replaceable(Path(folder))
     head = isinstance(model, CtcRecognizer | Classifier)
     encoder = cast(Any, model.encoder if head else model)
     config = {
@@ -91,30 +86,19 @@ def save_folder(model: nn.Module, folder: str | Path, training: dict[str, Any] |
         (new / "README.md").write_text(model_card(config, sum(t.numel() for t in tensors.values())), "utf-8")
 
 
-def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a model: a hub folder, a run directory (its ``hub/``), or a hub repository, downloaded.
+def check_replaceable(folder: Path) -> None:
+    """See that a model may be written to ``folder``: it is not there, is empty, or holds a model of ours.
 
     Raises:
-        UserError: neither exists, or the hub cannot be reached.
+        UserError: it is a file, or holds anything else.
     """
-    path = Path(name_or_path)
-    if path.is_dir():
-        return path / "hub" if not (path / "config.json").exists() and (path / "hub").is_dir() else path
-    name = str(name_or_path)
-    if path.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(f"{name}: no such model folder")
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md"]))
-    except RevisionNotFoundError as error:
-        raise UserError(f"{name}: the hub has no revision {revision!r} of it") from error
-    except LocalEntryNotFoundError as error:
-        raise UserError(f"{name}: no such folder here, and the hub cannot be reached to look there") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UserError(
-            f"{name}: no such folder here, and no such model on the hub (or it is private: log in)"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{name}: the hub did not answer ({type(error).__name__}); try again later") from error
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file stands there; choose a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    if not isinstance(config, dict) or config.get("model_type") != "mixvec":
+        raise UserError(f"{folder}: holds files and no mixvec model; choose a new or an empty folder")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -123,18 +107,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: a file is missing or ``config.json`` is not one of ours.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: not a model folder: it has no config.json")
-    config = _read_json(folder / "config.json")
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder}: not a model folder: it has no config.json, nor a hub/ that has one")
+    config = _read_json(file)
     if not isinstance(config, dict) or config.get("model_type") != "mixvec":
-        raise UserError(f"{folder / 'config.json'}: not a mixvec model")
-    if config.get("format", 0) > FORMAT:
+        raise UserError(f"{file}: not a mixvec model")
+    written = config.get("format")
+    if not isinstance(written, int) or written > FORMAT:
         raise UserError(
-            f"{folder}: written by mixvec {config.get('mixvec_version')}, newer than this one: upgrade mixvec"
+            f"{folder}: format {written!r}, written by mixvec {config.get('mixvec_version')}; this one reads up to "
+            f"{FORMAT}: upgrade mixvec"
         )
+    if config.get("architecture") not in OWN_FILES:
+        raise UserError(f"{file}: unknown architecture {config.get('architecture')!r}: upgrade mixvec")
     missing = [name for name in required_files(config) if not (folder / name).is_file() and name != "README.md"]
     if missing:
-        raise UserError(f"{folder}: incomplete model folder: {', '.join(missing)} missing")
+        raise UserError(f"{folder}: incomplete model folder: {', '.join(missing)} missing; copy or download it again")
     return config
 
 
@@ -145,18 +134,21 @@ def load_model(name_or_path: str | Path, revision: str | None = None) -> Encoder
         UserError: see ``SpeechEncoder.from_pretrained``.
     """
     folder = resolve(name_or_path, revision)
-    config = read_config(folder)
+    return _load(folder, read_config(folder))
+
+
+def _load(folder: Path, config: dict[str, Any]) -> Encoder | CtcRecognizer | Classifier:
     encoder, head = encoder_config_of(config, folder), config.get("head") or {}
     model: Any
-    if config["architecture"] == "CtcRecognizer":
-        vocabulary: dict[str, int] = _read_json(folder / "vocab.json")
-        model = CtcRecognizer(encoder, sorted(vocabulary, key=vocabulary.__getitem__), **head)
-    elif config["architecture"] == "Classifier":
-        model = Classifier(encoder, _read_json(folder / "labels.json"), **head)
-    elif config["architecture"] == ENCODER:
-        model = build_encoder(encoder)
-    else:
-        raise UserError(f"{folder / 'config.json'}: unknown architecture {config['architecture']!r}")
+    try:
+        if config["architecture"] == "CtcRecognizer":
+            model = CtcRecognizer(encoder, _read_vocabulary(folder / "vocab.json"), **head)
+        elif config["architecture"] == "Classifier":
+            model = Classifier(encoder, _read_labels(folder / "labels.json"), **head)
+        else:
+            model = build_encoder(encoder)
+    except (ValueError, TypeError) as error:  # what EncoderConfig cannot see, or an unknown key of the head
+        raise UserError(f"{folder / 'config.json'}: {error}") from error
     load_tensors(model, read_tensors(folder), folder)
     return cast("Encoder | CtcRecognizer | Classifier", model.eval())
 
@@ -167,13 +159,14 @@ def load_as(cls: type[Model], name_or_path: str | Path, revision: str | None = N
     Raises:
         UserError: the folder holds another kind of model.
     """
-    model = load_model(name_or_path, revision)
-    if not isinstance(model, cls):
-        task = {"CtcRecognizer": "asr", "Classifier": "intent"}[cls.__name__]
+    folder = resolve(name_or_path, revision)
+    config = read_config(folder)
+    if config["architecture"] != cls.__name__:
+        wanted = {"CtcRecognizer": "speech recognition", "Classifier": "classification"}[cls.__name__]
         raise UserError(
-            f"{name_or_path}: a {type(model).__name__}, not a {cls.__name__}; fine-tune it with task={task}"
+            f"{name_or_path}: a {config['architecture']}, not a {cls.__name__}; choose a model fine-tuned for {wanted}"
         )
-    return model
+    return cast(Model, _load(folder, config))
 
 
 def load_encoder(name_or_path: str | Path, revision: str | None = None) -> Encoder:
@@ -188,15 +181,29 @@ def encoder_config_of(config: dict[str, Any], folder: Path) -> EncoderConfig:
     Raises:
         UserError: an unknown key or an impossible value, which it names.
     """
-    values: dict[str, Any] = config.get("encoder", {})
-    unknown = set(values) - {field.name for field in fields(EncoderConfig)}
+    file, values, kinds = folder / "config.json", config.get("encoder"), get_type_hints(EncoderConfig)
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: no encoder in it")
+    unknown = set(values) - set(kinds)
     if unknown:
-        raise UserError(f"{folder / 'config.json'}: unknown encoder key {', '.join(sorted(unknown))}: upgrade mixvec")
+        raise UserError(f"{file}: unknown encoder key {', '.join(sorted(unknown))}: upgrade mixvec")
+    for key, value in values.items():
+        if not _fits(value, kinds[key]):
+            raise UserError(f"{file}: encoder.{key} cannot be {value!r}")
     try:
         lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return EncoderConfig(**(values | lists))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{folder / 'config.json'}: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a JSON value is one of ``kind``: bool, int, float, a Literal, or a tuple of ints."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(type(entry) is int for entry in value)
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -238,7 +245,7 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], source: Pat
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + os.linesep, encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> Any:
@@ -246,3 +253,19 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable JSON ({error})") from error
+
+
+def _read_vocabulary(path: Path) -> list[str]:
+    """The entries of ``vocab.json``, by their number."""
+    vocabulary = _read_json(path)
+    numbers: list[Any] = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
+    if {type(number) for number in numbers} != {int} or sorted(numbers) != list(range(len(numbers))):
+        raise UserError(f"{path}: not a vocabulary: it gives each entry its number, from 0 on")
+    return sorted(vocabulary, key=vocabulary.__getitem__)
+
+
+def _read_labels(path: Path) -> list[str]:
+    labels = _read_json(path)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"{path}: not a list of labels")
+    return labels

@@ -48,22 +48,20 @@ class Loaded(Generic[Batch]):
 
 
 class _MicroBatches(Dataset[Any]):
-    """Micro-batches by number, decoded when asked for."""
+    """Micro-batches by epoch and utterances, decoded when asked for."""
 
-    def __init__(self, updates: Updates[Any], epoch: int, parts: list[np.ndarray]) -> None:
-        self.updates, self.epoch, self.parts = updates, epoch, parts
+    def __init__(self, updates: Updates[Any]) -> None:
+        self.updates = updates
 
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, number: int) -> Loaded[Any]:
+    def __getitem__(self, asked: tuple[int, np.ndarray]) -> Loaded[Any]:
+        epoch, part = asked
         clips, skipped = [], []
-        for index in self.parts[number]:
+        for index in part:
             try:
-                clips.append(self.updates.read(int(index), self.epoch))
+                clips.append(self.updates.read(int(index), epoch))
             except UserError as error:
                 source = self.updates.utterances[index].source
-                skipped.append({"source": source, "reason": str(error), "epoch": self.epoch})
+                skipped.append({"source": source, "reason": str(error), "epoch": epoch})
         seconds = sum(len(clip.waveform) for clip in clips) / SAMPLE_RATE_HZ
         return Loaded(self.updates.collate(clips), seconds, skipped)
 
@@ -113,20 +111,32 @@ class Updates(Generic[Batch]):
         return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch))
 
     def start(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Loaded[Batch]]]]:
-        """For ever: the epoch and position to go on from *after* this update, and this rank's micro-batches of it."""
+        """For ever: the epoch and position to go on from *after* this update, and this rank's micro-batches of it.
+
+        The workers run on from epoch to epoch, decoding ahead.
+        """
+        loader = iter(self._loader((e, part) for e, _, parts in self._deal(epoch, position) for part in parts))
+        for e, after, parts in self._deal(epoch, position):
+            yield e, after, [next(loader) for _ in parts]
+
+    def once(self) -> Iterator[Loaded[Batch]]:
+        """This rank's share of the corpus, each utterance once, in a fixed order, for scoring."""
+        parts = deal(np.arange(len(self.utterances)), self.durations_s, self.batch_max_s, self.ranks, self.rank)
+        yield from self._loader((0, part) for part in parts)
+
+    def _deal(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         while True:
-            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch)[position:]
-            dealt = [deal(u, self.durations_s, self.batch_max_s, self.ranks, self.rank) for u in plan]
-            loader = iter(self._loader(epoch, [part for parts in dealt for part in parts]))
-            for parts in dealt:
-                position += 1
-                yield epoch, position, [next(loader) for _ in parts]
+            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch)
+            for number in range(position, len(plan)):
+                parts = deal(plan[number], self.durations_s, self.batch_max_s, self.ranks, self.rank)
+                yield epoch, number + 1, parts
             epoch, position = epoch + 1, 0
 
-    def _loader(self, epoch: int, parts: list[np.ndarray]) -> DataLoader[Any]:
+    def _loader(self, asked: Iterator[tuple[int, np.ndarray]]) -> DataLoader[Any]:
         return DataLoader(
-            _MicroBatches(self, epoch, parts),
+            _MicroBatches(self),
             batch_size=None,
+            sampler=asked,  # type: ignore[arg-type]
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
             generator=torch.Generator(),  # its own: the run's random numbers stay untouched
@@ -136,7 +146,8 @@ class Updates(Generic[Batch]):
 
 def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the training process's to answer
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the training process answers them, and ends its workers
 
 
 def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from mixvec import UserError
 
 from . import checkpoint
 from .checkpoint import RunState
-from .config import OptimConfig, RunConfig, changed_keys, write_config
+from .config import RunConfig, changed_keys, write_config
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -165,16 +165,3 @@ class Run:
         if self.accelerator.num_processes > 1:
             self.accelerator.wait_for_everyone()
             torch.distributed.destroy_process_group()
-
-
-def learning_rate(progress: float, optim: OptimConfig) -> float:
-    """Linear warm-up from zero, then linear decay to zero, at a fraction ``progress`` of the run in (0, 1]."""
-    warmup = optim.warmup_fraction
-    if progress < warmup:
-        return optim.lr * progress / warmup
-    return optim.lr * (1.0 - progress) / (1.0 - warmup) if warmup < 1 else optim.lr
-
-
-def set_learning_rate(optimizer: Any, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr

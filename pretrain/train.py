@@ -25,8 +25,9 @@ from .health import Window, diagnose, status_line
 from .loader import Loaded, Updates, collate_masked
 from .masks import MIN_FRAMES
 from .objective import MaskedBatch, MaskedPrediction, Totals
+from .optim import learning_rate, set_learning_rate, step
 from .quantizer import gumbel_temperature
-from .run import Run, learning_rate, set_learning_rate, start_accelerator
+from .run import Run, start_accelerator
 from .sources import Corpus, find_utterances
 
 
@@ -122,25 +123,3 @@ def update_totals(
     total = run.accelerator.reduce(torch.cat([counts, probs.flatten()]), "sum")
     masked = total[0].clamp(min=1)
     return Totals(masked, total[1].clamp(min=1), total[3:].view_as(probs) / masked), float(total[2])
-
-
-def step(run: Run, model: torch.nn.Module, optimizer: AdamW, state: RunState) -> float:
-    """Clip and apply the gradient; leave it out where it is not finite, which every rank sees alike.
-
-    Returns:
-        the gradient's norm before clipping.
-
-    Raises:
-        UserError: the tenth such update in a row.
-    """
-    norm = float(run.accelerator.clip_grad_norm_(model.parameters(), run.config.optim.clip_norm))
-    finite = math.isfinite(norm)
-    if finite or run.accelerator.scaler is not None:  # with fp16 the scaler itself leaves the step out, and adapts
-        optimizer.step()
-    optimizer.zero_grad()
-    state.skipped_updates = 0 if finite else state.skipped_updates + 1
-    if not finite:
-        run.say(f"update {state.update + 1}: the gradient is not finite; left out ({state.skipped_updates} in a row)")
-    if state.skipped_updates >= 10:
-        raise UserError("ten updates in a row had a gradient that is not finite: lower optim.lr, or use run.precision=fp32")
-    return norm

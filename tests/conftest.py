@@ -1,4 +1,4 @@
-"""What every test shares: no network, no credentials, no user's cache; two threads; the same seed before each test."""
+"""What every test shares: no network, no credentials, no user's cache; one thread; the same seed before each test."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import torch  # noqa: E402
 
 
 def pytest_sessionstart() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # toy tensors: more threads only wait for each other
 
 
 def pytest_sessionfinish() -> None:

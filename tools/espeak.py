@@ -49,7 +49,15 @@ _SEED = 1
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 _lock = threading.Lock()  # the library has one state for the whole process
-os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
+
+def _after_fork() -> None:
+    """Free the child's lock, and keep torch to one thread there: more would wait for ever for the parent's threads."""
+    _lock.release()
+    torch.set_num_threads(1)
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""Fine-tuning on labelled speech: recognition (asr) and utterance classification (intent)."""

@@ -1,0 +1,21 @@
+"""``python -m finetune CONFIG.yaml [key=value ...]``"""
+
+import sys
+
+import soundfile  # noqa: F401  first: its wheel carries the libsndfile that fairseq2 asks for
+
+from mixvec.errors import run_cli
+from pretrain.config import load_config
+
+from .config import FinetuneConfig
+from .train import train
+
+USAGE = "usage: python -m finetune CONFIG.yaml pretrained=RUN data.train=DIR [data.valid=DIR] [data.test=DIR] [key=value ...]"
+
+
+def main() -> None:
+    sys.exit(train(load_config(FinetuneConfig, sys.argv[1:], USAGE)))
+
+
+if __name__ == "__main__":
+    run_cli(main)

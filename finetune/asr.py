@@ -1,0 +1,106 @@
+"""Speech recognition: characters with CTC, scored by word and character error rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jiwer
+import torch
+from torch import Tensor
+
+from mixvec import CtcRecognizer, EncoderConfig, UserError
+from mixvec.output import EncoderOutput
+from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_characters
+from pretrain.sources import Corpus, Utterance
+
+from .batch import LabelledBatch
+from .config import FinetuneConfig
+
+
+class AsrTask:
+    """What recognition adds to the loop. The vocabulary is the characters of the training text."""
+
+    score_name, higher_is_better = "wer", False
+
+    def __init__(self, config: FinetuneConfig, train: Corpus, vocabulary: list[str] | None = None) -> None:
+        """
+        Raises:
+            UserError: the training data has no text.
+        """
+        self.config = config
+        train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
+        if not train.utterances:
+            raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
+        self.vocabulary = vocabulary or build_vocabulary(self.reference(u) for u in train.utterances)
+        self._numbers = {character: i for i, character in enumerate(self.vocabulary)}
+
+    def build(self, encoder: EncoderConfig) -> CtcRecognizer:
+        return CtcRecognizer(encoder, self.vocabulary, self.config.head.layers, self.config.head.dropout)
+
+    def reference(self, utterance: Utterance) -> str:
+        return normalise_text(utterance.text or "", self.config.data.text)
+
+    def target(self, utterance: Utterance) -> list[int]:
+        return encode_text(self.reference(utterance), self._numbers)
+
+    def check(self, corpus: Corpus, frames: Any, key: str, *, training: bool) -> list[str]:
+        """Leave out what cannot be learned or scored, and say so. ``frames`` maps an utterance to its frames.
+
+        Raises:
+            UserError: none of the texts has a character that the vocabulary knows.
+        """
+        corpus.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
+        found = []
+        unknown = unknown_characters((self.reference(u) for u in corpus.utterances), self.vocabulary)
+        if unknown:
+            some = ", ".join(f"{c!r} x{n}" for c, n in list(unknown.items())[:8])
+            found.append(f"WARNING {key}: characters that the training text lacks cannot be recognised: {some}")
+        if not any(self.target(u) for u in corpus.utterances):
+            raise UserError(f"{key}: no text in it has a known character; is it in another alphabet, or data.text=raw needed?")
+        if training:
+            before = len(corpus.utterances)
+            corpus.keep(lambda u: _frames_needed(self.target(u)) <= frames(u), "{u.source}: more characters than frames")
+            if before - len(corpus.utterances):
+                found.append(f"WARNING {key}: {before - len(corpus.utterances)} texts have more characters than their audio "
+                             "has frames and are left out; an encoder with more frames per second would take them")  # fmt: skip
+            if not corpus.utterances:
+                raise UserError(f"{key}: every text is longer than its audio has frames: do the texts belong to the audio?")
+        return found
+
+    def loss_sum(self, model: CtcRecognizer, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
+        """CTC in nats, summed over utterances."""
+        log_probs = model.head(encoded).transpose(0, 1)  # (T, B, V)
+        losses = torch.nn.functional.ctc_loss(
+            log_probs, batch.targets, encoded.lengths, batch.target_lengths, reduction="none", zero_infinity=True
+        )
+        return losses[: len(batch.references)].sum()
+
+    def weight(self, batch: LabelledBatch) -> float:
+        """What the loss is divided by: characters."""
+        return float(batch.target_lengths.sum())
+
+    def predict(self, model: CtcRecognizer, encoded: EncoderOutput) -> list[str]:
+        return model.decode(model.head(encoded), encoded.lengths)
+
+    def score(self, references: list[str], predictions: list[str]) -> dict[str, float]:
+        """Word and character error rate, errors over the length of all references; and the share of empty outputs."""
+        return {
+            "wer": float(jiwer.wer(references, predictions)),
+            "cer": float(jiwer.cer(references, predictions)),
+            "empty": sum(not p for p in predictions) / len(predictions),
+        }
+
+    def report(self, references: list[str], predictions: list[str], scores: dict[str, float]) -> list[str]:
+        """Three pairs to read, and a warning where nothing is said."""
+        lines = []
+        for i in range(0, len(references), max(1, len(references) // 3))[:3]:
+            lines += [f"    reference:  {references[i]}", f"    hypothesis: {predictions[i]}"]
+        if scores["empty"] > 0.9:
+            lines.append("WARNING blank-only output: the model says nothing for most utterances. Usual early on; if it stays, "
+                         "raise run.updates or optim.lr, or lower augment.time_prob.")  # fmt: skip
+        return lines
+
+
+def _frames_needed(target: list[int]) -> int:
+    """CTC needs a frame for each character, and a blank between two alike."""
+    return len(target) + sum(a == b for a, b in zip(target, target[1:], strict=False))

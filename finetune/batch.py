@@ -1,0 +1,81 @@
+"""Labelled micro-batches: padded audio, the masks of augmentation, targets and references."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixvec.frontend import SAMPLE_RATE_HZ
+from pretrain.loader import Clip, pad
+from pretrain.masks import MIN_FRAMES, span_mask
+from pretrain.sources import Utterance
+
+from .config import AugmentConfig
+
+
+class LabelledBatch(NamedTuple):
+    """Rows beyond the references are silence that stands in where nothing could be read; they count for nothing."""
+
+    waveforms: Tensor
+    """(B, S) at 16 kHz."""
+    lengths: Tensor
+    """(B,) samples."""
+    time_mask: Tensor
+    """(B, T) True at frames to hide."""
+    channels: Tensor
+    """(B, F) 1 for a feature channel to keep, 0 for one to silence."""
+    targets: Tensor
+    """(B, U) the label's number, or the text's characters, padded with 0."""
+    target_lengths: Tensor
+    """(B,); 0 where the row has no target."""
+    references: list[str]
+    sources: list[str]
+
+    def to(self, device: torch.device) -> LabelledBatch:
+        moved = [t.to(device, non_blocking=True) for t in self[:6]]
+        return LabelledBatch(*moved, self.references, self.sources)  # type: ignore[arg-type]
+
+
+def collate_labelled(
+    clips: list[Clip],
+    target: Callable[[Utterance], list[int]],
+    reference: Callable[[Utterance], str],
+    augment: AugmentConfig | None,
+    frame_lengths: Callable[[int], int],
+    min_samples: int,
+    feature_dim: int,
+) -> LabelledBatch:
+    """Clips to a batch; ``augment`` None draws no masks. A clip shorter than one frame is padded with silence."""
+    waveforms, lengths = pad([_at_least(clip.waveform, min_samples) for clip in clips] or [torch.zeros(SAMPLE_RATE_HZ)])
+    time_mask = torch.zeros(len(lengths), frame_lengths(waveforms.shape[1]), dtype=torch.bool)
+    channels = torch.ones(len(lengths), feature_dim)
+    if augment is not None:
+        for row, clip in enumerate(clips):
+            frames = frame_lengths(int(lengths[row]))
+            if augment.time_prob and frames >= 2 * MIN_FRAMES:
+                own = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
+                time_mask[row, :frames] = torch.from_numpy(own)
+            channels[row, _silent_channels(feature_dim, augment, clip.rng)] = 0.0
+    targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips] or [torch.zeros(0, dtype=torch.int64)]
+    return LabelledBatch(
+        waveforms, lengths, time_mask, channels,
+        torch.nn.utils.rnn.pad_sequence(targets, batch_first=True), torch.tensor([len(t) for t in targets]),
+        [reference(clip.utterance) for clip in clips], [clip.utterance.source for clip in clips],
+    )  # fmt: skip
+
+
+def _at_least(waveform: Tensor, samples: int) -> Tensor:
+    return torch.nn.functional.pad(waveform, (0, max(0, samples - len(waveform))))
+
+
+def _silent_channels(width: int, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """The channels to silence, drawn into spans like the frames."""
+    silent = np.zeros(width, dtype=bool)
+    span = max(1, round(augment.channel_span * width))
+    for start in rng.integers(0, width - span + 1, int(augment.channel_prob * width / span + rng.random())):
+        silent[start : start + span] = True
+    return silent

@@ -1,0 +1,99 @@
+"""What a fine-tuning run is, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mixvec import EncoderConfig
+from mixvec.heads import Layers
+from mixvec.text import TextStyle
+from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_run
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Which audio with labels: a Hugging Face audiofolder, a jsonl or csv manifest, a datasets directory or name."""
+
+    train: Any = None
+    valid: Any = None
+    """Decides which checkpoint is the best; without it the last one is."""
+    test: Any = None
+    """Scored once, at the end, with the best checkpoint."""
+    text: TextStyle = "plain"
+    """plain: lower case, no punctuation; raw: as it stands. For training and scoring alike."""
+    min_s: float = 0.1
+    max_s: float = 30.0
+    """Longer utterances are left out, since their labels cannot be cut; those of ``test`` never are."""
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    layers: Layers = "last"
+    """weighted: a learned softmax-weighted sum of all layers, as in SUPERB."""
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Spans of hidden frames and of silent feature channels, drawn anew each epoch (arXiv 2006.11477, section 4.3)."""
+
+    time_prob: float = 0.5
+    """Frames drawn into spans, counted with overlaps; 0 hides none."""
+    time_span_frames: int = 10
+    channel_prob: float = 0.25
+    channel_span: float = 0.125
+    """Width of a silent span, as a share of the channels."""
+
+
+@dataclass(frozen=True)
+class FinetuneRun(RunConfig):
+    dir: str = "runs/finetune"
+    updates: int = 2000
+    eval_every: int = 200
+
+
+@dataclass(frozen=True)
+class FinetuneOptim(OptimConfig):
+    lr: float = 1e-3
+    """Of the head."""
+    encoder_lr: float | None = None
+    """Of the encoder; null: the same."""
+    weight_decay: float = 0.01
+    clip_norm: float = 5.0
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """A whole run: ``pretrained`` to start from an encoder, or ``size`` to start from scratch."""
+
+    task: Literal["asr", "intent"] = "asr"
+    pretrained: str | None = None
+    """A run directory, a hub folder or a hub name."""
+    size: str | None = None
+    """From scratch: tiny, small, base, …; it fills ``encoder``."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    freeze: float = 0.0
+    """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0."""
+    data: LabelledData = field(default_factory=LabelledData)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    batch: BatchConfig = field(default_factory=lambda: BatchConfig(update_s=60.0, max_s=120.0))
+    optim: FinetuneOptim = field(default_factory=FinetuneOptim)
+    run: FinetuneRun = field(default_factory=FinetuneRun)
+
+    def __post_init__(self) -> None:
+        check_run(self)
+        if self.pretrained is not None and (self.size is not None or self.encoder != EncoderConfig()):
+            raise ValueError("pretrained brings its own encoder: leave out size and encoder.*, or pretrained")
+        for key in ("freeze",):
+            if not 0.0 <= getattr(self, key) <= 1.0:
+                raise ValueError(f"{key}={getattr(self, key)} must lie in [0, 1]")
+        for key in ("time_prob", "channel_prob"):
+            if not 0.0 <= getattr(self.augment, key) < 1.0:
+                raise ValueError(f"augment.{key}={getattr(self.augment, key)} must lie in [0, 1)")
+        if not 0.0 < self.augment.channel_span <= 1.0 or self.augment.time_span_frames < 1:
+            raise ValueError("augment.channel_span must lie in (0, 1] and augment.time_span_frames be at least 1")
+        if self.run.eval_every < 1:
+            raise ValueError(f"run.eval_every={self.run.eval_every} must be at least 1")

@@ -1,0 +1,99 @@
+"""Scoring a model on a labelled corpus, over all ranks; keeping the best; the run's last word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from mixvec.atomic import write_whole
+from mixvec.hub import load_model
+from pretrain.checkpoint import RunState
+from pretrain.export import save_model, training_facts
+from pretrain.loader import Updates
+from pretrain.run import Run
+from pretrain.sources import Corpus
+
+from .batch import LabelledBatch
+from .setup import Task
+
+
+@torch.no_grad()
+def evaluate(
+    run: Run, task: Task, model: Any, data: Updates[LabelledBatch], name: str
+) -> dict[str, float]:
+    """Every utterance once; the scores, and on the screen a line and examples. Every rank calls this.
+
+    The generators are left as they were, so that an evaluation changes nothing in training.
+    """
+    model.eval()
+    pairs: list[tuple[str, str, str]] = []
+    for loaded in data.once():
+        batch = loaded.batch.to(run.accelerator.device)
+        run.note_skipped(loaded.skipped)
+        with run.accelerator.autocast():
+            predictions = task.predict(model, model.encoder(batch.waveforms, batch.lengths))
+        pairs += zip(batch.sources, batch.references, predictions, strict=False)  # silent stand-ins fall away
+    pairs = sorted(gather_object(pairs)) if run.accelerator.num_processes > 1 else sorted(pairs)
+    references, predictions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
+    scores = task.score(references, predictions)
+    listed = "  ".join(f"{key} {value:.3f}" for key, value in scores.items())
+    run.say("\n".join([f"  {name}: {listed}  ({len(pairs)} utterances)", *task.report(references, predictions, scores)]))
+    return scores
+
+
+def log(run: Run, state: RunState, losses: list[Tensor], norm: float, frozen: bool) -> None:
+    """A row and a line of the training loss, which each update's micro-batches and ranks add up to."""
+    updates = run.config.run.updates
+    total = run.accelerator.reduce(torch.stack(losses).sum(), "sum") if losses else torch.zeros(())
+    since = state.update % run.config.run.log_every or min(run.config.run.log_every, state.update)
+    left_s = run.elapsed_s / state.update * (updates - state.update)
+    row = {"update": state.update, "loss": float(total) / since, "gradient_norm": norm, "encoder_frozen": frozen,
+           "seconds": run.elapsed_s}  # fmt: skip
+    run.log(row, f"update {state.update}/{updates}  loss {row['loss']:.3f}  gradient {norm:.2f}"
+                 f"{'  encoder frozen' if frozen else ''}  {left_s:.0f} s left")  # fmt: skip
+
+
+def keep_best(
+    run: Run, task: Task, model: Any, data: Updates[LabelledBatch], state: RunState, corpora: dict[str, Corpus]
+) -> None:
+    """Score the model, and write it to ``run.dir``/hub where it is the best so far. Every rank calls this."""
+    scores = evaluate(run, task, model, data, f"valid at update {state.update}")
+    score = scores[task.score_name]
+    run.log({"update": state.update, **{f"valid_{k}": v for k, v in scores.items()}}, "")
+    if state.best is None or (score > state.best if task.higher_is_better else score < state.best):
+        state.best, state.best_update = score, state.update
+        save_model(run, model, facts(run, state, corpora) | {"metrics": scores, "test_data": corpora["valid"].name})
+
+
+def finish(
+    run: Run, task: Task, model: Any, data: dict[str, Updates[LabelledBatch]], state: RunState, corpora: dict[str, Corpus]
+) -> None:
+    """Score the best model on the test data, once; write its folder with the scores, and results.json."""
+    if "valid" not in data:
+        state.best_update = state.update
+        save_model(run, model, facts(run, state, corpora))
+    run.accelerator.wait_for_everyone()
+    best = cast(Any, load_model(run.dir / "hub")).to(run.accelerator.device)
+    results: dict[str, Any] = {"task": run.config.task, "pretrained": run.config.pretrained, "updates": state.update,
+                               "best_update": state.best_update, "seed": run.config.run.seed}  # fmt: skip
+    for split in ("valid", "test"):
+        if split in data:
+            results[split] = evaluate(run, task, best, data[split], f"{split}, best model (update {state.best_update})")
+    scored = next((split for split in ("test", "valid") if split in results), None)
+    if scored:
+        save_model(run, best, facts(run, state, corpora) | {"metrics": results[scored], "test_data": corpora[scored].name})
+    if run.accelerator.is_main_process:
+        write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
+    run.say(f"the model is in {run.dir / 'hub'}, its scores in {run.dir / 'results.json'}")
+
+
+def facts(run: Run, state: RunState, corpora: dict[str, Corpus]) -> dict[str, Any]:
+    train = corpora["train"]
+    data = f"{train.name} ({train.hours * 60:.1f} min, {len(train.utterances)} utterances)"
+    started = Path(run.config.pretrained).name if run.config.pretrained else "scratch"
+    return training_facts(run, state, data) | {"started_from": started}

@@ -1,0 +1,135 @@
+"""What a fine-tuning run is made of before its loop starts, and the small steps inside it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mixvec import UserError
+from mixvec.frontend import SAMPLE_RATE_HZ
+from mixvec.hub import load_encoder
+from mixvec.output import EncoderOutput
+from pretrain.loader import Loaded, Updates
+from pretrain.run import Run
+from pretrain.sources import Corpus, Utterance, find_utterances
+
+from .asr import AsrTask
+from .batch import LabelledBatch, collate_labelled
+from .config import FinetuneConfig, FinetuneOptim
+from .intent import IntentTask
+
+Task = AsrTask | IntentTask
+
+
+def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
+    """The labelled data, by split: ``train``, and ``valid`` and ``test`` where they are given."""
+    data, found = config.data, {}
+    for split in ("train", "valid", "test"):
+        if split != "train" and getattr(data, split) is None:
+            continue
+        corpus = find_utterances(getattr(data, split), f"data.{split}", labels=True)
+        if split != "test":
+            corpus.keep(lambda u: u.duration_s <= data.max_s, "{u.source}: {u.duration_s:.1f} s is over data.max_s")
+            corpus.keep(lambda u: u.duration_s >= data.min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
+        if not corpus.utterances:
+            raise UserError(f"data.{split}={getattr(data, split)}: nothing between data.min_s and data.max_s in it")
+        found[split] = corpus
+    return found
+
+
+def build_task(config: FinetuneConfig, train: Corpus) -> Task:
+    return AsrTask(config, train) if config.task == "asr" else IntentTask(config, train)
+
+
+def build_model(config: FinetuneConfig, task: Task) -> Any:
+    """The encoder with the task's head: pretrained weights where ``pretrained`` says so, else fresh ones.
+
+    Raises:
+        UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
+    """
+    if config.pretrained is None:
+        if config.size is None:
+            raise UserError("set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch")
+        return task.build(config.encoder)
+    encoder = load_encoder(config.pretrained)
+    model = task.build(encoder.config)
+    model.encoder.load_state_dict(encoder.state_dict())
+    return model
+
+
+def open_data(
+    config: FinetuneConfig, run: Run, task: Task, model: Any, corpus: Corpus, split: str
+) -> Updates[LabelledBatch]:
+    """Leave out what cannot be used, say so, and plan the rest for this rank."""
+    encoder, data, training = model.encoder, config.data, split == "train"
+
+    def frames(utterance: Utterance) -> int:
+        return int(encoder.frame_lengths(max(encoder.min_samples, round(utterance.duration_s * SAMPLE_RATE_HZ))))
+
+    for warning in task.check(corpus, frames, f"data.{split}", training=training):
+        run.say(warning)
+    if not corpus.utterances:
+        raise UserError(f"data.{split}={getattr(data, split)}: no usable labels in it")
+    run.note_skipped(corpus.skipped, fresh=training)
+    if corpus.skipped:
+        run.say(f"data.{split}: {len(corpus.skipped)} utterances left out (why: {run.dir / 'skipped.jsonl'})")
+    longest_s = max(u.duration_s for u in corpus.utterances)
+    collate = partial(
+        collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
+        frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
+    )  # fmt: skip
+    return Updates(
+        corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
+        crop_s=longest_s + 1, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
+        ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
+    )  # fmt: skip
+
+
+def describe(config: FinetuneConfig, model: nn.Module, corpora: dict[str, Corpus]) -> str:
+    """A line on what is about to be trained on what."""
+    sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
+    start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    return f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
+
+
+def parameter_groups(optim: FinetuneOptim, model: Any) -> list[dict[str, Any]]:
+    """Encoder and head, each with its own learning rate."""
+    own = set(model.encoder.parameters())
+    head = [p for p in model.parameters() if p not in own]
+    scale = 1.0 if optim.encoder_lr is None else optim.encoder_lr / optim.lr
+    return [{"params": list(model.encoder.parameters()), "scale": scale}, {"params": head, "scale": 1.0}]
+
+
+def encode(model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
+    """The encoder on a batch with its augmentation; no gradient where it is frozen."""
+    with torch.set_grad_enabled(not frozen):
+        features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
+        features = features * batch.channels.unsqueeze(1).to(features.dtype)
+        return model.encoder.encode(features, lengths, batch.time_mask)  # type: ignore[no-any-return]
+
+
+def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> tuple[float, float]:
+    """What the update's loss is divided by, and its seconds, over all micro-batches and ranks."""
+    for part in loaded:
+        run.note_skipped(part.skipped)
+    own = [sum(task.weight(part.batch) for part in loaded), sum(part.seconds for part in loaded)]
+    weight, seconds = run.accelerator.reduce(torch.tensor(own, device=run.accelerator.device), "sum").tolist()
+    return max(weight, 1.0), seconds
+
+
+def sum_gradients(run: Run, model: nn.Module) -> None:
+    """Add the gradients of all ranks, in one exchange. The loss is divided by a total over ranks already.
+
+    Written out rather than left to DDP, whose set of parameters is fixed: here an encoder freezes and thaws.
+    """
+    if run.accelerator.num_processes == 1:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    total: Tensor = run.accelerator.reduce(flat, "sum")
+    for parameter, part in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)

@@ -1,0 +1,73 @@
+"""Fine-tune a pretrained encoder, or train one from scratch, on labelled speech.
+
+    python -m finetune configs/asr.yaml pretrained=runs/small data.train=DIR data.valid=DIR run.dir=runs/asr
+    python -m finetune configs/intent.yaml size=small data.train=DIR run.dir=runs/scratch
+
+The same command goes on where the run stopped. The best model is in ``run.dir``/hub, its scores in results.json.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.optim import AdamW
+
+from pretrain.optim import learning_rate, set_learning_rate, step
+from pretrain.run import Run, start_accelerator
+
+from .config import FinetuneConfig
+from .evaluate import finish, keep_best, log
+from .setup import build_model, build_task, describe, encode, find_corpora, open_data, parameter_groups
+from .setup import sum_gradients, update_weight
+
+
+def train(config: FinetuneConfig) -> int:
+    """Run, or go on with, a fine-tuning; the exit code is 0, or 128 + the number of the signal that ended it early.
+
+    Raises:
+        UserError: model, data, directory or device are not as the configuration says.
+    """
+    accelerator = start_accelerator(config.run)
+    run = Run(config, accelerator)
+    corpora = find_corpora(config)
+    task = build_task(config, corpora["train"])
+    model = build_model(config, task).to(accelerator.device)
+    data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
+    run.say(describe(config, model, corpora))
+    optim = config.optim
+    groups = parameter_groups(optim, model)
+    optimizer = accelerator.prepare(AdamW(groups, optim.lr, optim.betas, optim.eps, optim.weight_decay))
+    state = run.resume(model, optimizer)
+    losses: list[torch.Tensor] = []
+    todo = range(state.update + 1, config.run.updates + 1)
+    for update, (epoch, position, loaded) in zip(todo, data["train"].start(state.epoch, state.position), strict=False):
+        progress = update / config.run.updates
+        set_learning_rate(optimizer, learning_rate(progress, optim))
+        frozen = config.pretrained is not None and progress <= config.freeze
+        model.train()
+        model.encoder.train(not frozen)
+        batches = [part.batch.to(accelerator.device) for part in loaded]
+        weight, seconds = update_weight(run, task, loaded)
+        for batch in batches:
+            with accelerator.autocast():
+                loss = task.loss_sum(model, encode(model, batch, frozen), batch) / weight
+            accelerator.backward(loss)
+            losses.append(loss.detach())
+        sum_gradients(run, model)
+        norm = step(run, model, optimizer, state)
+        state.update, state.epoch, state.position = update, epoch, position
+        state.seconds_seen += seconds
+        stop = run.should_stop()
+        if update % config.run.log_every == 0 or update == config.run.updates or stop:
+            log(run, state, losses, norm, frozen)
+            losses = []
+        if "valid" in data and (update % config.run.eval_every == 0 or update == config.run.updates):
+            keep_best(run, task, model, data["valid"], state, corpora)
+        if update % config.run.save_every == 0 or update == config.run.updates or stop:
+            run.save(state, model, optimizer)
+        if stop:
+            run.say(f"stopped at update {update}; the same command goes on from there")
+            break
+    if state.update == config.run.updates:
+        finish(run, task, model, data, state, corpora)
+    run.close()
+    return 0 if state.update == config.run.updates else 128 + int(run.stop or 0)

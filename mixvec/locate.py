@@ -1,0 +1,53 @@
+"""Where a model is: a folder here, or a repository on the hub, downloaded into the hub client's cache."""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from .errors import UserError
+
+
+def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
+    """The local folder of a model: a hub folder, a run directory (its ``hub/``), or a hub repository, downloaded.
+
+    Raises:
+        UserError: neither exists, or the hub cannot be reached.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path / "hub" if not (path / "config.json").exists() and (path / "hub").is_dir() else path
+    name = str(name_or_path)
+    if path.exists():
+        raise UserError(f"{name}: a file; give the model folder that it is in")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise UserError(f"{name}: no such model folder")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+    except RevisionNotFoundError as error:
+        raise UserError(f"{name}: the hub has no revision {revision or 'main'} of it") from error
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{name}: no such folder here, and the hub cannot be reached to look there; check the path or the network"
+        ) from error
+    except GatedRepoError as error:
+        raise UserError(f"{name}: the hub gives it only to those who accepted its terms; do so on its page") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"{name}: no such folder here, and no such model on the hub (or it is private: log in)"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise  # this machine's disk, not the hub
+        raise UserError(f"{name}: the hub did not answer ({type(error).__name__}); try again later") from error

@@ -1,0 +1,241 @@
+"""The mixers against oracles written frame by frame from the equations, gradients included."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mixvec import SelfAttention, SummaryMixing
+from mixvec.mixing import BlockLinear, _mean_over_time
+
+BATCH, FRAMES, DIM = 3, 6, 8
+LENGTHS = (6, 1, 4)
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """x (B, T, D) with junk beyond each length, and its mask (B, T)."""
+    mask = torch.arange(FRAMES) < torch.tensor(LENGTHS).unsqueeze(1)
+    x = torch.randn(BATCH, FRAMES, DIM, dtype=dtype)
+    return x.masked_fill(~mask.unsqueeze(-1), 1e4), mask
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Norms and biases away from one and zero, so that none can be forgotten."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def summary_oracle(
+    p: dict[str, Tensor], x: Tensor, length: int, heads: int, lite: bool, norm: bool, act: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """One utterance x (T, D): h_t = c(f(x_t), s̄), s̄ the mean of s over ``length`` frames, one frame at a time."""
+    width = DIM // heads
+
+    def mlp(frame: Tensor, path: int, paths: int) -> Tensor:
+        out = []
+        for h in range(heads):
+            piece = frame[h * width : (h + 1) * width]
+            columns = slice(path * width, (path + 1) * width)
+            hidden = act(piece @ p["first.weight"][h][:, columns] + p["first.bias"][h, 0, columns])
+            second = h * paths + path
+            out.append(act(hidden @ p["second.weight"][second] + p["second.bias"][second, 0]))
+        return torch.cat(out)
+
+    def layer_norm(v: Tensor, name: str) -> Tensor:
+        if not norm:
+            return v
+        centred = v - v.mean()
+        return centred / (centred.square().mean() + 1e-5).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+    total = torch.zeros(DIM, dtype=x.dtype)
+    for t in range(length):
+        total = total + mlp(x[t], 0 if lite else 1, 1 if lite else 2)
+    summary = layer_norm(total / length, "summary_norm")
+    if lite:
+        return summary.unsqueeze(0)
+    rows = []
+    for t in range(length):
+        both = torch.cat([layer_norm(mlp(x[t], 0, 2), "local_norm"), summary])
+        rows.append(act(p["combine.weight"] @ both + p["combine.bias"]))
+    return torch.stack(rows)
+
+
+def assert_same_gradients(module: nn.Module, oracle: dict[str, Tensor]) -> None:
+    for name, parameter in module.named_parameters():
+        expected = oracle[name].grad
+        assert parameter.grad is not None and expected is not None, name
+        torch.testing.assert_close(parameter.grad.double(), expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("lite", [False, True])
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_summary_mixing_equals_the_equations(lite: bool, heads: int, norm: bool, masked: bool) -> None:
+    act = "gelu" if heads == 1 else "swish"
+    mixer = lively(SummaryMixing(DIM, heads, lite=lite, norm=norm, act=act))  # type: ignore[arg-type]
+    x, mask = inputs()
+    if not masked:
+        x = torch.randn_like(x)
+    x.requires_grad_()
+    p = {name: value.detach().double().requires_grad_() for name, value in mixer.named_parameters()}
+    doubles = x.detach().double().requires_grad_()
+
+    got = mixer(x, mask if masked else None)
+    assert got.shape == (BATCH, 1 if lite else FRAMES, DIM)
+    loss, expected_loss = torch.zeros(()), torch.zeros((), dtype=torch.float64)
+    for row in range(BATCH):
+        length = LENGTHS[row] if masked else FRAMES
+        expected = summary_oracle(p, doubles[row], length, heads, lite, norm, F.gelu if act == "gelu" else F.silu)
+        torch.testing.assert_close(got[row, : len(expected)].double(), expected, rtol=1e-4, atol=1e-5)
+        weights = torch.randn(expected.shape)
+        loss = loss + (got[row, : len(expected)] * weights).sum()
+        expected_loss = expected_loss + (expected * weights.double()).sum()
+    loss.backward()
+    expected_loss.backward()
+    assert_same_gradients(mixer, p)
+    assert x.grad is not None and doubles.grad is not None
+    torch.testing.assert_close(x.grad.double(), doubles.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_others_reach_a_frame_through_the_mean_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixer = lively(SummaryMixing(DIM, 4))
+    x, _ = inputs()
+    x, order = torch.randn_like(x), torch.randperm(FRAMES)
+    torch.testing.assert_close(mixer(x[:, order]), mixer(x)[:, order], rtol=1e-5, atol=1e-6)
+    other = x.clone()
+    other[:, 1:] += 1.0
+    assert not torch.allclose(mixer(other)[:, 0], mixer(x)[:, 0], atol=1e-3)
+    monkeypatch.setattr("mixvec.mixing._mean_over_time", lambda s, mask: torch.ones(BATCH, DIM))
+    assert torch.equal(mixer(other)[:, 0], mixer(x)[:, 0])
+
+
+class Largest(TorchDispatchMode):
+    """Records the size of the largest tensor that any operation gives."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return out
+
+
+def test_memory_is_linear_in_time() -> None:
+    """The largest tensor, backward pass included, doubles with the frames: it is f's and s's hidden layer."""
+    mixer = SummaryMixing(DIM, 4)
+    for frames in (300, 600):
+        with Largest() as largest:
+            mixer(torch.randn(1, frames, DIM), torch.ones(1, frames, dtype=torch.bool)).sum().backward()
+        assert largest.numel == 2 * frames * DIM
+
+
+def test_dropout_falls_on_what_c_reads() -> None:
+    """With everything dropped, c gives its bias: nothing else of x arrives."""
+    mixer = SummaryMixing(DIM, 4, dropout=1.0).train()
+    x, mask = inputs()
+    assert torch.equal(mixer(x, mask), F.silu(mixer.combine.bias).expand(BATCH, FRAMES, DIM))
+    assert not torch.equal(mixer.eval()(x, mask)[0, 0], F.silu(mixer.combine.bias))
+
+
+def test_initialised_within_one_over_root_fan_in_of_a_block() -> None:
+    mixer = SummaryMixing(64, 4)
+    for layer in (mixer.first, mixer.second):
+        assert isinstance(layer, BlockLinear)
+        for parameter in (layer.weight, layer.bias):
+            assert 0.9 / math.sqrt(16) < float(parameter.detach().abs().max()) <= 1 / math.sqrt(16)
+
+
+def test_heads_cut_parameters() -> None:
+    sizes = [sum(p.numel() for p in SummaryMixing(64, heads, norm=False).parameters()) for heads in (1, 4)]
+    combine = 128 * 64 + 64
+    assert sizes == [combine + 4 * (64 * 64 + 64), combine + 4 * (64 * 64 // 4 + 64)]
+    with pytest.raises(ValueError, match="dim=8 is not a multiple of heads=3"):
+        SummaryMixing(8, 3)
+    with pytest.raises(ValueError, match="dim=8 is not a multiple of heads=3"):
+        SelfAttention(8, 3)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_mean_is_accumulated_in_fp32(with_mask: bool) -> None:
+    """20 000 frames: a mean kept in bf16 has three digits, and a sum in fp16 leaves its range."""
+    mask = torch.ones(2, 20_000, dtype=torch.bool) if with_mask else None
+    s = (torch.randn(1, 2, 20_000, 4) + 1).bfloat16()
+    mean = _mean_over_time(s, mask)
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), s.double().mean(dim=2)[0], rtol=1e-6, atol=1e-6)
+    ten = torch.full((1, 2, 20_000, 4), 10.0, dtype=torch.float16)
+    torch.testing.assert_close(_mean_over_time(ten, mask), torch.full((2, 4), 10.0))
+
+
+def mixers() -> list[nn.Module]:
+    return [SummaryMixing(32, 4), SummaryMixing(32, 4, lite=True), SelfAttention(32, 4)]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_bf16(which: int) -> None:
+    """Autocast stays near fp32, and a module wholly in bf16 runs, forwards and backwards."""
+    mixer = lively(mixers()[which])
+    x = torch.randn(2, 50, 32)
+    mask = torch.arange(50) < torch.tensor([[50], [30]])
+    expected = mixer(x, mask)[:, :30]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = mixer(x, mask)[:, :30]
+    scale = expected.abs().max()
+    assert (mixed.float() - expected).abs().max() < 0.03 * scale
+    mixed.float().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mixer.parameters())
+    mixer.bfloat16().zero_grad()
+    pure = mixer(x.bfloat16(), mask)[:, :30]
+    assert pure.dtype == torch.bfloat16
+    assert (pure.float() - expected).abs().max() < 0.06 * scale
+    pure.float().sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in mixer.parameters())
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_self_attention_equals_the_softmax(heads: int, masked: bool) -> None:
+    attention = lively(SelfAttention(DIM, heads))
+    x, mask = inputs()
+    x = x.masked_fill(x == 1e4, 3.0).requires_grad_()
+    p = {name: value.detach().double().requires_grad_() for name, value in attention.named_parameters()}
+    doubles, width = x.detach().double().requires_grad_(), DIM // heads
+    got = attention(x, mask if masked else None)
+    loss, expected_loss = torch.zeros(()), torch.zeros((), dtype=torch.float64)
+    for row in range(BATCH):
+        length = LENGTHS[row] if masked else FRAMES
+        q, k, v = (doubles[row, :length] @ p["qkv.weight"].T + p["qkv.bias"]).chunk(3, dim=1)
+        heads_out = []
+        for h in range(heads):
+            part = slice(h * width, (h + 1) * width)
+            scores = (q[:, part] @ k[:, part].T) / math.sqrt(width)
+            heads_out.append(scores.softmax(-1) @ v[:, part])
+        expected = torch.cat(heads_out, dim=1) @ p["out.weight"].T + p["out.bias"]
+        torch.testing.assert_close(got[row, :length].double(), expected, rtol=1e-4, atol=1e-5)
+        weights = torch.randn(expected.shape)
+        loss = loss + (got[row, :length] * weights).sum()
+        expected_loss = expected_loss + (expected * weights.double()).sum()
+    loss.backward()
+    expected_loss.backward()
+    assert_same_gradients(attention, p)
+    assert x.grad is not None and doubles.grad is not None
+    torch.testing.assert_close(x.grad.double(), doubles.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_drops_out_in_training_alone() -> None:
+    attention = SelfAttention(DIM, 4, dropout=0.5)
+    x, mask = inputs()
+    x = x.clamp(max=2.0)
+    assert torch.equal(attention.eval()(x, mask), attention(x, mask))
+    assert not torch.equal(attention.train()(x, mask), attention(x, mask))

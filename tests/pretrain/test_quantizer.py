@@ -1,0 +1,97 @@
+"""The Gumbel quantizer: what it picks, what it returns, what it learns from, and its temperature."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pretrain.quantizer import GumbelQuantizer, gumbel_temperature
+
+FEATURES, CODEBOOKS, ENTRIES, CODE_DIM, FRAMES = 6, 2, 5, 8, 40
+
+
+def build() -> GumbelQuantizer:
+    return GumbelQuantizer(FEATURES, CODEBOOKS, ENTRIES, CODE_DIM)
+
+
+def codes_of(quantizer: GumbelQuantizer, entries: Tensor) -> Tensor:
+    """(N, G) entries to (N, D): each frame's entries side by side, through the projection."""
+    rows = [torch.cat([quantizer.table[g, int(e)] for g, e in enumerate(frame)]) for frame in entries]
+    return quantizer.project(torch.stack(rows))
+
+
+@torch.no_grad()
+def test_eval_picks_the_best_entry() -> None:
+    quantizer, features = build().eval(), torch.randn(FRAMES, FEATURES)
+    codes, entries, logits = quantizer(features, 1.0)
+    assert logits.shape == (FRAMES, CODEBOOKS, ENTRIES)
+    expected = features @ quantizer.score.weight.T + quantizer.score.bias
+    torch.testing.assert_close(logits.flatten(1), expected)
+    assert torch.equal(entries, logits.argmax(-1))
+    torch.testing.assert_close(codes, codes_of(quantizer, entries))
+    assert torch.equal(quantizer(features, 0.1).codes, codes)
+
+
+@torch.no_grad()
+def test_training_draws_entries_in_proportion() -> None:
+    """The Gumbel trick samples from softmax(logits), whatever the temperature; codes are those of the entries."""
+    quantizer, feature = build().train(), torch.randn(1, FEATURES) / 3
+    codes, entries, logits = quantizer(feature.expand(20_000, -1), 0.5)
+    torch.testing.assert_close(codes[:50], codes_of(quantizer, entries[:50]))
+    shares = F.one_hot(entries, ENTRIES).float().mean(0)
+    torch.testing.assert_close(shares, logits[0].softmax(-1), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("temperature", [2.0, 0.5])
+def test_gradient_is_that_of_the_soft_choice(temperature: float) -> None:
+    """Straight through: hard codes forwards; backwards the derivative of softmax((logits + noise) / temperature)."""
+    quantizer, features = build().train(), torch.randn(FRAMES, FEATURES)
+    weights = torch.randn(FRAMES, CODE_DIM)
+    torch.manual_seed(7)
+    out = quantizer(features, temperature)
+    (out.codes * weights).sum().backward()
+    got = quantizer.score.weight.grad
+    torch.manual_seed(7)
+    noise = -torch.empty(FRAMES, CODEBOOKS, ENTRIES).exponential_().log()
+    soft = ((quantizer.logits(features) + noise) / temperature).softmax(-1)
+    assert torch.equal(soft.argmax(-1), out.entries)
+    chosen = torch.einsum("ngv,gvd->ngd", soft, quantizer.table).flatten(1)
+    (expected,) = torch.autograd.grad((quantizer.project(chosen) * weights).sum(), quantizer.score.weight)
+    assert got is not None and got.abs().sum() > 0
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_chosen_entries_of_the_table_learn() -> None:
+    quantizer = build().train()
+    out = quantizer(torch.randn(3, FEATURES), 1.0)
+    out.codes.square().sum().backward()
+    assert quantizer.table.grad is not None
+    moved = {(g, v) for g, v in itertools.product(range(2), range(5)) if quantizer.table.grad[g, v].abs().sum() > 0}
+    assert moved == {(g, int(v)) for frame in out.entries for g, v in enumerate(frame)}
+
+
+def test_under_autocast_all_stays_in_fp32() -> None:
+    quantizer, features = build().eval(), torch.randn(FRAMES, FEATURES)
+    expected = quantizer(features, 1.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = quantizer(features, 1.0)
+        half = quantizer(features.bfloat16(), 1.0)
+    assert torch.equal(got.codes, expected.codes)
+    assert torch.equal(got.logits, expected.logits)
+    assert half.codes.dtype == half.logits.dtype == torch.float32
+
+
+def test_temperature_falls_geometrically_then_stays() -> None:
+    assert gumbel_temperature(0.0, 2.0, 0.25, 0.7) == 2.0
+    assert gumbel_temperature(0.7, 2.0, 0.25, 0.7) == pytest.approx(0.25)
+    assert gumbel_temperature(1.0, 2.0, 0.25, 0.7) == pytest.approx(0.25)
+    assert gumbel_temperature(0.35, 2.0, 0.25, 0.7) == pytest.approx((2.0 * 0.25) ** 0.5)
+    assert gumbel_temperature(0.1, 2.0, 0.25, 0.0) == 0.25
+    falling = [gumbel_temperature(i / 100, 2.0, 0.25, 0.7) for i in range(101)]
+    assert falling == sorted(falling, reverse=True)
+    ratios = {round(b / a, 6) for a, b in itertools.pairwise(falling[:70])}
+    assert len(ratios) == 1

@@ -1,0 +1,290 @@
+"""Publish a model: write its complete folder, and see that what was written works, before anyone else does.
+
+    python -m tools.publish RUN --to DIR                 # a folder: to look at, to copy, to load from
+    python -m tools.publish RUN --to org/name            # the hub, in one commit; log in first: hf auth login
+    python -m tools.publish runs/asr --to org/name --private --licence cc-by-4.0 --language en
+
+RUN is a run directory or the model folder itself. The model card names the new place, the licence and the language.
+The result is loaded back in a fresh process that has only the base dependencies, and must give bit for bit what the
+model gives here; from the hub, it is downloaded anew for that. Where anything fails or is interrupted, DIR stays as
+it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils._validators import validate_repo_id
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+import mixvec
+from mixvec.atomic import whole_folder
+from mixvec.card import model_card
+from mixvec.errors import UserError, run_cli
+from mixvec.hub import OWN_FILES, check_replaceable, read_config, required_files
+from tools.reload import outputs
+
+RULE = """\
+TARGET is a folder if it is there already, starts with . / or ~, has not exactly one slash, or lies in a folder that is
+there; otherwise it is org/name on the hub. Write ./a/b for a new folder b in a new folder a."""
+WAITS_S = (1.0, 3.0, 9.0)  # before each further attempt at what the hub did not answer
+LOCAL_FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
+
+Result = TypeVar("Result")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.publish", description="Publish a model to a folder or to the hub, and check it.",
+        epilog=RULE, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a model folder")
+    parser.add_argument("--to", metavar="TARGET", required=True, help="a folder, or org/name on the hub")
+    parser.add_argument("--private", action="store_true", help="on the hub, for its owners' eyes only")
+    parser.add_argument("--licence", "--license", metavar="ID", help="of the model, as the hub writes it: apache-2.0")
+    parser.add_argument("--language", metavar="LL", help="of the speech, an ISO 639 code: en")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
+    folder = is_folder(args.to)
+    if folder and args.private:
+        raise UserError(f"--private is for the hub, and {args.to} is taken for a folder. {RULE}")
+    source, config = find_model(args.run)
+    describe(config, args.licence, args.language)
+    print(f"publishing {source} to {'the folder' if folder else 'the hub as'} {args.to}", flush=True)
+    if folder:
+        to_folder(source, config, Path(args.to).expanduser())
+    else:
+        to_hub(source, config, args.to, args.private)
+
+
+def is_folder(target: str) -> bool:
+    """Whether ``target`` means a folder, by the rule of ``RULE``; if not, it is ``org/name`` on the hub."""
+    path = Path(target)
+    return path.is_dir() or target[:1] in (".", "/", "~", "") or target.count("/") != 1 or path.parent.is_dir()
+
+
+def find_model(run: Path) -> tuple[Path, dict[str, Any]]:
+    """The model folder of a run directory, or itself, and its ``config.json``.
+
+    Raises:
+        UserError: there is none, or a file of it is missing, which it names.
+    """
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run directory or model folder")
+    source = run / "hub" if not (run / "config.json").exists() and (run / "hub").is_dir() else run
+    config = read_config(source)
+    if not (source / "README.md").is_file():
+        raise UserError(f"{source}: incomplete model folder: README.md missing; write the folder again")
+    return source, config
+
+
+def describe(config: dict[str, Any], licence: str | None, language: str | None) -> None:
+    """Put licence and language, where given, among the facts in ``config``, from which the model card is made.
+
+    Raises:
+        UserError: one is not written as the hub expects it.
+    """
+    facts = config.setdefault("training", {})
+    if licence is not None:
+        facts["licence"] = licence.lower()
+        if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", facts["licence"]):
+            raise UserError(f"--licence {licence!r}: not the id of a licence, such as apache-2.0, cc-by-4.0 or other")
+    if language is not None:
+        facts["language"] = language
+        if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]+)*", language):
+            raise UserError(f"--language {language!r}: not an ISO 639 code, such as en, de or yo")
+
+
+def to_folder(source: Path, config: dict[str, Any], target: Path) -> None:
+    """Write the model to ``target``, all of it or nothing.
+
+    Raises:
+        UserError: ``target`` holds something that would be lost, or the copy does not work.
+    """
+    check_replaceable(target)
+    known = {*required_files(config), *(name for names in OWN_FILES.values() for name in names)}
+    foreign = sorted(p.name for p in target.iterdir() if p.name not in known) if target.is_dir() else []
+    if foreign:
+        raise UserError(f"{target}: {', '.join(foreign[:8])} would be lost there; move it, or choose a new folder")
+    reference = outputs(source)
+    try:
+        with whole_folder(target) as new:
+            stage(source, new, config, str(target))
+            check(new, config, reference)
+    except OSError as error:
+        if error.errno in LOCAL_FAULTS:
+            raise
+        raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
+    _done(str(target), str(target), config)
+
+
+def to_hub(source: Path, config: dict[str, Any], name: str, private: bool) -> None:
+    """Upload the model in one commit, download it again, and see that it is the same.
+
+    Raises:
+        UserError: the hub refuses it or does not answer, or what it gives back differs.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise UserError(f"{name}: not a name that the hub takes: letters, digits, - _ . in both parts") from error
+    api, reference = HfApi(), outputs(source)
+    with tempfile.TemporaryDirectory(prefix="mixvec-publish-") as folder:
+        staged, cache = Path(folder) / "model", Path(folder) / "cache"
+        staged.mkdir()
+        stage(source, staged, config, name)
+        check(staged, config, reference)
+        attempt(name, lambda: api.create_repo(name, private=private or None, exist_ok=True))
+        if private and not attempt(name, lambda: api.model_info(name)).private:
+            raise UserError(
+                f"{name}: is public on the hub already; make it private on its page, or choose another name"
+            )
+        message = f"Publish a {config['architecture']} with mixvec {mixvec.__version__}"
+        commit = attempt(name, lambda: api.upload_folder(repo_id=name, folder_path=staged, commit_message=message)).oid
+        try:
+            again = Path(attempt(name, lambda: snapshot_download(name, revision=commit, cache_dir=cache)))
+            compare_files(staged, again)
+            check(again, config, reference)
+        except UserError as error:
+            raise UserError(f"{name}: uploaded as commit {commit}, but not verified: {error}; publish again") from error
+    _done(f"{constants.ENDPOINT}/{name} (commit {commit})", name, config)
+
+
+def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None:
+    """Fill ``folder`` with the files of the model, its card written anew for the place ``name``."""
+    for file in required_files(config):
+        shutil.copyfile(source / file, folder / file)
+    with safe_open(folder / "model.safetensors", framework="pt") as tensors:
+        sizes = [torch.Size(tensors.get_slice(key).get_shape()).numel() for key in tensors.keys()]  # noqa: SIM118
+    (folder / "README.md").write_text(model_card(config, sum(sizes), name), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check(folder: Path, config: dict[str, Any], reference: dict[str, Tensor]) -> None:
+    """See that a fresh process with the base dependencies alone gets ``reference`` from the model in ``folder``.
+
+    Raises:
+        UserError: it does not load there, or gives something else.
+    """
+    broken = [name for name, tensor in reference.items() if not tensor.isfinite().all()]
+    if broken:
+        raise UserError("the model gives values that are not finite: its training diverged; publish an earlier one")
+    allowed = ["fairseq2"] if config["encoder"]["kind"] == "wav2vec2" else []
+    secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+    env = {key: value for key, value in os.environ.items() if key not in secret} | {"HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory(prefix="mixvec-check-") as place:
+        out = Path(place) / "outputs.safetensors"
+        script = Path(__file__).with_name("reload.py").resolve()
+        parent = Path(mixvec.__file__).resolve().parent.parent
+        command = [sys.executable, "-I", str(script), str(parent), str(folder.resolve()), str(out), *allowed]
+        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise UserError(f"the model does not load with the base dependencies alone: {said.removeprefix('error: ')}")
+        found = load_file(out)
+    differing = [key for key in reference if key not in found or not torch.equal(found[key], reference[key])]
+    if differing or len(found) != len(reference):
+        raise UserError(f"loaded back, the model gives other outputs ({len(differing)} of {len(reference)} differ)")
+
+
+def compare_files(ours: Path, theirs: Path) -> None:
+    """See that every file of ``ours`` is in ``theirs`` with the same size and SHA-256.
+
+    Raises:
+        UserError: names the first that is not.
+    """
+    for file in sorted(ours.iterdir()):
+        other = theirs / file.name
+        if not other.is_file():
+            raise UserError(f"{file.name} is not there")
+        if other.stat().st_size != file.stat().st_size or _sha256(other) != _sha256(file):
+            raise UserError(f"{file.name} came back different")
+
+
+def attempt(name: str, action: Callable[[], Result]) -> Result:
+    """Do something with the hub, again after a while where it fails for now: a 5xx, 429 or a lost connection.
+
+    Raises:
+        UserError: it failed for good; says what to do.
+    """
+    for wait_s in (*WAITS_S, None):
+        try:
+            return action()
+        except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
+                raise
+            status, why = _explain(error)
+            if status is not None and status < 500 and status != 429:
+                raise UserError(f"{name}: {why}") from error
+            if wait_s is None:
+                raise UserError(f"{name}: {why} (tried {len(WAITS_S) + 1} times)") from error
+        print(f"{why}; trying again in {wait_s:.0f} s", file=sys.stderr, flush=True)
+        time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _explain(error: BaseException) -> tuple[int | None, str]:
+    """The HTTP status at the root of an error, None for a lost connection; and what to tell. Never a header: tokens."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
+        return 400, "HF_HUB_OFFLINE is set, so the hub is not asked; unset it"
+    for response in [cause.response for cause in chain if getattr(cause, "response", None) is not None]:  # type: ignore[attr-defined]
+        status, told = int(response.status_code), response.headers.get("X-Error-Message") or ""
+        said = {
+            401: "the hub does not know you: log in with `hf auth login`, or set HF_TOKEN",
+            403: "you may not write there: check the organisation, and that the token may write",
+            404: "the hub has no such organisation, or you may not see it",
+        }
+        if status in said:
+            return status, f"{said[status]} (for a folder of that name, write ./ before it)"
+        return status, f"the hub answers {status}{': ' if told else ''}{told}"
+    if any(isinstance(cause, OSError) for cause in chain):
+        return None, f"the hub at {constants.ENDPOINT} cannot be reached: check the network"
+    if isinstance(error, ValueError):
+        return 400, f"the hub refuses it: {' '.join(str(error).split())}"
+    raise error
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _done(where: str, name: str, config: dict[str, Any]) -> None:
+    """Say where the model is, and the one command to use it."""
+    verb = {"CtcRecognizer": "transcribe", "Classifier": "understand"}.get(config["architecture"])
+    if verb:
+        command = f"mixvec {verb} --model {shlex.quote(name)} FILES..."
+    else:
+        code = f"from mixvec.hub import load_encoder; print(load_encoder({name!r}))"
+        command = f"python -c {shlex.quote(code)}"
+    print(f"published: {where}\nuse it:    {command}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
