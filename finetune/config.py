@@ -74,6 +74,8 @@ class FinetuneConfig:
     size: str | None = None
     """From scratch: tiny, small, base, …; it fills ``encoder``."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    dropout: float | None = None
+    """Of a pretrained encoder while it is fine-tuned; null: as it was pretrained."""
     freeze: float = 0.0
     """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0."""
     data: LabelledData = field(default_factory=LabelledData)
@@ -87,9 +89,10 @@ class FinetuneConfig:
         check_run(self)
         if self.pretrained is not None and (self.size is not None or self.encoder != EncoderConfig()):
             raise ValueError("pretrained brings its own encoder: leave out size and encoder.*, or pretrained")
-        for key in ("freeze",):
-            if not 0.0 <= getattr(self, key) <= 1.0:
-                raise ValueError(f"{key}={getattr(self, key)} must lie in [0, 1]")
+        if not 0.0 <= self.freeze <= 1.0:
+            raise ValueError(f"freeze={self.freeze} must lie in [0, 1]")
+        if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         for key in ("time_prob", "channel_prob"):
             if not 0.0 <= getattr(self.augment, key) < 1.0:
                 raise ValueError(f"augment.{key}={getattr(self.augment, key)} must lie in [0, 1)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,7 @@ def build_task(config: FinetuneConfig, train: Corpus) -> Task:
 
 
 def build_model(config: FinetuneConfig, task: Task) -> Any:
-    """The encoder with the task's head: pretrained weights where ``pretrained`` says so, else fresh ones.
+    """The encoder with the task's head, drawn from the run's seed: pretrained weights where ``pretrained`` says so, else fresh ones.
 
     Raises:
         UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
@@ -55,7 +56,8 @@ def build_model(config: FinetuneConfig, task: Task) -> Any:
             raise UserError("set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch")
         return task.build(config.encoder)
     encoder = load_encoder(config.pretrained)
-    model = task.build(encoder.config)
+    shape = encoder.config if config.dropout is None else replace(encoder.config, dropout=config.dropout)
+    model = task.build(shape)
     model.encoder.load_state_dict(encoder.state_dict())
     return model
 

@@ -90,8 +90,10 @@ def _resample(waveform: Tensor, rate_hz: int) -> Tensor:
     return resample(waveform, rate_hz, SAMPLE_RATE_HZ)  # type: ignore[no-any-return]
 
 
-def _openable(path: str | Path | BinaryIO) -> str | BinaryIO:
-    return str(path) if isinstance(path, str | Path) else path
+def _openable(path: str | Path | BinaryIO) -> str | bytes | BinaryIO:
+    if not isinstance(path, str | Path):
+        return path
+    return str(path) if os.name == "nt" else os.fsencode(path)  # bytes: soundfile cannot encode a name that is no text
 
 
 def _name(path: str | Path | BinaryIO) -> str:

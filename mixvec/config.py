@@ -72,7 +72,15 @@ class EncoderConfig:
 BASE = EncoderConfig()
 SIZES: dict[str, EncoderConfig] = {
     "tiny": replace(
-        BASE, conv_channels=128, conv_strides=(2, 2), dim=128, num_layers=3, ffn_dim=512, heads=4, dropout=0.0, layer_drop=0.0
+        BASE,
+        conv_channels=128,
+        conv_strides=(2, 2),
+        dim=128,
+        num_layers=3,
+        ffn_dim=512,
+        heads=4,
+        dropout=0.0,
+        layer_drop=0.0,
     ),
     "small": replace(BASE, conv_channels=256, conv_strides=(2, 2), dim=256, num_layers=7, ffn_dim=1024, heads=4),
     "base": BASE,

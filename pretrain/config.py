@@ -101,8 +101,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_run(self)
-        at_least = {"objective.distractors": 1, "objective.mask_span_frames": 1, "objective.codebooks": 1,
-                    "objective.entries": 2, "objective.logit_temperature": 1e-6, "objective.gumbel_end": 1e-6}  # fmt: skip
+        at_least = {"objective.distractors": 1, "objective.mask_span_frames": 2, "objective.codebooks": 1,
+                    "objective.entries": 2, "objective.logit_temperature": 1e-6, "objective.gumbel_start": 1e-6,
+                    "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0}  # fmt: skip
         check_at_least(self, at_least)
         if not 0.0 < self.objective.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
@@ -117,19 +118,22 @@ KEEP_ON_RESUME = {"data.workers", "run.log_every", "run.save_every", "run.keep",
 
 
 def check_at_least(config: Any, bounds: dict[str, float]) -> None:
-    """Raise ValueError naming the first dotted key whose value lies under its bound."""
+    """Raise ValueError naming the first dotted key whose value lies under its bound, or is not a number."""
     for key, bound in bounds.items():
         value = config
         for part in key.split("."):
             value = getattr(value, part)
-        if value < bound:
+        if not value >= bound:
             raise ValueError(f"{key}={value} must be at least {bound:g}")
 
 
 def check_run(config: Any) -> None:
     """What every run's numbers must satisfy, pretraining or fine-tuning. Raises ValueError naming the key."""
     check_at_least(config, {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2, "data.workers": 0,
-                            "batch.update_s": 1e-3, "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0})  # fmt: skip
+                            "batch.update_s": 1e-3, "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0,
+                            "optim.warmup_fraction": 0, "optim.clip_norm": 1e-6})  # fmt: skip
+    if config.optim.warmup_fraction > 1:
+        raise ValueError(f"optim.warmup_fraction={config.optim.warmup_fraction} is a fraction of the run, at most 1")
     if config.data.max_s < config.data.min_s:
         raise ValueError(f"data.max_s={config.data.max_s} is below data.min_s={config.data.min_s}")
     if config.batch.max_s < config.data.max_s:
@@ -151,16 +155,26 @@ def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage + "\n\nKeys and defaults:\n\n" + OmegaConf.to_yaml(OmegaConf.structured(cls)))
         sys.exit(0 if arguments else 2)
-    stated = [] if "=" in arguments[0] else [_read_yaml(Path(arguments[0]))]
-    dotted = arguments if "=" in arguments[0] else arguments[1:]
+    path = None if "=" in arguments[0] else Path(arguments[0])
+    dotted = arguments[1:] if path else arguments
     wrong = [argument for argument in dotted if "=" not in argument]
     if wrong:
         raise UserError(f"{wrong[0]!r} is not of the form key=value")
+    parts = [(str(path), _read_yaml(path))] if path else []
+    parts += [(argument, _read_argument(argument)) for argument in dotted]
     try:
-        given = OmegaConf.merge(*stated, OmegaConf.from_dotlist(dotted))
-        merged = OmegaConf.merge(_with_size(cls, given), given)
+        merged: Any = _with_size(cls, OmegaConf.merge(*(part for _, part in parts)))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(_one_line(error)) from error
+    for where, part in parts:
+        try:
+            merged = OmegaConf.merge(merged, part)
+        except OmegaConfBaseException as error:
+            key = where.partition("=")[0] + ": "
+            raise UserError(f"{where}: {_one_line(error).removeprefix(key)}") from error
+    try:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except (OmegaConfBaseException, ValueError, yaml.YAMLError) as error:
+    except (OmegaConfBaseException, ValueError) as error:
         raise UserError(_one_line(error)) from error
 
 
@@ -177,11 +191,18 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: no such config file")
     try:
         config = OmegaConf.load(path)
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not readable YAML: {_one_line(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path}: a config is a mapping of keys to values")
     return config
+
+
+def _read_argument(argument: str) -> DictConfig:
+    try:
+        return OmegaConf.from_dotlist([argument])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"{argument}: not a value that YAML can read ({_one_line(error)})") from error
 
 
 def _one_line(error: Exception) -> str:

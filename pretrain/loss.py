@@ -34,7 +34,8 @@ def contrastive_sum(
         real: (B, M), True where the masked frame exists.
     """
     context, targets = F.normalize(context.float(), dim=-1), F.normalize(targets.float(), dim=-1)
-    similarity = torch.bmm(context, targets.transpose(1, 2)) / temperature  # (B, M, M)
+    with torch.autocast(context.device.type, enabled=False):  # in bf16 the logits would have two digits
+        similarity = torch.bmm(context, targets.transpose(1, 2)) / temperature  # (B, M, M)
     positive = similarity.diagonal(dim1=1, dim2=2).unsqueeze(-1)  # (B, M, 1)
     negative = similarity.gather(2, distractors)  # (B, M, K)
     drawn = entries.unsqueeze(1).expand(-1, entries.shape[1], -1).gather(2, distractors)

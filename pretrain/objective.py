@@ -97,8 +97,8 @@ class MaskedPrediction(nn.Module):
         loss = contrast.loss / totals.masked
         probs = (quantized.logits.softmax(-1) * real.reshape(-1, 1, 1)).sum(0)  # (G, V)
         loss = loss + weights.diversity_weight * (diversity_gradient(totals.code_probs) * probs).sum() / totals.masked
-        frames = padding_mask(frame_lengths, features.shape[1]).unsqueeze(-1)
-        square = (features.float().square() * frames).sum() / features.shape[-1]
+        frames = padding_mask(frame_lengths, features.shape[1]) & (batch.counts > 0).unsqueeze(1)
+        square = (features.float().square() * frames.unsqueeze(-1)).sum() / features.shape[-1]
         if weights.feature_penalty:
             loss = loss + weights.feature_penalty * square / totals.frames
         counts = torch.zeros_like(probs).scatter_add_(1, entries.flatten(0, 1).T, real.reshape(1, -1).expand(probs.shape[0], -1).to(probs))

@@ -162,6 +162,7 @@ class Run:
     def close(self) -> None:
         if self.accelerator.is_main_process:
             self._board.close()
+            self._lock.close()
         if self.accelerator.num_processes > 1:
             self.accelerator.wait_for_everyone()
             torch.distributed.destroy_process_group()

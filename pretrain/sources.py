@@ -10,6 +10,7 @@ import csv
 import glob
 import io
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,10 +149,19 @@ def _from_metadata(path: Path, root: Path, corpus: Corpus) -> None:
             raise UserError(f"{path}:{number}: the row names no audio; it needs one of {', '.join(AUDIO_KEYS)}")
         if not (root / name).is_file():
             raise UserError(f"{path}:{number}: {name} is not there (looked in {root})")
-        _add(corpus, str(root / name), row)
+        _add(corpus, str(root / name), row, where=f"{path}:{number}")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        yield from _parsed_rows(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: not CSV that can be read ({error})") from error
+
+
+def _parsed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
             yield from enumerate(csv.DictReader(file), start=2)
@@ -176,7 +186,7 @@ def _from_dataset(name: str, key: str, corpus: Corpus) -> None:
         table: Any = (
             datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split="train")
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{key}={name}: no such folder, and no data set of that name could be loaded ({reason})") from error
     if isinstance(table, datasets.DatasetDict):
@@ -186,11 +196,15 @@ def _from_dataset(name: str, key: str, corpus: Corpus) -> None:
     if column is None:
         raise UserError(f"{key}={name}: no audio column among {', '.join(table.features)}")
     labels = {n: f.int2str for n, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
-    audio = table.cast_column(column, datasets.Audio(decode=False)).select_columns([column]).rename_column(column, "audio")
+    audio = table.cast_column(column, datasets.Audio(decode=False)).select_columns([column])
+    if column != "audio":
+        audio = audio.rename_column(column, "audio")
     others = table.remove_columns([column])
     for row in range(len(table)):
-        values = others[row]
-        values.update({n: f(values[n]) for n, f in labels.items() if values.get(n) is not None})
+        values = others[row] if others.column_names else {}
+        for n, name_of in labels.items():
+            known = values[n] is not None and values[n] >= 0  # -1 stands for a label that is kept secret
+            values[n] = name_of(values[n]) if known else None
         _add(corpus, f"{name}[{row}]", values, audio, row)
 
 
@@ -202,19 +216,34 @@ def _stored(table: Any, row: int, path: str) -> Any:
     return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
 
 
-def _add(corpus: Corpus, source: str, row: dict[str, Any], table: Any = None, number: int = 0) -> None:
-    """Append one utterance, or count why not."""
+def _add(
+    corpus: Corpus, source: str, row: dict[str, Any], table: Any = None, number: int = 0, where: str | None = None
+) -> None:
+    """Append one utterance, or count why not. ``where`` the row stands, for messages."""
     try:
         frames, rate = audio_length(_stored(table, number, source))
     except UserError as error:
         return corpus.skip(source, str(error))
-    start_s = float(row.get("offset") or 0.0)
+    start_s = _seconds(row, "offset", where or source) or 0.0
     duration_s = frames / rate - start_s
-    if row.get("offset") is not None and row.get("duration"):
-        duration_s = min(duration_s, float(row["duration"]))
+    if row.get("offset") is not None:
+        duration_s = min(duration_s, _seconds(row, "duration", where or source) or duration_s)
     if duration_s <= 0:
         return corpus.skip(source, f"{source}: no audio in it")
     text = next((str(row[k]) for k in TEXT_KEYS if row.get(k) is not None), None)
     label = next((str(row[k]) for k in LABEL_KEYS if row.get(k) is not None), None)
     corpus.utterances.append(Utterance(source, duration_s, start_s, text, label, table, number))
     return None
+
+
+def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
+    value = row.get(key)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise UserError(f"{where}: {key}={value!r} is not a number of seconds")
+    return seconds

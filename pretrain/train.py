@@ -114,7 +114,7 @@ def update_totals(
     """What this update's loss is divided by, and its seconds of audio, over all micro-batches and ranks."""
     frames = objective.encoder.frame_lengths
     own = [sum(float(part.batch.counts.sum()) for part in loaded),
-           sum(float(frames(part.batch.lengths).sum()) for part in loaded),
+           sum(float((frames(part.batch.lengths) * (part.batch.counts > 0)).sum()) for part in loaded),
            sum(part.seconds for part in loaded)]  # fmt: skip
     for part in loaded:
         run.note_skipped(part.skipped)

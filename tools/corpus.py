@@ -111,8 +111,11 @@ def write_corpus(out: Path, config: CorpusConfig = CorpusConfig()) -> CorpusSumm
     present = _present(out, config)
     if present is not None:
         return present
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"cannot make a folder in {out.parent} ({error.strerror}): choose another place") from error
     try:
         part.chmod(0o755)
         summary = _fill(part, config)
@@ -122,7 +125,7 @@ def write_corpus(out: Path, config: CorpusConfig = CorpusConfig()) -> CorpusSumm
             os.replace(out, part.with_name(part.name + "-old"))
         os.replace(part, out)
     except soundfile.LibsndfileError as error:
-        raise UserError(f"cannot write audio into {out.parent} ({error}): free some space there") from error
+        raise UserError(f"cannot write audio into {out.parent} ({error}): is the disk full? Free some space") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(part.with_name(part.name + "-old"), ignore_errors=True)

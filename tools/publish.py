@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -48,6 +48,7 @@ RULE = """\
 TARGET is a folder if it is there already, starts with . / or ~, has not exactly one slash, or lies in a folder that is
 there; otherwise it is org/name on the hub. Write ./a/b for a new folder b in a new folder a."""
 WAITS_S = (1.0, 3.0, 9.0)  # before each further attempt at what the hub did not answer
+FAIRSEQ2 = ("fairseq2", "fairseq2n", "transformers", "tensorboard")  # itself, and what it asks for
 LOCAL_FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
 
 Result = TypeVar("Result")
@@ -189,7 +190,7 @@ def check(folder: Path, config: dict[str, Any], reference: dict[str, Tensor]) ->
     broken = [name for name, tensor in reference.items() if not tensor.isfinite().all()]
     if broken:
         raise UserError("the model gives values that are not finite: its training diverged; publish an earlier one")
-    allowed = ["fairseq2"] if config["encoder"]["kind"] == "wav2vec2" else []
+    allowed = FAIRSEQ2 if config["encoder"]["kind"] == "wav2vec2" else ()
     secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
     env = {key: value for key, value in os.environ.items() if key not in secret} | {"HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(prefix="mixvec-check-") as place:

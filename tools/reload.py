@@ -1,8 +1,8 @@
 """Load a model in a process that has the base dependencies alone, and write down what it gives.
 
-    python -I tools/reload.py PARENT FOLDER OUT.safetensors [ALLOWED]     # tools.publish runs it
+    python -I tools/reload.py PARENT FOLDER OUT.safetensors [ALLOWED ...]     # tools.publish runs it
 
-PARENT is the folder that mixvec lies in, ALLOWED a package of the training ones that may be imported all the same.
+PARENT is the folder that mixvec lies in, ALLOWED are packages beyond the base that may be imported all the same.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def outputs(folder: Path) -> dict[str, Tensor]:
 def main() -> None:
     parent, folder, out, *allowed = sys.argv[1:]
     for name in BLOCKED:
-        if name.removesuffix("n") not in allowed:
+        if name not in allowed:
             sys.modules[name] = None  # type: ignore[assignment]  # whoever imports it is told that there is none
     sys.path.insert(0, parent)
     from mixvec.errors import run_cli

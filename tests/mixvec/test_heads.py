@@ -116,10 +116,10 @@ def test_ctc_head_is_layer_norm_linear_and_log_softmax_in_fp32() -> None:
 def test_ctc_head_learns_a_sentence() -> None:
     """The loss falls and the text comes out: the path from waveform to text has no gap in it."""
     recognizer = CtcRecognizer(replace(TOY, dropout=0.0), VOCABULARY, dropout=0.0)
-    waveforms, lengths = speech([6_401, 5_003])
+    waveforms, lengths = speech([4_001, 3_003])
     targets = [torch.tensor([2, 3, 1, 4]), torch.tensor([4, 2])]
-    optimizer = torch.optim.AdamW(recognizer.parameters(), 1e-2)
-    for _ in range(80):
+    optimizer = torch.optim.AdamW(recognizer.parameters(), 2e-2)
+    for _ in range(40):
         log_probs, frames = recognizer(waveforms, lengths)
         loss = F.ctc_loss(log_probs.transpose(0, 1), torch.cat(targets), frames, torch.tensor([4, 2]))
         optimizer.zero_grad()
@@ -157,6 +157,7 @@ def test_every_parameter_of_the_heads_learns() -> None:
                 assert parameter.grad.abs().sum() > 0, name
 
 
+@torch.no_grad()
 def test_labels_come_with_their_probabilities_likeliest_first() -> None:
     classifier = lively(Classifier(TOY, LABELS))
     (ranked, other) = classifier.rank(torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 0.0]]))

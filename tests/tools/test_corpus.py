@@ -1,9 +1,8 @@
-"""The synthesised speech: sound, reproducible, honest about what is unheard, and written whole or not at all."""
+"""The synthesised corpus: sound, reproducible, honest about what is unheard, and written whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixvec.errors import UserError
-from tools import corpus, espeak, sentences
+from tools import corpus, sentences
 from tools.corpus import CorpusConfig, CorpusSummary, labelled_lines, write_corpus
-from tools.espeak import SAMPLE_RATE_HZ, synthesise
+from tools.espeak import SAMPLE_RATE_HZ
 
 TINY = CorpusConfig(
     hours=0.01, asr_train=6, asr_validation=4, asr_test=6, intent_train=1, intent_validation=1, intent_test=1
@@ -34,64 +33,6 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CorpusSummary]:
     out = tmp_path_factory.mktemp("corpus") / "new" / "speech"
     return out, write_corpus(out, TINY)
-
-
-# --- espeak
-
-
-@pytest.mark.parametrize("voice", sorted(ALL_VOICES))
-def test_every_voice_of_the_corpus_speaks(voice: str) -> None:
-    waveform = synthesise("turn on the kitchen lights", voice)
-    assert waveform.dtype == np.float32
-    assert waveform.ndim == 1
-    assert 0.8 < len(waveform) / SAMPLE_RATE_HZ < 3.0
-    assert np.isfinite(waveform).all()
-    assert np.abs(waveform).max() < 1.0
-    assert np.sqrt(np.mean(waveform**2)) > 0.01
-
-
-def test_no_two_voices_of_the_corpus_sound_the_same() -> None:
-    spoken = {synthesise("good morning", voice).tobytes() for voice in ALL_VOICES}
-    assert len(spoken) == len(ALL_VOICES) >= 35
-
-
-def test_speech_depends_on_the_arguments_alone() -> None:
-    first = synthesise("open the door", "en-us+f3")  # a breathy voice: its noise has a state in the library
-    synthesise("something else entirely", "en+m2", rate_wpm=150, pitch=70, pitch_range=20)
-    assert np.array_equal(synthesise("open the door", "en-us+f3"), first)
-    assert not np.array_equal(synthesise("open the door", "en-us+f3", pitch=60), first)
-    assert not np.array_equal(synthesise("open the window", "en-us+f3"), first)
-    assert len(synthesise("open the door", "en-us+f3", rate_wpm=100)) > 1.3 * len(first)
-
-
-def test_speech_is_the_same_in_a_forked_process() -> None:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        forked = pool.apply(synthesise, ("open the door", "en-us+f3"))
-    assert np.array_equal(forked, synthesise("open the door", "en-us+f3"))
-
-
-def test_data_behind_a_long_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    expected = synthesise("open the door", "en-us+f3")
-    deep = tmp_path / ("x" * 150)
-    deep.mkdir()
-    (deep / "espeak-ng-data").symlink_to(espeak.espeakng_loader.get_data_path())
-    monkeypatch.setattr(espeak.espeakng_loader, "get_data_path", lambda: str(deep / "espeak-ng-data"))
-    assert np.array_equal(synthesise("open the door", "en-us+f3"), expected)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"voice": "en-us+nobody"}, "unknown voice 'en-us\\+nobody'.*en-us\\+f3"),
-        ({"voice": "klingon"}, "unknown voice 'klingon'"),
-        ({"rate_wpm": 1000}, "rate_wpm is 1000.*80 to 450"),
-        ({"pitch": -1}, "pitch is -1"),
-        ({"text": " ?! "}, "nothing to say"),
-    ],
-)
-def test_what_cannot_be_spoken_is_an_error(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        synthesise(**{"text": "hello", **arguments})  # type: ignore[arg-type]
 
 
 # --- the texts
@@ -141,6 +82,15 @@ def test_held_out_texts_are_not_in_the_unlabelled_talk() -> None:
     held_out = {text for text in (sentences.command(np.random.default_rng(i), double=0) for i in range(3000))}
     talk = [corpus._talk(np.random.default_rng(i), held_out, 0.0) for i in range(300)]
     assert not held_out & {sentence for text in talk for sentence in text.split(", ")}
+
+
+def test_unlabelled_utterances_too_short_or_long_are_said_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proper = "the old teacher found a small dog near the river"
+    talk = iter(["stop", proper, ", ".join([proper] * 5), proper])
+    monkeypatch.setattr(corpus, "_talk", lambda *_: next(talk))
+    durations_s = corpus._unlabelled(tmp_path, "en-us+f1", 1, set(), replace(TINY, hours=6 / 3600))
+    assert len(durations_s) == 2
+    assert all(corpus.SHORTEST_S <= duration_s <= corpus.LONGEST_S for duration_s in durations_s)
 
 
 # --- what is written
@@ -226,6 +176,8 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path, name: str) -> N
     assert (tmp_path / name).read_text() == '{"mine": true}'
     with pytest.raises(UserError, match="is a file"):
         write_corpus(tmp_path / name, TINY)
+    with pytest.raises(UserError, match="cannot make a folder"):
+        write_corpus(tmp_path / name / "inside", TINY)
 
 
 def test_a_corpus_with_a_stranger_in_it_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

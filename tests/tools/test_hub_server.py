@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +94,9 @@ def test_an_unchanged_folder_makes_no_commit_and_old_commits_stay(
     assert hub.files(NAME)["config.json"] == b"{}"
     assert not any(name.startswith("deep/") for name in hub.files(NAME))
     assert hub.files(NAME, uploaded) == FILES
+    client(hub).upload_file(repo_id=NAME, path_or_fileobj=b"x", path_in_repo="deep/er/again.txt")
+    client(hub).delete_folder("deep", repo_id=NAME)
+    assert set(hub.files(NAME)) == set(FILES) - {"deep/er/notes.txt"}
     assert sum(line.startswith("PUT /lfs/") for line in hub.log) == 1  # the weights did not go again
 
 
@@ -166,4 +171,8 @@ def test_weights_that_never_arrived_cannot_be_committed(hub: HubServer, uploaded
     hub.faults = [["POST /lfs/verify", 1, "500"]]
     with pytest.raises(RuntimeError, match=r"Error while uploading 'model\.safetensors'"):
         client(hub).upload_folder(repo_id=NAME, folder_path=folder)
+    lost = {"key": "lfsFile", "value": {"path": "model.safetensors", "algo": "sha256", "oid": "0" * 64, "size": 3}}
+    url, headers = f"{hub.url}/api/models/{NAME}/commit/main", {"Authorization": "Bearer secret"}
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(urllib.request.Request(url, json.dumps(lost).encode(), headers))
     assert hub.files(NAME) == FILES

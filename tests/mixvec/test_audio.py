@@ -1,0 +1,191 @@
+"""Reading audio: every format, rate and channel count gives the same sound; what cannot be read is named."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from mixvec import UserError
+from mixvec.audio import EXTENSIONS, audio_length, read_audio
+
+FORMATS = {
+    "wav": (None, 1e-4),
+    "flac": (None, 1e-4),
+    "aiff": (None, 1e-4),
+    "au": (None, 1e-4),
+    "ogg": ("VORBIS", 0.03),
+    "opus": ("OPUS", 0.05),
+    "mp3": (None, 0.05),
+}
+CONTAINERS = {"opus": "OGG"}
+
+
+def tone(seconds: float, rate_hz: int, pitch_hz: float = 300.0) -> np.ndarray:
+    """A sine (S,) that swells, so that a shifted or stretched copy differs."""
+    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+    return (0.2 + 0.3 * time_s / seconds) * np.sin(2 * np.pi * pitch_hz * time_s)
+
+
+def write(path: Path, samples: np.ndarray, rate_hz: int = 16_000) -> Path:
+    kind = path.suffix[1:]
+    subtype = FORMATS.get(kind, (None, 0))[0]
+    soundfile.write(path, samples, rate_hz, format=CONTAINERS.get(kind, kind.upper()), subtype=subtype)
+    return path
+
+
+def expected(seconds: float) -> Tensor:
+    return torch.from_numpy(tone(seconds, 16_000)).float()
+
+
+def assert_same_sound(heard: Tensor, meant: Tensor, tolerance: float) -> None:
+    """Equal but for the first and last 20 ms, where resampling and coding ring."""
+    assert heard.dtype == torch.float32 and heard.dim() == 1
+    assert abs(len(heard) - len(meant)) <= 2
+    n = min(len(heard), len(meant))
+    torch.testing.assert_close(heard[320 : n - 320], meant[320 : n - 320], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a.{kind}", tone(1.0, 16_000))
+    assert path.suffix in EXTENSIONS
+    assert audio_length(path) == (16_000, 16_000)
+    assert_same_sound(read_audio(path), expected(1.0), FORMATS[kind][1])
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 11_127, 22_050, 44_100, 48_000, 96_000])
+def test_every_rate(rate_hz: int, tmp_path: Path) -> None:
+    """11127 Hz, of old computers, shares no factor with 16 kHz."""
+    path = write(tmp_path / "a.wav", tone(1.0, rate_hz), rate_hz)
+    heard = read_audio(path)
+    if rate_hz == 11_127:  # taken as 11130
+        assert abs(len(heard) - 16_000) < 8
+        heard = torch.nn.functional.interpolate(heard[None, None], 16_000, mode="linear")[0, 0]
+    assert_same_sound(heard, expected(1.0), 2e-2)
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    left, right = tone(0.5, 16_000), tone(0.5, 16_000, 77.0)
+    path = write(tmp_path / "a.wav", np.stack([left, right, right, left], axis=1), 16_000)
+    torch.testing.assert_close(read_audio(path), torch.from_numpy((left + right) / 2).float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
+def test_a_part_is_that_part_of_the_whole(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a.{kind}", tone(2.0, 16_000))
+    whole = read_audio(path)
+    assert torch.equal(read_audio(path, 0.5, 1.0), whole[8_000:24_000])
+    assert torch.equal(read_audio(path, duration_s=0.25), whole[:4_000])
+    assert torch.equal(read_audio(path, 1.75), whole[28_000:])
+    assert torch.equal(read_audio(path, 1.75, 9.0), whole[28_000:])
+
+
+def test_a_part_at_another_rate(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", np.stack([tone(2.0, 44_100)] * 2, axis=1), 44_100)
+    assert_same_sound(read_audio(path, 0.5, 1.0), expected(2.0)[8_000:24_000], 1e-3)
+
+
+def test_long_files_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.flac", tone(1.0, 16_000))
+    whole = read_audio(path)
+    monkeypatch.setattr("mixvec.audio.BLOCK_FRAMES", 777)
+    assert torch.equal(read_audio(path), whole)
+    assert torch.equal(read_audio(path, 0.1, 0.5), whole[1_600:9_600])
+
+
+def test_stored_bytes_are_read_as_files_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.flac", tone(0.5, 8_000), 8_000)
+    assert torch.equal(read_audio(io.BytesIO(path.read_bytes())), read_audio(path))
+    assert audio_length(io.BytesIO(path.read_bytes())) == (4_000, 8_000)
+    with pytest.raises(UserError, match="stored audio: not audio"):
+        read_audio(io.BytesIO(b"nothing of the kind"))
+
+
+def test_float_files_are_not_clipped(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(1_600, 1.5, np.float32), 16_000, subtype="FLOAT")
+    assert read_audio(tmp_path / "a.wav").max() == 1.5
+
+
+def refusal(path: Path) -> str:
+    """Why it cannot be read: one line that names it."""
+    with pytest.raises(UserError) as caught:
+        read_audio(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message.removeprefix(f"{path}: ")
+
+
+def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("this is no audio")
+    (tmp_path / "empty.flac").write_bytes(b"")
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    assert refusal(tmp_path / "none.wav") == "no such file"
+    assert refusal(tmp_path) == "a folder, not an audio file"
+    for name in ("text.wav", "empty.flac", "a.raw"):
+        assert refusal(tmp_path / name).startswith("not audio that libsndfile can read (")
+        with pytest.raises(UserError, match=name):
+            audio_length(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+    samples = tone(0.5, 16_000).astype(np.float32)
+    samples[77] = value
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    assert "not finite" in refusal(tmp_path / "a.wav")
+
+
+def test_no_samples_at_all(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", np.zeros(0))
+    assert refusal(tmp_path / "a.wav") == "no audio in it"
+    path = write(tmp_path / "b.wav", tone(0.5, 16_000))
+    for start_s, duration_s in [(0.5, None), (9.0, None), (0.0, 0.0)]:
+        with pytest.raises(UserError, match="no audio in it"):
+            read_audio(path, start_s, duration_s)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_truncated_files_are_refused_or_give_what_is_left(kind: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"a.{kind}", tone(8.0, 16_000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        heard = read_audio(path)
+    except UserError as error:
+        assert str(path) in str(error)
+    else:
+        assert 0 < len(heard) < 5 * 16_000 and heard.isfinite().all()
+
+
+def flac_with(frames: int, rate_hz: int, path: Path) -> Path:
+    """A FLAC file whose header states so many frames and that rate."""
+    content = bytearray(write(path, tone(0.5, 16_000)).read_bytes())
+    packed = int.from_bytes(content[18:26], "big")  # rate 20 bits, channels 3, bits per sample 5, frames 36
+    kept = packed >> 36 & 0xFF
+    content[18:26] = (rate_hz << 44 | kept << 36 | frames).to_bytes(8, "big")
+    path.write_bytes(content)
+    return path
+
+
+def test_headers_that_lie(tmp_path: Path) -> None:
+    assert audio_length(flac_with(8_000, 16_000, tmp_path / "right.flac")) == (8_000, 16_000)
+    assert "does not state its length" in refusal(flac_with(0, 16_000, tmp_path / "streamed.flac"))
+    assert refusal(flac_with(2**36 - 2, 16_000, tmp_path / "huge.flac")).startswith("not audio that libsndfile can")
+    assert "10 Hz is too low" in refusal(flac_with(8_000, 10, tmp_path / "slow.flac"))
+    with pytest.raises(UserError, match="does not state its length"):
+        audio_length(tmp_path / "streamed.flac")
+
+
+def test_a_streamed_wav_has_the_length_of_its_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.wav", tone(0.5, 16_000))
+    content = bytearray(path.read_bytes())
+    for at in (4, content.index(b"data") + 4):
+        content[at : at + 4] = b"\xff" * 4
+    path.write_bytes(content)
+    assert_same_sound(read_audio(path), expected(0.5), 1e-4)

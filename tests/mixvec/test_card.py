@@ -1,0 +1,75 @@
+"""Model cards: the hub's YAML is YAML and says what is meant, and nothing is said that is not known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from torch import nn
+
+from mixvec.card import model_card
+from mixvec.hub import save_folder
+from tests.tiny_models import WAV2VEC2, classifier, encoder, recogniser
+
+MODELS: dict[str, nn.Module] = {
+    "encoder": encoder(),
+    "ctc": recogniser(),
+    "classifier": classifier(),
+    "wav2vec2": encoder(WAV2VEC2),
+    "ctc wav2vec2": recogniser(WAV2VEC2),
+}
+FACTS: dict[str, Any] = {
+    "data": 'Bob\'s "read: speech" | test\nset',
+    "hours_seen": 12.3456,
+    "language": "no",
+    "licence": "cc-by-4.0",
+    "test_data": 'held out: "dev" #1',
+    "metrics": {"wer": 1e-05, "cer": 0.25, "macro_f1": float("nan"), "accuracy": 1.0},
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_card_has_sane_front_matter(kind: str, tmp_path: Path) -> None:
+    save_folder(MODELS[kind], tmp_path / "m", FACTS)
+    text = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+    _, front, body = text.split("---\n", 2)
+    parsed = yaml.safe_load(front)
+    assert parsed["license"] == "cc-by-4.0" and parsed["language"] == "no" and parsed["library_name"] == "mixvec"
+    tasks = {"ctc": "automatic-speech-recognition", "classifier": "audio-classification"}
+    assert parsed["pipeline_tag"] == tasks.get(kind.split()[0], "feature-extraction")
+    assert all(isinstance(tag, str) for tag in parsed["tags"])
+    (index,) = parsed["model-index"]
+    (result,) = index["results"]
+    assert result["task"] == {"type": parsed["pipeline_tag"]}
+    assert result["dataset"] == {"name": 'held out: "dev" #1', "type": "private"}
+    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    assert values == {"wer": 1e-05, "cer": 0.25, "accuracy": 1}
+    assert r'| training data | Bob\'s "read: speech" \| test set |'.replace("\\'", "'") in body
+    assert ("load_encoder(" in body) == (kind == "wav2vec2")
+    assert ("mixvec[train]" in body) == ("wav2vec2" in kind)
+
+
+def test_the_client_reads_the_card_too(tmp_path: Path) -> None:
+    save_folder(recogniser(), tmp_path / "m", FACTS)
+    data = ModelCard.load(tmp_path / "m" / "README.md").data
+    assert data.pipeline_tag == "automatic-speech-recognition" and data.license == "cc-by-4.0"
+    assert {(result.metric_type, result.metric_value) for result in data.eval_results} >= {("wer", 1e-05)}
+
+
+def test_a_card_of_nothing_known_says_nothing(tmp_path: Path) -> None:
+    save_folder(encoder(), tmp_path / "m")
+    text = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+    parsed = yaml.safe_load(text.split("---\n")[1])
+    assert not {"license", "language", "model-index"} & set(parsed)
+    assert "## Results" not in text and "## Training budget" not in text and "None" not in text
+
+
+def test_a_strange_place_is_quoted(tmp_path: Path) -> None:
+    save_folder(recogniser(), tmp_path / "m")
+    text = model_card(json.loads((tmp_path / "m" / "config.json").read_text()), 1, 'my models/o\'neil "x"')
+    assert "--model 'my models/o'\"'\"'neil \"x\"' speech.wav" in text
+    assert 'from_pretrained("my models/o\'neil \\"x\\"")' in text

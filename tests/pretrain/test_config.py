@@ -1,0 +1,157 @@
+"""Configuration: what wins over what, every wrong value told in one line, and what is written reads back the same."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mixvec import SIZES, UserError, encoder_config
+from pretrain.config import PretrainConfig, changed_keys, load_config, write_config
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if not re.search(r"^task:", path.read_text(), re.MULTILINE)]
+"""Those of pretraining; what names a task is finetune's."""
+
+
+def load(*arguments: str) -> PretrainConfig:
+    return load_config(PretrainConfig, list(arguments), "usage: test")
+
+
+@pytest.fixture
+def yaml(tmp_path: Path) -> Path:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "size: tiny\nencoder: {num_layers: 5, dropout: 0.3}\noptim: {lr: 3e-4, clip_norm: 7}\ndata: {train: a}\n"
+    )
+    return path
+
+
+def test_defaults_then_size_then_yaml_then_command_line(yaml: Path) -> None:
+    config = load(str(yaml), "encoder.dropout=0.2", "data.train=b", "optim.lr=1e-5", "data.train=c", "data.train=b")
+    assert config.optim.weight_decay == PretrainConfig().optim.weight_decay == 0.05
+    assert config.encoder.dim == SIZES["tiny"].dim == 128
+    assert (config.encoder.num_layers, config.optim.clip_norm) == (5, 7.0)
+    assert (config.encoder.dropout, config.data.train, config.optim.lr) == (0.2, "b", 1e-5)
+    other = load(str(yaml), "size=small")
+    assert (other.size, other.encoder.dim, other.encoder.num_layers) == ("small", 256, 5)
+
+
+def test_defaults_are_the_papers(yaml: Path) -> None:
+    """arXiv 2407.13377: base, 1.6 h an update, 300 000 updates, 5e-4, weight decay 0.05, warm-up over a tenth."""
+    config = load("run.seed=0")
+    assert config == PretrainConfig()
+    assert config.encoder == encoder_config("base")
+    assert config.batch.update_s == pytest.approx(1.6 * 3600)
+    assert (config.run.updates, config.optim.warmup_fraction) == (300_000, 0.1)
+    assert (config.optim.lr, config.optim.weight_decay) == (5e-4, 0.05)
+    goal = config.objective
+    assert (goal.mask_prob, goal.mask_span_frames, goal.distractors, goal.logit_temperature) == (0.65, 10, 100, 0.1)
+    assert (goal.codebooks, goal.entries, goal.code_dim, goal.diversity_weight) == (2, 320, 256, 0.1)
+    assert (goal.gumbel_start, goal.gumbel_end) == (2.0, 0.25)
+
+
+def test_values_are_read_as_their_types(yaml: Path) -> None:
+    config = load(str(yaml))
+    assert config.optim.lr == 3e-4
+    assert isinstance(config.optim.lr, float)
+    assert isinstance(config.optim.clip_norm, float)
+    config = load("encoder.conv_strides=[2,2]", "optim.betas=[0.9,0.98]", "data.train=[a,b c]", "run.dir=x y")
+    assert config.encoder.conv_strides == (2, 2)
+    assert config.optim.betas == (0.9, 0.98)
+    assert (config.data.train, config.run.dir) == (["a", "b c"], "x y")
+    assert hash(config.encoder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["optim.lrr=1"], r"optim\.lrr=1: .*Did you mean: 'lr'\?"),
+        (["data.trian=x"], r"data\.trian=x: .*Did you mean: 'train'\?"),
+        (["optm.lr=1"], r"optm\.lr=1: .*Did you mean: 'optim'\?"),
+        (["optim.lr=fast"], r"optim\.lr=fast: Value 'fast' .*Float"),
+        (["run.updates=1.5"], r"run\.updates=1\.5: .*Integer"),
+        (["run=3"], r"run=3: .*RunConfig"),
+        (["run.dir="], r"run\.dir=: .*None"),
+        (["optim.betas=[0.9]"], r"optim\.betas=\[0\.9\]: .*length 1"),
+        (["data.train=[a"], r"data\.train=\[a: not a value that YAML can read"),
+        (["data.train=${nope}"], "data.train: .*'nope' not found"),
+        (["run.precision=fp8"], r"run\.precision=fp8: Invalid value 'fp8', expected one of \['auto', 'fp32'"),
+        (["encoder.mixer=summry"], r"encoder\.mixer=summry: .*'summary', 'summary-lite', 'attention'"),
+        (["size=huge"], "size=huge is unknown; choose one of tiny, small, base, large"),
+        (["size=tiny", "base.yaml"], "'base.yaml' is not of the form key=value"),
+        (["nowhere.yaml"], "nowhere.yaml: no such config file"),
+        (["encoder.heads=7"], r"encoder\.dim=768 is not a multiple of encoder\.heads=7"),
+        (["encoder.kind=wav2vec2"], r"encoder\.kind=wav2vec2 needs encoder\.front_end"),
+        (["batch.max_s=1"], r"batch\.max_s=1\.0 cannot hold an utterance of data\.max_s=30\.0"),
+        (["data.max_s=0.5"], r"data\.max_s=0\.5 is below data\.min_s=1\.0"),
+        (["objective.mask_prob=0"], r"objective\.mask_prob=0\.0 must lie in \(0, 1\]"),
+        (["objective.mask_span_frames=1"], r"objective\.mask_span_frames=1 must be at least 2"),
+        (["objective.code_dim=3"], r"objective\.code_dim must be a multiple of objective\.codebooks"),
+        (["objective.gumbel_start=0"], r"objective\.gumbel_start=0\.0 must be at least"),
+        (["optim.lr=nan"], r"optim\.lr=nan must be at least 0"),
+        (["optim.warmup_fraction=30"], r"optim\.warmup_fraction=30\.0 is a fraction of the run"),
+        (["run.updates=0"], r"run\.updates=0 must be at least 1"),
+        (["run.keep=1"], r"run\.keep=1 must be at least 2"),
+    ],
+)
+def test_a_wrong_argument_is_one_line_that_names_it(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lrr: 1}\n", r"own\.yaml: optim\.lrr: .*Did you mean: 'lr'\?"),
+        ("optim: {lr: fast}\n", r"own\.yaml: optim\.lr: Value 'fast'"),
+        ("optim:\n", r"own\.yaml: .*'optim' is not Optional"),
+        ("- a\n", r"own\.yaml: a config is a mapping of keys to values"),
+        ("3\n", r"own\.yaml: not readable YAML"),
+        ("a: [\n", r"own\.yaml: not readable YAML"),
+        ("size: tiny\nsize: base\n", r"own\.yaml: not readable YAML"),
+        ("\udcff", r"own\.yaml: not readable YAML"),
+    ],
+)
+def test_a_wrong_yaml_is_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "own.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=message) as caught:
+        load(str(tmp_path / "own.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_help_lists_the_keys_and_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in ((["--help"], 0), ([], 2)):
+        with pytest.raises(SystemExit) as caught:
+            load(*arguments)
+        assert caught.value.code == code
+        shown = capsys.readouterr().out
+        assert "usage: test" in shown
+        assert "mask_span_frames: 10" in shown
+
+
+def test_there_are_shipped_configs() -> None:
+    assert {"tiny.yaml", "small.yaml", "base.yaml", "large.yaml"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_loads_and_reads_back_the_same(path: Path, tmp_path: Path) -> None:
+    config = load(str(path), "data.train=speech")
+    assert config.encoder.dim == encoder_config(config.size).dim
+    written = tmp_path / "config.yaml"
+    text = write_config(config, written)
+    assert written.read_text() == text
+    again = load(str(written))
+    assert again == config
+    assert changed_keys(config, again) == []
+
+
+def test_changed_keys() -> None:
+    old = load("size=tiny", "run.dir=a")
+    new = load(
+        "size=tiny", "run.dir=b", "data.workers=0", "run.save_every=7", "optim.lr=1e-3", "encoder.conv_strides=[2,1]"
+    )
+    assert changed_keys(old, new) == ["encoder.conv_strides ((2, 2) → (2, 1))", "optim.lr (0.0005 → 0.001)"]
+    assert changed_keys(old, load("size=small"))[0] == "size (tiny → small)"

@@ -1,0 +1,204 @@
+"""A pretraining run as a whole: what it leaves, and that it does not matter how it was cut up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixvec import SpeechEncoder, UserError
+from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
+
+
+NOISELESS = """
+import sys
+import torch
+from mixvec.errors import run_cli
+from pretrain import quantizer
+from pretrain.__main__ import main
+
+def choose(logits, tau, hard, dim):  # the one draw that is not an utterance's own, taken out; still straight-through
+    soft = (logits / tau).softmax(dim)
+    return torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0) - soft.detach() + soft
+
+quantizer.F.gumbel_softmax = choose
+run_cli(main)
+"""
+
+
+def test_a_run_leaves_a_whole_directory_and_learns(corpus: Path, tmp_path: Path) -> None:
+    assert pretrain(corpus, tmp_path / "run", "run.updates=30", "objective.distractors=20", "run.save_every=10") == 0
+    left = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "hub", "skipped.jsonl"} <= left
+    log = rows(tmp_path / "run")
+    assert [row["update"] for row in log] == list(range(1, 31))
+    start, end = (sum(row["contrastive_loss"] for row in part) / 5 for part in (log[:5], log[-5:]))
+    assert end < start - 0.01, (start, end)
+    assert log[-1]["hours_seen"] > log[0]["hours_seen"] > 0
+    assert 0.3 < log[0]["masked_fraction"] < 0.65
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 2, "run.keep=2"
+    encoder = SpeechEncoder.from_pretrained(tmp_path / "run")
+    last = weights(tmp_path / "run")
+    assert all(torch.equal(t, last["encoder." + name]) for name, t in encoder.state_dict().items())
+    assert json.loads((tmp_path / "run/hub/config.json").read_text())["training"]["updates"] == 30
+
+
+def test_resumed_equals_uninterrupted_bitwise_in_mid_epoch(corpus: Path, tmp_path: Path) -> None:
+    keys = ("run.updates=8", "run.save_every=3", "encoder.dropout=0.1", "encoder.layer_drop=0.2", "batch.max_s=10")
+    assert pretrain(corpus, tmp_path / "whole", *keys) == 0
+    for last in (3, 6):
+        stop_after(last, corpus, tmp_path / "parts", *keys)
+    assert pretrain(corpus, tmp_path / "parts", *keys) == 0
+    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    timing = {"audio_s_per_s", "seconds_left"}
+    whole, parts = (
+        [{k: v for k, v in row.items() if k not in timing} for row in rows(tmp_path / name)]
+        for name in ("whole", "parts")
+    )
+    assert whole == parts
+
+
+def stop_after(update: int, corpus: Path, run: Path, *keys: str) -> None:
+    """Run until a checkpoint of ``update`` is written, then die without a word, as from a power cut."""
+    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
+    code = (
+        "import os, sys, torch; torch.set_num_threads(1)\n"
+        "from pretrain import run, train, config\n"
+        "save = run.Run.save\n"
+        "def then_die(self, state, *rest):\n"
+        "    save(self, state, *rest)\n"
+        f"    state.update == {update} and os._exit(9)\n"
+        "run.Run.save = then_die\n"
+        "train.train(config.load_config(config.PretrainConfig, sys.argv[1:], ''))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+
+
+def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path: Path) -> None:
+    """One micro-batch of an update, four, or two processes under torchrun: unequal lengths and masked counts, the
+    same weights. Weights after three updates, since AdamW would hide a wrong factor in the first gradient alone."""
+    script = tmp_path / "noiseless.py"
+    script.write_text(NOISELESS)
+    keys = ["run.updates=3", "batch.update_s=20", "optim.lr=1e-2", "objective.feature_penalty=1", "optim.clip_norm=0.5"]
+    for name, ranks, max_s in (("whole", 1, 40), ("parts", 1, 6), ("ranks", 2, 40)):
+        launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if ranks == 2 else []
+        arguments = [
+            *PRETRAIN,
+            f"data.train={corpus}/unlabelled",
+            f"run.dir={tmp_path / name}",
+            *keys,
+            f"batch.max_s={max_s}",
+        ]
+        done = subprocess.run(
+            [sys.executable, *(["-m", *launch] if launch else []), str(script), *arguments], cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        facts = json.loads((tmp_path / name / "hub/config.json").read_text())["training"]
+        assert facts["devices"] == f"{ranks} x cpu"
+        assert f"{ranks} x cpu" in done.stdout
+    for other in ("parts", "ranks"):
+        assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / other)) < 1e-4
+        for mine, yours in zip(rows(tmp_path / "whole"), rows(tmp_path / other), strict=True):
+            for key in (
+                "contrastive_loss",
+                "gradient_norm",
+                "code_perplexity",
+                "feature_square",
+                "accuracy",
+                "hours_seen",
+            ):
+                assert mine[key] == pytest.approx(yours[key], rel=2e-4), (other, key)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(corpus: Path, tmp_path: Path) -> None:
+    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={tmp_path / 'run'}", "data.workers=1"]
+    arguments.append("run.updates=100000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pretrain", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("update 3/"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "the same command goes on" in output
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) >= 1
+    assert SpeechEncoder.from_pretrained(tmp_path / "run")
+
+
+def test_a_directory_of_another_run_is_refused_and_named(corpus: Path, tmp_path: Path) -> None:
+    assert pretrain(corpus, tmp_path / "run", "run.updates=2") == 0
+    with pytest.raises(UserError, match=r"run\.updates \(2 → 4\).*choose another run\.dir"):
+        pretrain(corpus, tmp_path / "run", "run.updates=4")
+    assert pretrain(corpus, tmp_path / "run", "run.updates=2", "run.log_every=7") == 0, (
+        "what computes nothing may change"
+    )
+
+
+def test_a_directory_in_use_is_refused(corpus: Path, tmp_path: Path) -> None:
+    import fcntl
+
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is using it"):
+            pretrain(corpus, tmp_path / "run", "run.updates=2")
+
+
+def test_a_torn_checkpoint_is_never_taken(corpus: Path, tmp_path: Path) -> None:
+    assert pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2") == 0
+    newest = max((tmp_path / "run/checkpoints").glob("update_*"))
+    (newest / "state.json").unlink()
+    assert pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2") == 0
+    assert rows(tmp_path / "run")[-1]["update"] == 4
+    data = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
+        pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2")
+
+
+@pytest.mark.parametrize("mixer", ["attention", "summary"])
+def test_fairseq2_trains_in_the_same_loop(corpus: Path, tmp_path: Path, mixer: str) -> None:
+    keys = ("encoder.kind=wav2vec2", "encoder.front_end=waveform-groupnorm", f"encoder.mixer={mixer}", "data.max_s=2")
+    assert pretrain(corpus, tmp_path / "run", *keys, "run.updates=2", "batch.update_s=6") == 0
+    log = rows(tmp_path / "run")
+    assert log[-1]["update"] == 2 and log[-1]["gradient_norm"] > 0
+
+
+def test_bf16_is_close_to_fp32(corpus: Path, tmp_path: Path) -> None:
+    for precision in ("bf16", "fp32"):
+        assert pretrain(corpus, tmp_path / precision, "run.updates=1", f"run.precision={precision}") == 0
+    low, full = rows(tmp_path / "bf16")[0], rows(tmp_path / "fp32")[0]
+    assert low["contrastive_loss"] == pytest.approx(full["contrastive_loss"], rel=0.02)
+    assert low["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.1)
+
+
+def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    good = sorted((corpus / "unlabelled").rglob("*.flac"))[:6]
+    for number, path in enumerate(good):
+        (mixed / f"{number}.flac").write_bytes(path.read_bytes())
+    (mixed / "empty.wav").touch()
+    (mixed / "text.flac").write_text("this is no audio")
+    whole = good[0].read_bytes()
+    (mixed / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    keys = ("run.updates=4", "batch.update_s=60")
+    (tmp_path / "as").mkdir()
+    (tmp_path / "as/unlabelled").symlink_to(mixed)
+    assert pretrain(tmp_path / "as", tmp_path / "run", *keys) == 0
+    skipped = (tmp_path / "run/skipped.jsonl").read_text()
+    for name in ("empty.wav", "text.flac", "cut.flac"):
+        assert name in skipped

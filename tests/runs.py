@@ -1,0 +1,83 @@
+"""Running the training commands in tests: tiny, inside this process or in one of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from safetensors.torch import load_file
+from torch import Tensor
+
+from finetune.config import FinetuneConfig
+from finetune.train import train as finetune_train
+from pretrain.config import PretrainConfig, load_config
+from pretrain.train import train as pretrain_train
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALLEST = [
+    "encoder.dim=32", "encoder.num_layers=2", "encoder.ffn_dim=64", "encoder.conv_channels=32", "encoder.heads=4",
+]  # fmt: skip
+PRETRAIN = [
+    str(ROOT / "configs/tiny.yaml"), *SMALLEST, "objective.entries=16", "objective.code_dim=32", "data.workers=0",
+    "run.log_every=1", "batch.update_s=20", "batch.max_s=20", "data.max_s=5",
+]  # fmt: skip
+FINETUNE = ["data.workers=0", "run.log_every=1", "batch.update_s=10", "run.precision=fp32"]
+
+
+def pretrain(corpus: Path, run: Path, *keys: str) -> int:
+    """``python -m pretrain`` in this process; its exit code."""
+    _fresh()
+    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
+    return pretrain_train(load_config(PretrainConfig, arguments, ""))
+
+
+def finetune(task: str, corpus: Path, run: Path, *keys: str) -> int:
+    """``python -m finetune`` in this process; its exit code."""
+    _fresh()
+    data = [f"data.{ours}={corpus}/{task}/{split}" for ours, split in (("train", "train"), ("valid", "validation"))]
+    arguments = [str(ROOT / f"configs/{task}.yaml"), *data, f"run.dir={run}", *FINETUNE, *keys]
+    return finetune_train(load_config(FinetuneConfig, arguments, ""))
+
+
+def _fresh() -> None:
+    """Accelerate keeps its state for the process; every run here starts without."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def command(*arguments: str, ranks: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``python -m ...`` as a user runs it; under torchrun with more than one rank."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    return subprocess.run(
+        [sys.executable, *launch, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def weights(run: Path) -> dict[str, Tensor]:
+    """The weights of a run's newest checkpoint."""
+    return load_file(max((run / "checkpoints").glob("update_*")) / "model.safetensors")
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl"""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)
+
+
+def identical(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,70 @@
+"""Speech synthesis in the process: every voice of the corpus speaks, and the same words give the same samples."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mixvec.errors import UserError
+from tools import corpus, espeak
+from tools.espeak import SAMPLE_RATE_HZ, synthesise
+
+ALL_VOICES = {*corpus.UNLABELLED_VOICES, *corpus.VALIDATION_VOICES, *corpus.TEST_VOICES}
+
+
+@pytest.mark.parametrize("voice", sorted(ALL_VOICES))
+def test_every_voice_of_the_corpus_speaks(voice: str) -> None:
+    waveform = synthesise("turn on the kitchen lights", voice)
+    assert waveform.dtype == np.float32
+    assert waveform.ndim == 1
+    assert 0.8 < len(waveform) / SAMPLE_RATE_HZ < 3.0
+    assert np.isfinite(waveform).all()
+    assert np.abs(waveform).max() < 1.0
+    assert np.sqrt(np.mean(waveform**2)) > 0.01
+
+
+def test_no_two_voices_of_the_corpus_sound_the_same() -> None:
+    spoken = {synthesise("good morning", voice).tobytes() for voice in ALL_VOICES}
+    assert len(spoken) == len(ALL_VOICES) >= 35
+
+
+def test_speech_depends_on_the_arguments_alone() -> None:
+    first = synthesise("open the door", "en-us+f3")  # a breathy voice: its noise has a state in the library
+    synthesise("something else entirely", "en+m2", rate_wpm=150, pitch=70, pitch_range=20)
+    assert np.array_equal(synthesise("open the door", "en-us+f3"), first)
+    assert not np.array_equal(synthesise("open the door", "en-us+f3", pitch=60), first)
+    assert not np.array_equal(synthesise("open the window", "en-us+f3"), first)
+    assert len(synthesise("open the door", "en-us+f3", rate_wpm=100)) > 1.3 * len(first)
+
+
+def test_speech_is_the_same_in_a_forked_process() -> None:
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        forked = pool.apply(synthesise, ("open the door", "en-us+f3"))
+    assert np.array_equal(forked, synthesise("open the door", "en-us+f3"))
+
+
+def test_data_behind_a_long_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    expected = synthesise("open the door", "en-us+f3")
+    deep = tmp_path / ("x" * 150)
+    deep.mkdir()
+    (deep / "espeak-ng-data").symlink_to(espeak.espeakng_loader.get_data_path())
+    monkeypatch.setattr(espeak.espeakng_loader, "get_data_path", lambda: str(deep / "espeak-ng-data"))
+    assert np.array_equal(synthesise("open the door", "en-us+f3"), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"voice": "en-us+nobody"}, "unknown voice 'en-us\\+nobody'.*en-us\\+f3"),
+        ({"voice": "klingon"}, "unknown voice 'klingon'"),
+        ({"rate_wpm": 1000}, "rate_wpm is 1000.*80 to 450"),
+        ({"pitch": -1}, "pitch is -1"),
+        ({"text": " ?! "}, "nothing to say"),
+    ],
+)
+def test_what_cannot_be_spoken_is_an_error(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        synthesise(**{"text": "hello", **arguments})  # type: ignore[arg-type]

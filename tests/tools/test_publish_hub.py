@@ -1,0 +1,172 @@
+"""Publishing to a hub on loopback with the real client: in one commit, verified, through faults, never half."""
+
+from __future__ import annotations
+
+import _thread
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi, constants
+
+from mixvec.hub import load_model, save_folder
+from tests.commands import Run, card_parts
+from tests.hub_server import HubServer
+from tests.hub_store import Answer, Request
+from tests.tiny_models import TOKEN, classifier, loopback_hub
+
+FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "vocab.json", "README.md"}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with loopback_hub(monkeypatch, tmp_path / "cache") as hub:
+        yield hub
+
+
+def test_there_and_back(run: Run, hub: HubServer, run_dir: Path) -> None:
+    """With the fresh process that loads what was downloaded."""
+    done = run(run_dir, "--to", "org/asr", "--private", "--licence", "cc-by-4.0", "--language", "en")
+    assert done.code == 0, done.err
+    assert "to the hub as org/asr" in done.out and "use it:    mixvec transcribe --model org/asr FILES..." in done.out
+    assert len(hub.titles("org/asr")) == 1 and hub.repos["org/asr"].private
+    assert f"{hub.url}/org/asr (commit {hub.repos['org/asr'].commits[-1].oid})" in done.out
+    files = hub.files("org/asr")
+    assert set(files) == FILES
+    assert files["model.safetensors"] == (run_dir / "hub" / "model.safetensors").read_bytes()
+    front, body = card_parts(files["README.md"])
+    assert front["license"] == "cc-by-4.0" and 'from_pretrained("org/asr")' in body
+    again = load_model("org/asr").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in load_model(run_dir).state_dict().items())
+
+
+def test_again(run: Run, quick: None, hub: HubServer, run_dir: Path) -> None:
+    assert [run(run_dir, "--to", "org/asr").code for _ in range(2)] == [0, 0]
+    assert len(hub.titles("org/asr")) == 1, "nothing new, no commit"
+    done = run(run_dir, "--to", "org/asr", "--private")
+    assert done.code == 1 and "org/asr: is public on the hub already" in done.err
+    assert not hub.repos["org/asr"].private and len(hub.titles("org/asr")) == 1
+
+
+STEPS = {
+    "create": "POST /api/repos/create",
+    "preupload": "POST /api/models/org/asr/preupload",
+    "batch": "POST /org/asr.git/info/lfs/objects/batch",
+    "put": "PUT /lfs/",
+    "verify": "POST /lfs/verify",
+    "commit": "POST /api/models/org/asr/commit",
+    "info": "GET /api/models/org/asr/revision",
+    "download": "GET /org/asr/resolve/.*safetensors",
+}
+
+
+@pytest.mark.parametrize("fault", ["503", "429", "drop", "drop_mid"])
+@pytest.mark.parametrize("step", STEPS)
+def test_one_fault_does_no_harm(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str, fault: str
+) -> None:
+    """drop_mid: the hub does what it was asked and the answer is lost; a commit must not be made twice."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.faults.append([STEPS[step], 1, fault])
+    done = run(run_dir, "--to", "org/asr")
+    assert done.code == 0, done.err
+    assert hub.faults[0][1] == 0, "the fault was met"
+    assert len(hub.titles("org/asr")) == 1 and set(hub.files("org/asr")) == FILES
+
+
+def test_a_hub_that_stays_down(run: Run, quick: None, hub: HubServer, run_dir: Path) -> None:
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    api.create_repo("org/asr")
+    save_folder(classifier(), run_dir.parent / "old")
+    api.upload_folder(repo_id="org/asr", folder_path=run_dir.parent / "old")
+    before = hub.files("org/asr")
+    hub.faults.append([STEPS["commit"], 99, "503"])
+    done = run(run_dir, "--to", "org/asr")
+    assert done.code == 1 and hub.faults[0][1] == 95
+    assert done.err.splitlines()[-1] == "error: org/asr: the hub answers 503 (tried 4 times)"
+    assert done.err.count("trying again") == 3 and hub.files("org/asr") == before
+
+
+REFUSALS = {
+    "400": "the hub answers 400",
+    "401": "log in with `hf auth login`, or set HF_TOKEN (for a folder of that name, write ./ before it)",
+    "403": "you may not write there",
+    "404": "no such organisation",
+    "413": "the hub answers 413",
+}
+
+
+@pytest.mark.parametrize("status", REFUSALS)
+@pytest.mark.parametrize("step", ["create", "preupload", "commit"])
+def test_a_refusal_is_not_tried_again(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, step: str, status: str
+) -> None:
+    hub.faults.append([STEPS[step], 99, status])
+    done = run(run_dir, "--to", "org/asr")
+    (line,) = done.err.splitlines()
+    assert done.code == 1 and line.startswith("error: org/asr: ") and REFUSALS[status] in line
+    assert "org/asr" not in hub.repos or hub.titles("org/asr") == []
+
+
+@pytest.mark.parametrize("token", [None, "hf_wrong"])
+def test_without_a_valid_token(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, token: str | None
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    done = run(run_dir, "--to", "org/asr")
+    (line,) = done.err.splitlines()
+    assert done.code == 1 and "log in with `hf auth login`" in line and "hf_wrong" not in line and not hub.repos
+
+
+def test_without_a_network(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    done = run(run_dir, "--to", "org/asr")
+    assert done.code == 1 and "trying again in 0 s" in done.err
+    assert "error: org/asr: the hub at http://127.0.0.1:9 cannot be reached: check the network" in done.err
+
+
+def test_a_corrupted_download_is_seen(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same size, which the hub client takes for good."""
+    honest = hub.answer
+
+    def corrupt(request: Request) -> Answer:
+        answer = honest(request)
+        if "/resolve/" in request.path and request.path.endswith("preprocessor_config.json"):
+            answer.body = answer.body[:-3] + b" " + answer.body[-2:]
+        return answer
+
+    monkeypatch.setattr(hub, "answer", corrupt)
+    done = run(run_dir, "--to", "org/asr")
+    commit = hub.repos["org/asr"].commits[-1].oid
+    assert done.code == 1 and "published" not in done.out
+    assert f"uploaded as commit {commit}, but not verified: preprocessor_config.json came back different" in done.err
+
+
+@pytest.mark.parametrize("step", ["put", "verify", "commit"])
+def test_an_interrupt_leaves_the_old_or_the_new(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Ctrl-C while the hub answers a request of the upload."""
+    save_folder(classifier(), run_dir.parent / "old")
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    api.create_repo("org/asr")
+    api.upload_folder(repo_id="org/asr", folder_path=run_dir.parent / "old")
+    before, honest = hub.files("org/asr"), hub.fault
+
+    def fault(request: str) -> str | None:
+        if request.startswith(STEPS[step]):
+            _thread.interrupt_main()
+        return honest(request)
+
+    monkeypatch.setattr(hub, "fault", fault)
+    done = run(run_dir, "--to", "org/asr")
+    assert (done.code, done.err.splitlines()[-1]) == (130, "interrupted")
+    after = hub.files("org/asr")
+    assert after == before if step != "commit" else set(after) in (set(before), FILES | set(before))
