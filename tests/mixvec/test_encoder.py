@@ -16,7 +16,7 @@ from pretrain.config import ObjectiveConfig
 from pretrain.objective import MaskedPrediction
 
 TOY = EncoderConfig(
-    mel_bins=40, conv_channels=12, dim=16, num_layers=2, ffn_dim=24, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0
+    mel_bins=40, conv_channels=32, dim=32, num_layers=2, ffn_dim=48, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0
 )
 KINDS = [
     (mixer, block, front_end)
@@ -124,14 +124,14 @@ def test_sizes_and_kinds_are_named() -> None:
         SpeechEncoder(SIZES["wav2vec2-base"])
     assert isinstance(build_encoder(TOY), SpeechEncoder)
     encoder = SpeechEncoder(TOY)
-    assert (encoder.dim, encoder.feature_dim, encoder.num_layers) == (16, 12, 2)
+    assert (encoder.dim, encoder.feature_dim, encoder.num_layers) == (32, 32, 2)
     assert (encoder.sample_rate_hz, encoder.hop_samples) == (16_000, 320)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"heads": 3}, r"encoder\.dim=16 is not a multiple of encoder\.heads=3"),
+        ({"heads": 3}, r"encoder\.dim=32 is not a multiple of encoder\.heads=3"),
         ({"dim": 15, "heads": 5}, r"encoder\.dim=15 must be even"),
         ({"conv_kernel": 4}, r"encoder\.conv_kernel=4 must be odd"),
         ({"conv_strides": ()}, r"encoder\.conv_strides=\(\)"),
@@ -215,7 +215,7 @@ def test_what_is_under_the_mask_is_hidden(mixer: str, block: str, front_end: str
     assert torch.equal(
         encoder.encode(features, lengths, torch.zeros_like(mask)).frames, encoder.encode(features, lengths).frames
     )
-    encoder.mask_embedding += torch.randn(16)
+    encoder.mask_embedding += torch.randn(32)
     assert not torch.allclose(encoder.encode(features, lengths, mask).frames, hidden, atol=1e-3)
 
 
@@ -239,7 +239,7 @@ def test_sinusoidal_positions() -> None:
 def test_input_embedding_is_projection_plus_position() -> None:
     encoder = build(TOY)
     features, lengths = encoder.features(*speech([4_000]))
-    expected = encoder.project(features) + sinusoidal_positions(features.shape[1], 16, features.device)
+    expected = encoder.project(features) + sinusoidal_positions(features.shape[1], 32, features.device)
     output = encoder.encode(features, lengths)
     torch.testing.assert_close(output.layers[0], expected)
     torch.testing.assert_close(output.layers[1], encoder.layers[0](expected, None))

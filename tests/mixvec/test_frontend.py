@@ -17,11 +17,11 @@ SHORTEST = {"mel-20ms": 960, "mel-40ms": 960, "waveform": 400}
 
 
 def build(name: str) -> MelFrontEnd | WaveformFrontEnd:
-    """At 12 channels, with every norm and bias away from one and zero."""
-    front = WaveformFrontEnd(12) if name == "waveform" else MelFrontEnd(80, 12, (2, 1) if "20" in name else (2, 2))
+    """At 32 channels, with every norm and bias away from one and zero."""
+    front = WaveformFrontEnd(32) if name == "waveform" else MelFrontEnd(80, 32, (2, 1) if "20" in name else (2, 2))
     with torch.no_grad():
         for parameter in front.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return front.eval()
 
 

@@ -14,7 +14,7 @@ from mixvec import Classifier, CtcRecognizer, EncoderConfig, EncoderOutput
 from mixvec.heads import LayerChoice
 
 TOY = EncoderConfig(
-    mel_bins=40, conv_channels=12, dim=16, num_layers=2, ffn_dim=24, conv_kernel=7, heads=4, layer_drop=0.0
+    mel_bins=40, conv_channels=32, dim=32, num_layers=2, ffn_dim=48, conv_kernel=7, heads=4, layer_drop=0.0
 )
 VOCABULARY = ["[PAD]", "|", "a", "b", "ç"]
 LABELS = ["on", "off", "up"]
@@ -23,12 +23,12 @@ LABELS = ["on", "off", "up"]
 def lively(module: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return module.eval()
 
 
 def encoded(lengths: tuple[int, ...] = (5, 2)) -> EncoderOutput:
-    layers = [torch.randn(len(lengths), max(lengths), 16) for _ in range(3)]
+    layers = [torch.randn(len(lengths), max(lengths), 32) for _ in range(3)]
     for row, length in enumerate(lengths):
         for layer in layers:
             layer[row, length:] = 0
@@ -70,8 +70,8 @@ def test_heads_padded_equal_alone(layers: str) -> None:
     for row, samples in enumerate(lengths.tolist()):
         alone, (count,) = recognizer(waveforms[row : row + 1, :samples])
         assert count == frames[row]
-        torch.testing.assert_close(log_probs[row, :count], alone[0], rtol=0, atol=2e-5)
-        torch.testing.assert_close(logits[row], classifier(waveforms[row : row + 1, :samples])[0], rtol=0, atol=2e-5)
+        torch.testing.assert_close(log_probs[row, :count], alone[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(logits[row], classifier(waveforms[row : row + 1, :samples])[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:2]))
     assert recognizer.transcribe(waveforms, lengths) == recognizer.decode(log_probs, frames)
 
@@ -105,7 +105,7 @@ def test_greedy_ctc(entries: str, text: str) -> None:
 def test_ctc_head_is_layer_norm_linear_and_log_softmax_in_fp32() -> None:
     recognizer = lively(CtcRecognizer(TOY, VOCABULARY))
     output = encoded()
-    normed = F.layer_norm(output.frames, (16,), recognizer.norm.weight, recognizer.norm.bias)
+    normed = F.layer_norm(output.frames, (32,), recognizer.norm.weight, recognizer.norm.bias)
     expected = (normed @ recognizer.output.weight.T + recognizer.output.bias).log_softmax(-1)
     torch.testing.assert_close(recognizer.head(output), expected)
     with torch.autocast("cpu", torch.bfloat16):
@@ -139,7 +139,7 @@ def test_classifier_pools_the_real_frames() -> None:
         ]
         total = sum(score.exp() for score in scores)
         pooled = sum(score.exp() / total * x for score, x in zip(scores, output.frames[row], strict=False))
-        normed = F.layer_norm(pooled, (16,), classifier.norm.weight, classifier.norm.bias)
+        normed = F.layer_norm(pooled, (32,), classifier.norm.weight, classifier.norm.bias)
         expected = classifier.output.weight @ normed + classifier.output.bias
         torch.testing.assert_close(classifier.head(output)[row], expected, rtol=1e-4, atol=1e-5)
 

@@ -73,12 +73,12 @@ def test_as_few_micro_batches_as_the_bound_allows() -> None:
 
 
 def test_ranks_have_like_shares() -> None:
-    """With many micro-batches each, no rank has a quarter more work than another."""
-    durations_s = np.random.default_rng(0).uniform(1, 30, 400)
+    """Five micro-batches each, dealt to and fro: no rank has a tenth more work than another."""
+    durations_s = np.random.default_rng(0).uniform(1, 30, 100)
     work = [
-        sum(padded_s(p, durations_s) for p in deal(np.arange(400), durations_s, 60.0, 4, rank)) for rank in range(4)
+        sum(padded_s(p, durations_s) for p in deal(np.arange(100), durations_s, 60.0, 8, rank)) for rank in range(8)
     ]
-    assert max(work) < 1.25 * min(work)
+    assert max(work) < 1.1 * min(work)
 
 
 def test_epochs_and_seeds_differ() -> None:

@@ -1,0 +1,140 @@
+"""What each task adds: targets, losses, scores against independent ones, warnings."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune.asr import AsrTask, _frames_needed
+from finetune.batch import collate_labelled
+from finetune.config import AugmentConfig, FinetuneConfig
+from finetune.intent import IntentTask
+from mixvec import UserError
+from pretrain.loader import Clip
+from pretrain.sources import Corpus, Utterance
+
+
+def corpus(*texts: str | None, label: str | None = None) -> Corpus:
+    return Corpus("some", [Utterance(f"{i}.wav", 2.0, text=t, label=label or t) for i, t in enumerate(texts)])
+
+
+def test_vocabulary_is_the_training_texts_characters() -> None:
+    task = AsrTask(FinetuneConfig(), corpus("Ab, c!", "da"))
+    assert task.vocabulary == ["[PAD]", "|", "a", "b", "c", "d"]
+    assert task.target(Utterance("x", 1.0, text="A D")) == [2, 1, 5]
+
+
+def test_unknown_characters_and_long_texts_are_named_and_counted() -> None:
+    task = AsrTask(FinetuneConfig(), corpus("abc", "de"))
+    found = task.check(corpus("abx", "x"), lambda u: 50, "data.valid", training=False)
+    assert len(found) == 1 and "'x' x2" in found[0]
+    train = corpus("abc", "aabb")
+    found = task.check(train, lambda u: 3, "data.train", training=True)
+    assert [u.text for u in train.utterances] == ["abc"]
+    assert "1 texts have more characters" in found[0]
+    assert train.skipped == [{"source": "1.wav", "reason": "1.wav: more characters than frames"}]
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
+@settings(deadline=None, max_examples=50)
+def test_frames_needed_is_where_ctc_becomes_possible(target: list[int]) -> None:
+    for frames, possible in ((_frames_needed(target), True), (_frames_needed(target) - 1, False)):
+        log_probs = torch.zeros(max(frames, 1), 1, 5).log_softmax(-1)
+        if frames:
+            loss = torch.nn.functional.ctc_loss(log_probs, torch.tensor([target]), [frames], [len(target)], reduction="sum")
+            assert bool(loss.isfinite()) == possible
+
+
+@given(st.lists(st.tuples(st.text("ab c", min_size=1).filter(str.strip), st.text("ab c")), min_size=1, max_size=6))
+@settings(deadline=None, max_examples=100)
+def test_word_error_rate_is_errors_over_all_reference_words(pairs: list[tuple[str, str]]) -> None:
+    task = AsrTask(FinetuneConfig(), corpus("abc"))
+    references, predictions = [" ".join(r.split()) for r, _ in pairs], [" ".join(p.split()) for _, p in pairs]
+    scores = task.score(references, predictions)
+    errors = sum(distance(r.split(), p.split()) for r, p in zip(references, predictions, strict=True))
+    letters = sum(distance(list(r), list(p)) for r, p in zip(references, predictions, strict=True))
+    assert scores["wer"] == pytest.approx(errors / sum(len(r.split()) for r in references))
+    assert scores["cer"] == pytest.approx(letters / sum(len(r) for r in references))
+    assert scores["wer"] == pytest.approx(jiwer.wer(references, predictions))
+
+
+def distance(a: list[str], b: list[str]) -> int:
+    """Levenshtein, row by row."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def test_blank_only_output_is_named() -> None:
+    task = AsrTask(FinetuneConfig(), corpus("abc"))
+    scores = task.score(["a", "b"], ["", ""])
+    assert scores == {"wer": 1.0, "cer": 1.0, "empty": 1.0}
+    assert any("blank-only" in line for line in task.report(["a", "b"], ["", ""], scores))
+    assert not any("blank-only" in line for line in task.report(["a", "b"], ["a", ""], task.score(["a", "b"], ["a", ""])))
+
+
+def test_three_pairs_are_shown() -> None:
+    task = AsrTask(FinetuneConfig(), corpus("abc"))
+    references = [f"r{i}" for i in range(10)]
+    lines = task.report(references, references, {"empty": 0.0})
+    assert sum("reference:" in line for line in lines) == 3
+
+
+def test_accuracy_and_macro_f1_on_random_cases() -> None:
+    task, draw = IntentTask(FinetuneConfig(task="intent"), corpus("a", "b", "c")), random.Random(0)
+    for _ in range(200):
+        references, predictions = ([draw.choice("abc") for _ in range(draw.randint(1, 9))] for _ in range(2))
+        predictions = (predictions * 9)[: len(references)]
+        f1 = []
+        for label in sorted(set(references) | set(predictions)):
+            both = sum(r == p == label for r, p in zip(references, predictions, strict=True))
+            f1.append(2 * both / (references.count(label) + predictions.count(label)))
+        scores = task.score(references, predictions)
+        assert scores["macro_f1"] == pytest.approx(np.mean(f1))
+        assert scores["accuracy"] == np.mean([r == p for r, p in zip(references, predictions, strict=True)])
+
+
+def test_labels_training_never_saw() -> None:
+    task = IntentTask(FinetuneConfig(task="intent"), corpus("a", "b"))
+    found = task.check(corpus("a", "z", "z"), None, "data.valid", training=False)
+    assert found == ["WARNING data.valid: labels that training never saw count as errors: 'z' x2"]
+    with pytest.raises(UserError, match="none of its labels is in the training data"):
+        task.check(corpus("y", "z"), None, "data.valid", training=False)
+    with pytest.raises(UserError, match="only the label 'a'"):
+        IntentTask(FinetuneConfig(task="intent"), corpus("a", "a"))
+
+
+def batch(augment: AugmentConfig | None, *seconds: float, epoch: int = 0) -> Any:
+    clips = [
+        Clip(Utterance(f"{i}.wav", s, text="ab"), torch.randn(round(16_000 * s)), np.random.default_rng([epoch, i]))
+        for i, s in enumerate(seconds)
+    ]
+    return collate_labelled(clips, lambda u: [1, 2], lambda u: u.text or "", augment, lambda n: n // 640, 1000, 64)
+
+
+def test_augmentation_hides_frames_and_channels_within_each_utterance() -> None:
+    drawn = batch(AugmentConfig(time_prob=0.5, channel_prob=0.5), 4.0, 1.0)
+    assert drawn.time_mask[0].any() and not drawn.time_mask[1, 25:].any()
+    assert 0 < (drawn.channels == 0).float().mean() < 1
+    assert not torch.equal(drawn.channels[0], drawn.channels[1])
+    assert not torch.equal(drawn.time_mask, batch(AugmentConfig(), 4.0, 1.0, epoch=1).time_mask), "anew each epoch"
+    plain = batch(None, 4.0, 1.0)
+    assert not plain.time_mask.any() and (plain.channels == 1).all()
+    none = batch(AugmentConfig(time_prob=0, channel_prob=0), 4.0)
+    assert not none.time_mask.any() and (none.channels == 1).all()
+
+
+def test_a_clip_shorter_than_a_frame_is_filled_up_and_nothing_readable_still_makes_a_batch() -> None:
+    assert batch(None, 0.01).lengths.tolist() == [1000]
+    empty = batch(AugmentConfig())
+    assert empty.references == [] and empty.target_lengths.tolist() == [0] and empty.waveforms.shape == (1, 16_000)

@@ -1,0 +1,160 @@
+"""A fine-tuning run as a whole, both tasks, from a pretrained encoder and from scratch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mixvec import Classifier, CtcRecognizer, SpeechEncoder, UserError
+from mixvec.hub import load_encoder
+from tests.runs import FINETUNE, ROOT, SMALLEST, command, finetune, identical, largest_difference, pretrain, rows, weights
+
+SHORT = ("run.updates=4", "run.eval_every=2", "run.save_every=2")
+SCRATCH = ("size=tiny", *SMALLEST)
+
+
+@pytest.fixture(scope="module")
+def pretrained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("pretrained")
+    assert pretrain(corpus, run, "run.updates=2") == 0
+    return run
+
+
+@pytest.mark.parametrize(("task", "model"), [("asr", CtcRecognizer), ("intent", Classifier)])
+def test_a_run_leaves_the_best_model_and_its_scores(
+    corpus: Path, pretrained: Path, tmp_path: Path, task: str, model: type[CtcRecognizer] | type[Classifier]
+) -> None:
+    keys = (f"pretrained={pretrained}", f"data.test={corpus}/{task}/test", "head.layers=weighted")
+    assert finetune(task, corpus, tmp_path / "run", *keys, *SHORT) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    metric = {"asr": "wer", "intent": "accuracy"}[task]
+    valid = {row["update"]: row[f"valid_{metric}"] for row in rows(tmp_path / "run") if f"valid_{metric}" in row}
+    assert set(valid) == {2, 4}
+    pick = min if task == "asr" else max
+    assert results["valid"][metric] == pytest.approx(pick(valid.values()))
+    assert 0 <= results["test"][metric]
+    card = json.loads((tmp_path / "run/hub/config.json").read_text())["training"]
+    assert card["metrics"] == results["test"]
+    assert isinstance(model.from_pretrained(tmp_path / "run"), model)
+
+
+def test_fine_tuning_starts_from_the_pretrained_weights(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
+    keys = (f"pretrained={pretrained}", "freeze=1", "run.updates=3", "run.eval_every=3")
+    assert finetune("asr", corpus, tmp_path / "frozen", *keys) == 0
+    kept, source = load_encoder(tmp_path / "frozen").state_dict(), load_encoder(pretrained).state_dict()
+    assert identical(kept, source), "a frozen encoder does not move"
+    assert finetune("asr", corpus, tmp_path / "whole", *keys[:1], *keys[2:], "freeze=0") == 0
+    assert not identical(load_encoder(tmp_path / "whole").state_dict(), source)
+
+
+def test_freeze_then_thaw(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
+    keys = (f"pretrained={pretrained}", "freeze=0.5", "run.updates=4", "run.eval_every=4", "run.save_every=2")
+    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
+    assert [row["encoder_frozen"] for row in rows(tmp_path / "run") if "loss" in row] == [True, True, False, False]
+
+
+def test_it_can_learn_its_training_data(corpus: Path, tmp_path: Path) -> None:
+    """A few utterances by heart: the loop, the loss and the decoding agree."""
+    keys = ("size=tiny", f"data.valid={corpus}/intent/train", "run.updates=60", "run.eval_every=30", "augment.time_prob=0",
+            "augment.channel_prob=0", "optim.lr=2e-3", "optim.encoder_lr=2e-3", "run.log_every=30", "batch.update_s=60")  # fmt: skip
+    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
+    assert json.loads((tmp_path / "run/results.json").read_text())["valid"]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("task", ["asr", "intent"])
+def test_resumed_equals_uninterrupted_bitwise(corpus: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = (*SCRATCH, "encoder.dropout=0.1", "run.updates=6", "run.eval_every=2", "run.save_every=3")
+    assert finetune(task, corpus, tmp_path / "whole", *keys) == 0
+    from pretrain.run import Run
+
+    save = Run.save
+
+    def then_stop(self: Run, state, model, optimizer) -> None:  # type: ignore[no-untyped-def]
+        save(self, state, model, optimizer)
+        if state.update == 3:
+            self._lock.close()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(task, corpus, tmp_path / "parts", *keys)
+    assert finetune(task, corpus, tmp_path / "parts", *keys) == 0
+    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    whole, parts = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts"))
+    assert whole == parts
+
+
+def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path: Path) -> None:
+    keys = [*SCRATCH, "encoder.dropout=0", "encoder.layer_drop=0", "head.dropout=0", "run.updates=3", "run.eval_every=3",
+            "batch.update_s=30", "optim.lr=1e-2"]  # fmt: skip
+    data = [f"data.train={corpus}/asr/train", f"data.valid={corpus}/asr/validation"]
+    for name, ranks, max_s in (("whole", 1, 60), ("parts", 1, 10), ("ranks", 2, 60)):
+        arguments = [str(ROOT / "configs/asr.yaml"), *data, *FINETUNE, *keys, f"run.dir={tmp_path / name}", f"batch.max_s={max_s}"]
+        done = command("finetune", *arguments, "data.max_s=10", ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        facts = json.loads((tmp_path / name / "hub/config.json").read_text())["training"]
+        assert facts["devices"] == f"{ranks} x cpu"
+    for other in ("parts", "ranks"):
+        assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / other)) < 1e-4
+        a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", other))
+        assert a["valid"] == pytest.approx(b["valid"])
+
+
+def test_recognition_from_fairseq2(corpus: Path, tmp_path: Path) -> None:
+    keys = ("size=wav2vec2-base", *SMALLEST, "encoder.mixer=summary", "run.updates=1", "run.eval_every=1", "data.max_s=10")
+    assert finetune("asr", corpus, tmp_path / "run", *keys) == 0
+    assert isinstance(CtcRecognizer.from_pretrained(tmp_path / "run"), CtcRecognizer)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ((), "set pretrained=RUN.*or size=tiny"),
+        (("size=tiny", "data.train=/nowhere"), r"data\.train=/nowhere: no such file or folder"),
+        (("pretrained=/nowhere",), "/nowhere: no such model folder"),
+        (("size=tiny", "task=poetry"), r"task=poetry: Invalid value 'poetry', expected one of \['asr', 'intent'\]"),
+        (("size=tiny", "pretrained=x"), "pretrained brings its own encoder"),
+        (("size=tiny", "optim.lrr=1"), "optim.lrr.*Did you mean: 'lr'"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_clear_line(corpus: Path, tmp_path: Path, keys: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        finetune("asr", corpus, tmp_path / "run", *keys)
+
+
+def test_a_folder_without_labels_says_so(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no metadata\.jsonl in it"):
+        finetune("asr", corpus, tmp_path / "run", "size=tiny", f"data.train={corpus}/unlabelled")
+    with pytest.raises(UserError, match=r"did you mean data\.train=.*/asr/test"):
+        finetune("asr", corpus, tmp_path / "run", "size=tiny", f"data.train={corpus}/asr")
+
+
+def test_texts_without_known_characters(corpus: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    (odd / "audio").mkdir(parents=True)
+    for path in sorted((corpus / "asr/test/audio").glob("*"))[:2]:
+        (odd / "audio" / path.name).write_bytes(path.read_bytes())
+    names = [p.name for p in sorted((odd / "audio").iterdir())]
+    (odd / "metadata.jsonl").write_text("".join(json.dumps({"file_name": f"audio/{n}", "text": "Ωμέγα"}) + "\n" for n in names))
+    with pytest.raises(UserError, match=r"data\.valid: no text in it has a known character"):
+        finetune("asr", corpus, tmp_path / "run", *SCRATCH, *SHORT, f"data.valid={odd}")
+
+
+def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
+    for module, arguments, said in (
+        ("finetune", ["nothing.yaml"], "error: nothing.yaml: no such config file"),
+        ("pretrain", ["configs/tiny.yaml", f"data.train={tmp_path}"], f"error: data.train={tmp_path}: no readable audio in it"),
+    ):
+        done = command(module, *arguments, f"run.dir={tmp_path / 'run'}")
+        assert done.returncode == 1
+        assert done.stderr.strip() == said
+
+
+def test_torch_loads_the_encoder_of_a_fine_tuned_model(corpus: Path, tmp_path: Path) -> None:
+    assert finetune("intent", corpus, tmp_path / "run", *SCRATCH, *SHORT) == 0
+    frames, lengths, layers = SpeechEncoder.from_pretrained(tmp_path / "run")(torch.randn(1, 16_000))
+    assert frames.shape == (1, int(lengths[0]), 32) and len(layers) == 3
