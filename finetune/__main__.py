@@ -10,7 +10,10 @@ from pretrain.config import load_config
 from .config import FinetuneConfig
 from .train import train
 
-USAGE = "usage: python -m finetune CONFIG.yaml pretrained=RUN data.train=DIR [data.valid=DIR] [data.test=DIR] [key=value ...]"
+USAGE = (
+    "usage: python -m finetune CONFIG.yaml pretrained=RUN data.train=DIR "
+    "[data.valid=DIR] [data.test=DIR] [key=value ...]"
+)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jiwer
@@ -56,15 +57,23 @@ class AsrTask:
             some = ", ".join(f"{c!r} x{n}" for c, n in list(unknown.items())[:8])
             found.append(f"WARNING {key}: characters that the training text lacks cannot be recognised: {some}")
         if not any(self.target(u) for u in corpus.utterances):
-            raise UserError(f"{key}: no text in it has a known character; is it in another alphabet, or data.text=raw needed?")
+            raise UserError(
+                f"{key}: no text in it has a known character; is it in another alphabet, or data.text=raw needed?"
+            )
         if training:
             before = len(corpus.utterances)
-            corpus.keep(lambda u: _frames_needed(self.target(u)) <= frames(u), "{u.source}: more characters than frames")
+            corpus.keep(
+                lambda u: _frames_needed(self.target(u)) <= frames(u), "{u.source}: more characters than frames"
+            )
             if before - len(corpus.utterances):
-                found.append(f"WARNING {key}: {before - len(corpus.utterances)} texts have more characters than their audio "
-                             "has frames and are left out; an encoder with more frames per second would take them")  # fmt: skip
+                found.append(
+                    f"WARNING {key}: {before - len(corpus.utterances)} texts have more characters than their "
+                    "audio has frames and are left out; an encoder with more frames per second would take them"
+                )
             if not corpus.utterances:
-                raise UserError(f"{key}: every text is longer than its audio has frames: do the texts belong to the audio?")
+                raise UserError(
+                    f"{key}: every text is longer than its audio has frames: do the texts belong to the audio?"
+                )
         return found
 
     def loss_sum(self, model: CtcRecognizer, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
@@ -96,11 +105,13 @@ class AsrTask:
         for i in range(0, len(references), max(1, len(references) // 3))[:3]:
             lines += [f"    reference:  {references[i]}", f"    hypothesis: {predictions[i]}"]
         if scores["empty"] > 0.9:
-            lines.append("WARNING blank-only output: the model says nothing for most utterances. Usual early on; if it stays, "
-                         "raise run.updates or optim.lr, or lower augment.time_prob.")  # fmt: skip
+            lines.append(
+                "WARNING blank-only output: the model says nothing for most utterances. Usual early on; "
+                "if it stays, raise run.updates or optim.lr, or lower augment.time_prob."
+            )
         return lines
 
 
 def _frames_needed(target: list[int]) -> int:
     """CTC needs a frame for each character, and a blank between two alike."""
-    return len(target) + sum(a == b for a, b in zip(target, target[1:], strict=False))
+    return len(target) + sum(a == b for a, b in pairwise(target))

@@ -60,7 +60,9 @@ def collate_labelled(
                 own = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
                 time_mask[row, :frames] = torch.from_numpy(own)
             channels[row, _silent_channels(feature_dim, augment, clip.rng)] = 0.0
-    targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips] or [torch.zeros(0, dtype=torch.int64)]
+    targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips] or [
+        torch.zeros(0, dtype=torch.int64)
+    ]
     return LabelledBatch(
         waveforms, lengths, time_mask, channels,
         torch.nn.utils.rnn.pad_sequence(targets, batch_first=True), torch.tensor([len(t) for t in targets]),

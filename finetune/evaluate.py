@@ -23,9 +23,7 @@ from .setup import Task
 
 
 @torch.no_grad()
-def evaluate(
-    run: Run, task: Task, model: Any, data: Updates[LabelledBatch], name: str
-) -> dict[str, float]:
+def evaluate(run: Run, task: Task, model: Any, data: Updates[LabelledBatch], name: str) -> dict[str, float]:
     """Every utterance once; the scores, and on the screen a line and examples. Every rank calls this.
 
     The generators are left as they were, so that an evaluation changes nothing in training.
@@ -42,7 +40,9 @@ def evaluate(
     references, predictions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
     scores = task.score(references, predictions)
     listed = "  ".join(f"{key} {value:.3f}" for key, value in scores.items())
-    run.say("\n".join([f"  {name}: {listed}  ({len(pairs)} utterances)", *task.report(references, predictions, scores)]))
+    run.say(
+        "\n".join([f"  {name}: {listed}  ({len(pairs)} utterances)", *task.report(references, predictions, scores)])
+    )
     return scores
 
 
@@ -71,7 +71,12 @@ def keep_best(
 
 
 def finish(
-    run: Run, task: Task, model: Any, data: dict[str, Updates[LabelledBatch]], state: RunState, corpora: dict[str, Corpus]
+    run: Run,
+    task: Task,
+    model: Any,
+    data: dict[str, Updates[LabelledBatch]],
+    state: RunState,
+    corpora: dict[str, Corpus],
 ) -> None:
     """Score the best model on the test data, once; write its folder with the scores, and results.json."""
     if "valid" not in data:
@@ -86,7 +91,9 @@ def finish(
             results[split] = evaluate(run, task, best, data[split], f"{split}, best model (update {state.best_update})")
     scored = next((split for split in ("test", "valid") if split in results), None)
     if scored:
-        save_model(run, best, facts(run, state, corpora) | {"metrics": results[scored], "test_data": corpora[scored].name})
+        save_model(
+            run, best, facts(run, state, corpora) | {"metrics": results[scored], "test_data": corpora[scored].name}
+        )
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.say(f"the model is in {run.dir / 'hub'}, its scores in {run.dir / 'results.json'}")

@@ -32,7 +32,9 @@ class IntentTask:
         self.labels = labels or sorted({u.label for u in train.utterances if u.label is not None})
         if len(self.labels) < 2:
             what = f"only the label {self.labels[0]!r}" if self.labels else "no labels"
-            raise UserError(f"data.train={config.data.train}: {what} in it; rows need a key such as intent, of two values or more")
+            raise UserError(
+                f"data.train={config.data.train}: {what} in it; rows need a key such as intent, of two values or more"
+            )
         self._numbers = {label: i for i, label in enumerate(self.labels)}
 
     def build(self, encoder: EncoderConfig) -> Classifier:

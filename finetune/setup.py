@@ -46,14 +46,16 @@ def build_task(config: FinetuneConfig, train: Corpus) -> Task:
 
 
 def build_model(config: FinetuneConfig, task: Task) -> Any:
-    """The encoder with the task's head, drawn from the run's seed: pretrained weights where ``pretrained`` says so, else fresh ones.
+    """The encoder with the task's head: pretrained weights where ``pretrained`` names them, else drawn from the seed.
 
     Raises:
         UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
     """
     if config.pretrained is None:
         if config.size is None:
-            raise UserError("set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch")
+            raise UserError(
+                "set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch"
+            )
         return task.build(config.encoder)
     encoder = load_encoder(config.pretrained)
     shape = encoder.config if config.dropout is None else replace(encoder.config, dropout=config.dropout)

@@ -16,8 +16,17 @@ from pretrain.run import Run, start_accelerator
 
 from .config import FinetuneConfig
 from .evaluate import finish, keep_best, log
-from .setup import build_model, build_task, describe, encode, find_corpora, open_data, parameter_groups
-from .setup import sum_gradients, update_weight
+from .setup import (
+    build_model,
+    build_task,
+    describe,
+    encode,
+    find_corpora,
+    open_data,
+    parameter_groups,
+    sum_gradients,
+    update_weight,
+)
 
 
 def train(config: FinetuneConfig) -> int:

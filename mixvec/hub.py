@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from shutil import copymode
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
@@ -79,6 +80,7 @@ def save_folder(model: nn.Module, folder: str | Path, training: dict[str, Any] |
         save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
         _write_json(new / "config.json", config)
         _write_json(new / "preprocessor_config.json", preprocessor)
+        copymode(new / "config.json", new / "model.safetensors")  # safetensors writes for the owner's eyes only
         if isinstance(model, CtcRecognizer):
             _write_json(new / "vocab.json", {entry: i for i, entry in enumerate(model.vocabulary)})
         if isinstance(model, Classifier):

@@ -1,10 +1,10 @@
 """Everything a run needs to go on exactly: safetensors and JSON, written whole, never pickled.
 
-    checkpoints/update_00001000/
-        model.safetensors      weights
-        optimizer.safetensors  AdamW's moments and step counts, by parameter number
-        rng.safetensors        each rank's generators
-        state.json             ``RunState``, the loss scaler
+checkpoints/update_00001000/
+    model.safetensors      weights
+    optimizer.safetensors  AdamW's moments and step counts, by parameter number
+    rng.safetensors        each rank's generators
+    state.json             ``RunState``, the loss scaler
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def newest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def save(
-    folder: Path, state: RunState, model: nn.Module, optimizer: Any, accelerator: Accelerator, keep: int
-) -> None:
+def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accelerator: Accelerator, keep: int) -> None:
     """Write a checkpoint and drop all but the ``keep`` newest. Every rank calls this."""
     generators: list[dict[str, Tensor]] = gather_object([_generators()])
     if not accelerator.is_main_process:
@@ -85,7 +83,9 @@ def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator)
         state = RunState(**saved["state"])
         moments, generators = load_file(path / "optimizer.safetensors"), load_file(path / "rng.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{path}: damaged checkpoint ({error}); remove that folder to go on from the one before") from error
+        raise UserError(
+            f"{path}: damaged checkpoint ({error}); remove that folder to go on from the one before"
+        ) from error
     load_tensors(model, read_tensors(path), path)
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():

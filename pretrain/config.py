@@ -1,4 +1,4 @@
-"""What a pretraining run is, as data: defaults here equal arXiv 2407.13377, YAML and ``key=value`` state differences."""
+"""What a pretraining run is, as data: defaults equal arXiv 2407.13377, YAML and ``key=value`` state differences."""
 
 from __future__ import annotations
 

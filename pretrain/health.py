@@ -26,7 +26,12 @@ class Window:
     started_s: float = 0.0
 
     def add(self, sums: Sums) -> None:
-        parts = [sums.contrastive.view(1), sums.correct.view(1), sums.feature_square.view(1), sums.code_counts.flatten()]
+        parts = [
+            sums.contrastive.view(1),
+            sums.correct.view(1),
+            sums.feature_square.view(1),
+            sums.code_counts.flatten(),
+        ]
         flat = torch.cat([part.float() for part in parts])
         self.sums = flat if self.sums is None else self.sums + flat
 
@@ -58,7 +63,9 @@ class Window:
 def status_line(row: dict[str, Any], updates: int) -> str:
     """One line for the screen."""
     left_s = row["seconds_left"]
-    left = f"{left_s / 3600:.1f} h" if left_s >= 3600 else f"{left_s / 60:.0f} min" if left_s >= 60 else f"{left_s:.0f} s"
+    left = (
+        f"{left_s / 3600:.1f} h" if left_s >= 3600 else f"{left_s / 60:.0f} min" if left_s >= 60 else f"{left_s:.0f} s"
+    )
     return (
         f"update {row['update']}/{updates}  loss {row['contrastive_loss']:.3f} (chance {row['chance_loss']:.2f})  "
         f"accuracy {row['accuracy']:.3f}  codes {row['code_perplexity']:.0f}/{row['max_perplexity']}  "
@@ -80,7 +87,7 @@ def diagnose(row: dict[str, Any], config: PretrainConfig) -> list[str]:
     if past_warmup and row["contrastive_loss"] > 0.99 * row["chance_loss"]:
         found.append(
             f"WARNING stuck at chance: loss {row['contrastive_loss']:.3f} against ln(K+1) = {row['chance_loss']:.3f} "
-            "after warm-up. Likely causes: optim.lr too low or too high, batch.update_s too small, too few run.updates, "
-            "audio that is silent or not speech."
+            "after warm-up. Likely causes: optim.lr too low or too high, batch.update_s too small, "
+            "too few run.updates, audio that is silent or not speech."
         )
     return found

@@ -86,7 +86,7 @@ class Updates(Generic[Batch]):
         ranks: int = 1,
         rank: int = 0,
     ) -> None:
-        """``batch_max_s`` bounds a micro-batch with padding, ``crop_s`` an utterance; ``min_s`` what decodes shorter."""
+        """``batch_max_s`` bounds a padded micro-batch, ``crop_s`` an utterance; under ``min_s`` it is skipped."""
         self.utterances, self.collate = corpus.utterances, collate
         self.durations_s = np.minimum([u.duration_s for u in corpus.utterances], crop_s)
         self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s

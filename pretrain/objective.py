@@ -101,7 +101,9 @@ class MaskedPrediction(nn.Module):
         square = (features.float().square() * frames.unsqueeze(-1)).sum() / features.shape[-1]
         if weights.feature_penalty:
             loss = loss + weights.feature_penalty * square / totals.frames
-        counts = torch.zeros_like(probs).scatter_add_(1, entries.flatten(0, 1).T, real.reshape(1, -1).expand(probs.shape[0], -1).to(probs))
+        counts = torch.zeros_like(probs).scatter_add_(
+            1, entries.flatten(0, 1).T, real.reshape(1, -1).expand(probs.shape[0], -1).to(probs)
+        )
         return Sums(loss, contrast.loss.detach(), contrast.correct, counts, square.detach())
 
 

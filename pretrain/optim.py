@@ -46,5 +46,7 @@ def step(run: Run, model: nn.Module, optimizer: Any, state: RunState) -> float:
     if not finite:
         run.say(f"update {state.update + 1}: the gradient is not finite; left out ({state.skipped_updates} in a row)")
     if state.skipped_updates >= 10:
-        raise UserError("ten updates in a row had a gradient that is not finite: lower optim.lr, or use run.precision=fp32")
+        raise UserError(
+            "ten updates in a row had a gradient that is not finite: lower optim.lr, or use run.precision=fp32"
+        )
     return norm

@@ -1,8 +1,8 @@
 """A run's directory and its surroundings: device and precision, one run at a time, resume, metrics, signals.
 
-    config.yaml      the merged configuration        checkpoints/   what it goes on from
-    metrics.jsonl    a row per log line              tensorboard/   the same as curves
-    skipped.jsonl    audio passed over, and why      hub/           the model folder
+config.yaml      the merged configuration        checkpoints/   what it goes on from
+metrics.jsonl    a row per log line              tensorboard/   the same as curves
+skipped.jsonl    audio passed over, and why      hub/           the model folder
 """
 
 from __future__ import annotations
@@ -81,14 +81,18 @@ class Run:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"run.dir={self.dir}: another run is using it; wait for it or choose another run.dir") from error
+            raise UserError(
+                f"run.dir={self.dir}: another run is using it; wait for it or choose another run.dir"
+            ) from error
         stated = self.dir / "config.yaml"
         if stated.exists() and checkpoint.newest(self.dir / "checkpoints"):
             try:
                 merged = OmegaConf.merge(OmegaConf.structured(type(self.config)), OmegaConf.load(stated))
                 changed = changed_keys(OmegaConf.to_object(merged), self.config)
             except (OmegaConfBaseException, ValueError) as error:
-                raise UserError(f"{stated}: cannot be compared with this run ({error}); choose another run.dir") from error
+                raise UserError(
+                    f"{stated}: cannot be compared with this run ({error}); choose another run.dir"
+                ) from error
             if changed:
                 raise UserError(f"run.dir={self.dir} holds a run with other settings: {', '.join(changed[:5])}; "
                                 "choose another run.dir, or remove that one to start anew")  # fmt: skip

@@ -11,6 +11,7 @@ import glob
 import io
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,9 +113,7 @@ def _find(name: str, key: str, labels: bool, corpus: Corpus) -> None:
             _from_metadata(_metadata(path, key), path, corpus)
         else:
             _from_folder(path, corpus)
-    elif path.suffix.lower() in (".jsonl", ".json") and path.is_file():
-        _from_metadata(path, path.parent, corpus)
-    elif path.suffix.lower() == ".csv" and path.is_file():
+    elif path.suffix.lower() in (".jsonl", ".json", ".csv") and path.is_file():
         _from_metadata(path, path.parent, corpus)
     elif path.is_file():
         _add(corpus, str(path), {})
@@ -125,10 +124,18 @@ def _find(name: str, key: str, labels: bool, corpus: Corpus) -> None:
 
 
 def _from_folder(folder: Path, corpus: Corpus) -> None:
-    """Every audio file below ``folder``, at any depth, hidden ones left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
+    """Every audio file below ``folder``, at any depth, linked folders too (each once), hidden ones left out."""
+    seen, paths = set(), []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        real = os.path.realpath(at)
+        if real in seen:  # a link in a loop, or a second link to the same
+            folders.clear()
+            continue
+        seen.add(real)
+        paths += [Path(at, name) for name in names if not name.startswith(".")]
+    for path in sorted(paths):
+        if path.suffix.lower() in EXTENSIONS and path.is_file():
             _add(corpus, str(path), {})
 
 
@@ -137,7 +144,9 @@ def _metadata(folder: Path, key: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     splits = sorted(p.parent.name for p in folder.glob("*/metadata.*"))
-    hint = f"; did you mean {key}={folder}/{splits[0]}?" if splits else ": a metadata.jsonl or .csv is needed for labels"
+    hint = (
+        f"; did you mean {key}={folder}/{splits[0]}?" if splits else ": a metadata.jsonl or .csv is needed for labels"
+    )
     raise UserError(f"{key}={folder}: no metadata.jsonl in it{hint}")
 
 
@@ -188,7 +197,9 @@ def _from_dataset(name: str, key: str, corpus: Corpus) -> None:
         )
     except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{key}={name}: no such folder, and no data set of that name could be loaded ({reason})") from error
+        raise UserError(
+            f"{key}={name}: no such folder, and no data set of that name could be loaded ({reason})"
+        ) from error
     if isinstance(table, datasets.DatasetDict):
         splits = ", ".join(table)
         raise UserError(f"{key}={name}: has splits ({splits}); name one, such as {key}={name}/{next(iter(table))}")

@@ -19,7 +19,6 @@ from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
 from .config import PretrainConfig
-from .checkpoint import RunState
 from .export import save_model, training_facts
 from .health import Window, diagnose, status_line
 from .loader import Loaded, Updates, collate_masked
@@ -68,7 +67,8 @@ def train(config: PretrainConfig) -> int:
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
             row = {"update": update, **window.row(accelerator, config, run.elapsed_s), "temperature": temperature,
-                   "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"], "hours_seen": state.seconds_seen / 3600,
+                   "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"],
+                   "hours_seen": state.seconds_seen / 3600,
                    "seconds_left": run.elapsed_s / update * (config.run.updates - update)}  # fmt: skip
             run.log(row, "\n".join([status_line(row, config.run.updates), *diagnose(row, config)]))
             window = Window(started_s=run.elapsed_s)

@@ -66,7 +66,13 @@ def main() -> None:
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     with peak_memory() as peak:
         run("tools.corpus", str(runs / "corpus"), *plan.corpus)
-        run("pretrain", "configs/tiny.yaml", f"data.train={runs}/corpus/unlabelled", f"run.dir={runs}/pretrain", *plan.pretrain)
+        run(
+            "pretrain",
+            "configs/tiny.yaml",
+            f"data.train={runs}/corpus/unlabelled",
+            f"run.dir={runs}/pretrain",
+            *plan.pretrain,
+        )
         results = finetune_all(plan)
         published = runs / "published"
         run("tools.publish", str(runs / "finetune/asr-pretrained-0"), "--to", f"./{published}")
@@ -87,12 +93,17 @@ def finetune_all(plan: Plan) -> dict[str, Any]:
             for seed in plan.seeds:
                 data = f"{runs}/corpus/{task}"
                 jobs[task, start, seed] = [
-                    "finetune", f"configs/{task}.yaml", "size=tiny" if start == "scratch" else f"pretrained={runs}/pretrain",
+                    "finetune", f"configs/{task}.yaml",
+                    "size=tiny" if start == "scratch" else f"pretrained={runs}/pretrain",
                     f"data.train={data}/train", f"data.valid={data}/validation", f"data.test={data}/test",
-                    f"run.dir={runs}/finetune/{task}-{start}-{seed}", f"run.seed={seed}", "data.workers=0", *plan.finetune,
+                    f"run.dir={runs}/finetune/{task}-{start}-{seed}", f"run.seed={seed}", "data.workers=0",
+                    *plan.finetune,
                 ]  # fmt: skip
     (runs / "finetune").mkdir(parents=True, exist_ok=True)
-    print(f"\n$ python -m {shlex.join(jobs['asr', 'pretrained', 0])}\n  and {len(jobs) - 1} more, two at a time", flush=True)
+    print(
+        f"\n$ python -m {shlex.join(jobs['asr', 'pretrained', 0])}\n  and {len(jobs) - 1} more, two at a time",
+        flush=True,
+    )
     results: dict[str, Any] = {task: {} for task in TASKS}
     with ThreadPoolExecutor(max_workers=2) as pool:
         for (task, start, seed), _ in zip(jobs, pool.map(quietly, jobs.values()), strict=True):
@@ -125,7 +136,11 @@ def quietly(command: list[str]) -> None:
     log = folder.with_suffix(".log")
     with (ROOT / log).open("w") as file:
         code = subprocess.run(
-            [sys.executable, "-m", *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         ).returncode
     if code:
         tail = "\n".join((ROOT / log).read_text().splitlines()[-5:])
@@ -160,11 +175,13 @@ def table(results: dict[str, Any], runs: Path) -> str:
     """The figures as people read them: a row per task, in per cent, one value per seed."""
     lines = ["", f"{'test, per cent':<28}{'from scratch':>20}{'pretrained':>20}"]
     for task, (metric, name) in TASKS.items():
-        cells = [", ".join(f"{100 * v:.1f}" for v in results[task][f"{start}_{metric}"]) for start in ("scratch", "pretrained")]
+        cells = [
+            ", ".join(f"{100 * v:.1f}" for v in results[task][f"{start}_{metric}"])
+            for start in ("scratch", "pretrained")
+        ]
         lines.append(f"{name:<28}{cells[0]:>20}{cells[1]:>20}")
-    lines += [f"\n{results['seconds'] / 60:.1f} min, at most {results['peak_memory_mb']} MB; model: {results['published']}; "
-              f"figures: {runs / 'results.json'}"]  # fmt: skip
-    return "\n".join(lines)
+    spent = f"{results['seconds'] / 60:.1f} min, at most {results['peak_memory_mb']} MB"
+    return "\n".join([*lines, f"\n{spent}; model: {results['published']}; figures: {runs / 'results.json'}"])
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def test_frames_needed_is_where_ctc_becomes_possible(target: list[int]) -> None:
     for frames, possible in ((_frames_needed(target), True), (_frames_needed(target) - 1, False)):
         log_probs = torch.zeros(max(frames, 1), 1, 5).log_softmax(-1)
         if frames:
-            loss = torch.nn.functional.ctc_loss(log_probs, torch.tensor([target]), [frames], [len(target)], reduction="sum")
+            loss = torch.nn.functional.ctc_loss(
+                log_probs, torch.tensor([target]), [frames], [len(target)], reduction="sum"
+            )
             assert bool(loss.isfinite()) == possible
 
 
@@ -80,7 +82,9 @@ def test_blank_only_output_is_named() -> None:
     scores = task.score(["a", "b"], ["", ""])
     assert scores == {"wer": 1.0, "cer": 1.0, "empty": 1.0}
     assert any("blank-only" in line for line in task.report(["a", "b"], ["", ""], scores))
-    assert not any("blank-only" in line for line in task.report(["a", "b"], ["a", ""], task.score(["a", "b"], ["a", ""])))
+    assert not any(
+        "blank-only" in line for line in task.report(["a", "b"], ["a", ""], task.score(["a", "b"], ["a", ""]))
+    )
 
 
 def test_three_pairs_are_shown() -> None:

@@ -10,7 +10,18 @@ import torch
 
 from mixvec import Classifier, CtcRecognizer, SpeechEncoder, UserError
 from mixvec.hub import load_encoder
-from tests.runs import FINETUNE, ROOT, SMALLEST, command, finetune, identical, largest_difference, pretrain, rows, weights
+from tests.runs import (
+    FINETUNE,
+    ROOT,
+    SMALLEST,
+    command,
+    finetune,
+    identical,
+    largest_difference,
+    pretrain,
+    rows,
+    weights,
+)
 
 SHORT = ("run.updates=4", "run.eval_every=2", "run.save_every=2")
 SCRATCH = ("size=tiny", *SMALLEST)
@@ -35,7 +46,7 @@ def test_a_run_leaves_the_best_model_and_its_scores(
     assert set(valid) == {2, 4}
     pick = min if task == "asr" else max
     assert results["valid"][metric] == pytest.approx(pick(valid.values()))
-    assert 0 <= results["test"][metric]
+    assert results["test"][metric] >= 0
     card = json.loads((tmp_path / "run/hub/config.json").read_text())["training"]
     assert card["metrics"] == results["test"]
     assert isinstance(model.from_pretrained(tmp_path / "run"), model)
@@ -58,14 +69,16 @@ def test_freeze_then_thaw(corpus: Path, pretrained: Path, tmp_path: Path) -> Non
 
 def test_it_can_learn_its_training_data(corpus: Path, tmp_path: Path) -> None:
     """A few utterances by heart: the loop, the loss and the decoding agree."""
-    keys = ("size=tiny", f"data.valid={corpus}/intent/train", "run.updates=60", "run.eval_every=30", "augment.time_prob=0",
-            "augment.channel_prob=0", "optim.lr=2e-3", "optim.encoder_lr=2e-3", "run.log_every=30", "batch.update_s=60")  # fmt: skip
+    keys = ("size=tiny", f"data.valid={corpus}/intent/train", "run.updates=60", "run.eval_every=30", "optim.lr=2e-3",
+            "augment.time_prob=0", "augment.channel_prob=0", "optim.encoder_lr=2e-3", "batch.update_s=60")  # fmt: skip
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
     assert json.loads((tmp_path / "run/results.json").read_text())["valid"]["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("task", ["asr", "intent"])
-def test_resumed_equals_uninterrupted_bitwise(corpus: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_equals_uninterrupted_bitwise(
+    corpus: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = (*SCRATCH, "encoder.dropout=0.1", "run.updates=6", "run.eval_every=2", "run.save_every=3")
     assert finetune(task, corpus, tmp_path / "whole", *keys) == 0
     from pretrain.run import Run
@@ -89,11 +102,18 @@ def test_resumed_equals_uninterrupted_bitwise(corpus: Path, tmp_path: Path, task
 
 
 def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path: Path) -> None:
-    keys = [*SCRATCH, "encoder.dropout=0", "encoder.layer_drop=0", "head.dropout=0", "run.updates=3", "run.eval_every=3",
-            "batch.update_s=30", "optim.lr=1e-2"]  # fmt: skip
+    keys = [*SCRATCH, "encoder.dropout=0", "encoder.layer_drop=0", "head.dropout=0", "run.updates=3",
+            "run.eval_every=3", "batch.update_s=30", "optim.lr=1e-2"]  # fmt: skip
     data = [f"data.train={corpus}/asr/train", f"data.valid={corpus}/asr/validation"]
     for name, ranks, max_s in (("whole", 1, 60), ("parts", 1, 10), ("ranks", 2, 60)):
-        arguments = [str(ROOT / "configs/asr.yaml"), *data, *FINETUNE, *keys, f"run.dir={tmp_path / name}", f"batch.max_s={max_s}"]
+        arguments = [
+            str(ROOT / "configs/asr.yaml"),
+            *data,
+            *FINETUNE,
+            *keys,
+            f"run.dir={tmp_path / name}",
+            f"batch.max_s={max_s}",
+        ]
         done = command("finetune", *arguments, "data.max_s=10", ranks=ranks)
         assert done.returncode == 0, done.stderr
         facts = json.loads((tmp_path / name / "hub/config.json").read_text())["training"]
@@ -105,7 +125,14 @@ def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path
 
 
 def test_recognition_from_fairseq2(corpus: Path, tmp_path: Path) -> None:
-    keys = ("size=wav2vec2-base", *SMALLEST, "encoder.mixer=summary", "run.updates=1", "run.eval_every=1", "data.max_s=10")
+    keys = (
+        "size=wav2vec2-base",
+        *SMALLEST,
+        "encoder.mixer=summary",
+        "run.updates=1",
+        "run.eval_every=1",
+        "data.max_s=10",
+    )
     assert finetune("asr", corpus, tmp_path / "run", *keys) == 0
     assert isinstance(CtcRecognizer.from_pretrained(tmp_path / "run"), CtcRecognizer)
 
@@ -139,7 +166,9 @@ def test_texts_without_known_characters(corpus: Path, tmp_path: Path) -> None:
     for path in sorted((corpus / "asr/test/audio").glob("*"))[:2]:
         (odd / "audio" / path.name).write_bytes(path.read_bytes())
     names = [p.name for p in sorted((odd / "audio").iterdir())]
-    (odd / "metadata.jsonl").write_text("".join(json.dumps({"file_name": f"audio/{n}", "text": "Ωμέγα"}) + "\n" for n in names))
+    (odd / "metadata.jsonl").write_text(
+        "".join(json.dumps({"file_name": f"audio/{n}", "text": "Ωμέγα"}) + "\n" for n in names)
+    )
     with pytest.raises(UserError, match=r"data\.valid: no text in it has a known character"):
         finetune("asr", corpus, tmp_path / "run", *SCRATCH, *SHORT, f"data.valid={odd}")
 
@@ -147,7 +176,11 @@ def test_texts_without_known_characters(corpus: Path, tmp_path: Path) -> None:
 def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
     for module, arguments, said in (
         ("finetune", ["nothing.yaml"], "error: nothing.yaml: no such config file"),
-        ("pretrain", ["configs/tiny.yaml", f"data.train={tmp_path}"], f"error: data.train={tmp_path}: no readable audio in it"),
+        (
+            "pretrain",
+            ["configs/tiny.yaml", f"data.train={tmp_path}"],
+            f"error: data.train={tmp_path}: no readable audio in it",
+        ),
     ):
         done = command(module, *arguments, f"run.dir={tmp_path / 'run'}")
         assert done.returncode == 1

@@ -93,6 +93,10 @@ def test_saved_equals_reloaded_bitwise(kind: str, tmp_path: Path) -> None:
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
 
 
+def test_all_files_have_the_same_readers(folder: Path) -> None:
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_each_class_loads_its_own_kind(tmp_path: Path) -> None:
     recogniser(layers="weighted").save_pretrained(tmp_path / "asr")
     classifier().save_pretrained(tmp_path / "run" / "hub")

@@ -15,7 +15,6 @@ import torch
 from mixvec import SpeechEncoder, UserError
 from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
 
-
 NOISELESS = """
 import sys
 import torch
