@@ -40,8 +40,9 @@ class Totals(NamedTuple):
 
     masked: Tensor
     frames: Tensor
-    code_probs: Tensor
-    """(G, V) mean code probabilities over the update's masked frames."""
+    code_probs: Tensor | None
+    """(G, V) mean code probabilities over the update's masked frames; None where one micro-batch is the whole update,
+    which then finds them itself."""
 
 
 class Sums(NamedTuple):
@@ -96,7 +97,8 @@ class MaskedPrediction(nn.Module):
         )
         loss = contrast.loss / totals.masked
         probs = (quantized.logits.softmax(-1) * real.reshape(-1, 1, 1)).sum(0)  # (G, V)
-        loss = loss + weights.diversity_weight * (diversity_gradient(totals.code_probs) * probs).sum() / totals.masked
+        mean = probs.detach() / totals.masked if totals.code_probs is None else totals.code_probs
+        loss = loss + weights.diversity_weight * (diversity_gradient(mean) * probs).sum() / totals.masked
         frames = padding_mask(frame_lengths, features.shape[1]) & (batch.counts > 0).unsqueeze(1)
         square = (features.float().square() * frames.unsqueeze(-1)).sum() / features.shape[-1]
         if weights.feature_penalty:

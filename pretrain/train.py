@@ -118,8 +118,10 @@ def update_totals(
            sum(part.seconds for part in loaded)]  # fmt: skip
     for part in loaded:
         run.note_skipped(part.skipped)
+    counts = torch.tensor(own, device=run.accelerator.device)
+    if len(batches) == 1 and run.accelerator.num_processes == 1:
+        return Totals(counts[0].clamp(min=1), counts[1].clamp(min=1), None), own[2]
     probs = torch.stack([objective.code_probability_sum(batch) for batch in batches]).sum(0)  # (G, V)
-    counts = torch.tensor(own, device=probs.device)
     total = run.accelerator.reduce(torch.cat([counts, probs.flatten()]), "sum")
     masked = total[0].clamp(min=1)
     return Totals(masked, total[1].clamp(min=1), total[3:].view_as(probs) / masked), float(total[2])
