@@ -47,12 +47,11 @@ def evaluate(run: Run, task: Task, model: Any, data: Updates[LabelledBatch], nam
 
 
 def log(run: Run, state: RunState, losses: list[Tensor], norm: float, frozen: bool) -> None:
-    """A row and a line of the training loss, which each update's micro-batches and ranks add up to."""
+    """A row and a line of the mean loss of the updates since the last; ``losses`` holds this rank's share of each."""
     updates = run.config.run.updates
-    total = run.accelerator.reduce(torch.stack(losses).sum(), "sum") if losses else torch.zeros(())
-    since = state.update % run.config.run.log_every or min(run.config.run.log_every, state.update)
+    total = run.accelerator.reduce(torch.stack(losses).sum(), "sum")
     left_s = run.elapsed_s / state.update * (updates - state.update)
-    row = {"update": state.update, "loss": float(total) / since, "gradient_norm": norm, "encoder_frozen": frozen,
+    row = {"update": state.update, "loss": float(total) / len(losses), "gradient_norm": norm, "encoder_frozen": frozen,
            "seconds": run.elapsed_s}  # fmt: skip
     run.log(row, f"update {state.update}/{updates}  loss {row['loss']:.3f}  gradient {norm:.2f}"
                  f"{'  encoder frozen' if frozen else ''}  {left_s:.0f} s left")  # fmt: skip
@@ -102,5 +101,6 @@ def finish(
 def facts(run: Run, state: RunState, corpora: dict[str, Corpus]) -> dict[str, Any]:
     train = corpora["train"]
     data = f"{train.name} ({train.hours * 60:.1f} min, {len(train.utterances)} utterances)"
-    started = Path(run.config.pretrained).name if run.config.pretrained else "scratch"
+    source = Path(run.config.pretrained or "scratch")
+    started = source.parent.name if source.name == "hub" else source.name
     return training_facts(run, state, data) | {"started_from": started}

@@ -56,11 +56,12 @@ def train(config: FinetuneConfig) -> int:
         model.encoder.train(not frozen)
         batches = [part.batch.to(accelerator.device) for part in loaded]
         weight, seconds = update_weight(run, task, loaded)
+        losses.append(torch.zeros((), device=accelerator.device))
         for batch in batches:
             with accelerator.autocast():
                 loss = task.loss_sum(model, encode(model, batch, frozen), batch) / weight
             accelerator.backward(loss)
-            losses.append(loss.detach())
+            losses[-1] += loss.detach()
         sum_gradients(run, model)
         norm = step(run, model, optimizer, state)
         state.update, state.epoch, state.position = update, epoch, position

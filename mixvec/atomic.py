@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shutil
@@ -10,6 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 from .errors import UserError
 
@@ -40,6 +45,21 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:  # the half-written folder; or, once it is in its place, the one that stood there before
         shutil.rmtree(new, ignore_errors=True)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, from whatever device.
+
+    Raises:
+        OSError: the disk is full or the like, with its number, which safetensors itself hides in a text.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code), str(path.parent)) from error
 
 
 def write_whole(path: str | Path, text: str) -> None:

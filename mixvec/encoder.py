@@ -139,11 +139,12 @@ class SpeechEncoder(nn.Module):
         Raises:
             UserError: no such folder or repository, or a missing, extra or misshapen tensor, which it names.
         """
+        from .errors import UserError
         from .hub import load_encoder
 
         encoder = load_encoder(name_or_path, revision)
         if not isinstance(encoder, cls):
-            raise ValueError(f"{name_or_path} holds fairseq2's wav2vec 2.0; load it with mixvec.hub.load_encoder")
+            raise UserError(f"{name_or_path}: holds fairseq2's wav2vec 2.0; load it with mixvec.hub.load_encoder")
         return encoder
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -17,10 +17,10 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
-from .atomic import whole_folder
+from .atomic import save_tensors, whole_folder
 from .card import model_card
 from .config import EncoderConfig
 from .encoder import Encoder, build_encoder
@@ -76,8 +76,8 @@ def save_folder(model: nn.Module, folder: str | Path, training: dict[str, Any] |
         "padding_value": 0.0,
     }
     with whole_folder(folder) as new:
-        tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
+        tensors = model.state_dict()
+        save_tensors(tensors, new / "model.safetensors")
         _write_json(new / "config.json", config)
         _write_json(new / "preprocessor_config.json", preprocessor)
         copymode(new / "config.json", new / "model.safetensors")  # safetensors writes for the owner's eyes only

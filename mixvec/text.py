@@ -14,12 +14,12 @@ TextStyle = Literal["plain", "raw"]
 def normalise_text(text: str, style: TextStyle = "plain") -> str:
     """Text as it is learned and scored.
 
-    plain: NFC, lower case, punctuation dropped but for apostrophes inside words, hyphens to spaces. raw: NFC alone.
+    plain: NFC, lower case, punctuation dropped but for apostrophes inside words, dashes to spaces. raw: NFC alone.
     White space is folded in both.
     """
     text = unicodedata.normalize("NFC", text)
     if style == "plain":
-        text = text.lower().replace("’", "'").replace("-", " ")
+        text = "".join(" " if unicodedata.category(c) == "Pd" else c for c in text.lower().replace("’", "'"))
         kept = [c for c in text if c == "'" or unicodedata.category(c)[0] not in "PSC" or c.isspace()]
         text = " ".join(word.strip("'") for word in "".join(kept).split())
     return " ".join(text.split())

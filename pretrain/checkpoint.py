@@ -19,11 +19,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mixvec import UserError
-from mixvec.atomic import whole_folder
+from mixvec.atomic import save_tensors, whole_folder
 from mixvec.hub import load_tensors, read_tensors
 
 
@@ -56,17 +56,16 @@ def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accele
     if not accelerator.is_main_process:
         return
     moments = {
-        f"{number}.{name}": value.detach().cpu().contiguous()
+        f"{number}.{name}": value
         for number, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
     with whole_folder(folder / f"update_{state.update:08d}") as new:
-        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        save_file(weights, new / "model.safetensors")
-        save_file(moments, new / "optimizer.safetensors")
+        save_tensors(model.state_dict(), new / "model.safetensors")
+        save_tensors(moments, new / "optimizer.safetensors")
         flat = {f"{rank}.{name}": t for rank, own in enumerate(generators) for name, t in own.items()}
-        save_file(flat, new / "rng.safetensors")
+        save_tensors(flat, new / "rng.safetensors")
         (new / "state.json").write_text(json.dumps({"state": asdict(state), "scaler": scaler}, indent=2))
     for old in sorted(folder.glob("update_*"))[:-keep]:
         shutil.rmtree(old)

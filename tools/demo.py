@@ -76,7 +76,7 @@ def main() -> None:
         results = finetune_all(plan)
         published = runs / "published"
         run("tools.publish", str(runs / "finetune/asr-pretrained-0"), "--to", f"./{published}")
-        sample = next((runs / "corpus/asr/test/audio").glob("*.flac"))
+        sample = min((runs / "corpus/asr/test/audio").glob("*.flac"))
         print(f"\n{sample} says:", flush=True)
         run("mixvec", "transcribe", "--model", str(published), str(sample))
     results |= {"seconds": round(time.monotonic() - started, 1), "peak_memory_mb": round(peak[0] / 2**20),

@@ -25,6 +25,7 @@ from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_c
         ("ẹ̀kọ́ Yorùbá", unicodedata.normalize("NFC", "ẹ̀kọ́ yorùbá")),
         ("شغّل الضوء", "شغّل الضوء"),
         ("“quoted” – dash…", "quoted dash"),
+        ("word—word, half–hearted", "word word half hearted"),
         ("' - ...", ""),
         ("", ""),
     ],

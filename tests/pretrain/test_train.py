@@ -184,6 +184,30 @@ def test_bf16_is_close_to_fp32(corpus: Path, tmp_path: Path) -> None:
     assert low["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.1)
 
 
+def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    """A stand-in for the disk: what safetensors itself says when there is no space left."""
+    code = (
+        "import sys\n"
+        "from safetensors import SafetensorError\n"
+        "from mixvec import atomic, errors\n"
+        "from pretrain.__main__ import main\n"
+        "write = atomic.save_file\n"
+        "def full(tensors, path, **rest):\n"
+        "    if 'update_00000004' in str(path) and path.name == 'optimizer.safetensors':\n"
+        "        raise SafetensorError('Error while serializing: I/O error: No space left on device (os error 28)')\n"
+        "    write(tensors, path, **rest)\n"
+        "atomic.save_file = full\n"
+        "errors.run_cli(main)\n"
+    )
+    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={tmp_path / 'run'}"]
+    arguments += ["run.updates=6", "run.save_every=2"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: no space left on device") and done.stderr.count("\n") == 1
+    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000002"], "nothing half-written"
+    assert pretrain(corpus, tmp_path / "run", "run.updates=6", "run.save_every=2") == 0
+
+
 def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     mixed.mkdir()
