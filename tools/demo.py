@@ -32,6 +32,13 @@ from mixvec.errors import UserError, run_cli
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = {"asr": ("wer", "word error rate"), "intent": ("accuracy", "intent accuracy")}
 
+TUNED = {
+    "asr": ("batch.update_s=30", "run.updates=200", "run.eval_every=100", "optim.lr=2e-3", "optim.encoder_lr=2e-3"),
+    "intent": ("batch.update_s=20", "run.updates=200", "run.eval_every=100", "optim.lr=2e-3", "optim.encoder_lr=1e-3",
+               "augment.time_prob=0.3", "augment.channel_prob=0", "augment.time_span_frames=5"),
+}  # fmt: skip
+"""The same for the pretrained encoder and for scratch."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -97,7 +104,7 @@ def finetune_all(plan: Plan) -> dict[str, Any]:
                     "size=tiny" if start == "scratch" else f"pretrained={runs}/pretrain",
                     f"data.train={data}/train", f"data.valid={data}/validation", f"data.test={data}/test",
                     f"run.dir={runs}/finetune/{task}-{start}-{seed}", f"run.seed={seed}", "data.workers=0",
-                    *plan.finetune,
+                    *TUNED[task], *plan.finetune,
                 ]  # fmt: skip
     (runs / "finetune").mkdir(parents=True, exist_ok=True)
     print(

@@ -62,22 +62,14 @@ COMMANDS = (
 )
 
 REQUESTS = {
-    "lights_on": "turn on the {room} lights|switch the {room} lights on|make the {room} brighter"
-    "|it is too dark in the {room}|i need more light in the {room}|light up the {room}",
-    "lights_off": "turn off the {room} lights|switch the {room} lights off|make the {room} darker"
-    "|it is too bright in the {room}|i need less light in the {room}|black out the {room}",
-    "heating_up": "turn up the heating in the {room}|make the {room} warmer|it is too cold in the {room}"
-    "|i need more heat in the {room}|raise the temperature in the {room}|warm up the {room}",
-    "heating_down": "turn down the heating in the {room}|make the {room} cooler|it is too hot in the {room}"
-    "|i need less heat in the {room}|lower the temperature in the {room}|cool down the {room}",
-    "music_play": "play some {music} music|put on some {music}|start the {music} playlist|i want to hear {music}"
-    "|let me listen to {music}|bring the {music} back",
-    "music_stop": "stop the {music} music|switch off the {music}|end the {music} playlist|i do not want to hear {music}"
-    "|that is enough {music}|take the {music} away",
-    "alarm_set": "wake me at {hour} {day}|set an alarm for {hour} {day}|i have to get up at {hour} {day}"
-    "|ring the bell at {hour} {day}|remind me at {hour} {day}|get me out of bed at {hour} {day}",
-    "weather_ask": "what is the weather in {city} {day}|will it rain in {city} {day}|is it sunny in {city} {day}"
-    "|do i need an umbrella in {city} {day}|how is the sky over {city} {day}|tell me the forecast for {city} {day}",
+    "lights": "switch the {room} lights on|i need more light in the {room}",
+    "heating": "it is too cold in the {room}|turn up the heating in the {room}",
+    "music": "play some {music} music|put on the {music} playlist",
+    "alarm": "wake me up at {hour} {day}|set an alarm for {hour} {day}",
+    "weather": "will it rain in {city} {day}|what is the weather in {city} {day}",
+    "door": "open the front door to the {room}|unlock the door of the {room}",
+    "news": "read me the news from {city}|what is in the news about {city}",
+    "call": "make a phone call to my brother in {city}|call my brother in {city} {day}",
 }
 INTENTS = tuple(REQUESTS)
 
