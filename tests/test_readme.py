@@ -29,7 +29,8 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> Iterator[str]:
     for block in blocks("bash"):
-        yield from (line.split(" #")[0].strip() for line in block.splitlines() if line.strip())
+        lines = block.replace("\\\n", " ").splitlines()
+        yield from (line.split(" #")[0].strip() for line in lines if line.strip())
 
 
 def test_the_readme_has_the_commands_that_matter() -> None:
@@ -69,6 +70,8 @@ def tiny(command: str, corpus: Path) -> list[str]:
     for name, path in (
         ("AUDIO", corpus / "unlabelled"),
         ("LABELLED", corpus / task),
+        ("DATA/speechocean762", corpus / "asr"),
+        ("DATA/arabic_commands", corpus / "intent"),
         ("DATA", corpus),
         ("speech.wav", "speech.flac"),
     ):
