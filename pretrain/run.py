@@ -30,6 +30,7 @@ from . import checkpoint
 from .checkpoint import RunState
 from .config import RunConfig, changed_keys, write_config
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -70,8 +71,7 @@ class Run:
         shared = broadcast_object_list([error]) if accelerator.num_processes > 1 else [error]
         if shared[0]:
             raise UserError(shared[0])
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+        self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def _open(self) -> None:
         if self.dir.exists() and not self.dir.is_dir():
@@ -164,6 +164,8 @@ class Run:
         return self.stop
 
     def close(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if self.accelerator.is_main_process:
             self._board.close()
             self._lock.close()

@@ -157,7 +157,7 @@ def test_a_folder_without_labels_says_so(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no metadata\.jsonl in it"):
         finetune("asr", corpus, tmp_path / "run", "size=tiny", f"data.train={corpus}/unlabelled")
     with pytest.raises(UserError, match=r"did you mean data\.train=.*/asr/test"):
-        finetune("asr", corpus, tmp_path / "run", "size=tiny", f"data.train={corpus}/asr")
+        finetune("asr", corpus, tmp_path / "other", "size=tiny", f"data.train={corpus}/asr")
 
 
 def test_texts_without_known_characters(corpus: Path, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ run_cli(main)
 
 
 def test_a_run_leaves_a_whole_directory_and_learns(corpus: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
     assert pretrain(corpus, tmp_path / "run", "run.updates=30", "objective.distractors=20", "run.save_every=10") == 0
+    assert signal.getsignal(signal.SIGINT) is before, "the run's own handlers end with it"
     left = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"config.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "hub", "skipped.jsonl"} <= left
     log = rows(tmp_path / "run")
