@@ -77,10 +77,11 @@ def status_line(row: dict[str, Any], updates: int) -> str:
 def diagnose(row: dict[str, Any], config: PretrainConfig) -> list[str]:
     """Named warnings with their likely causes; empty for a healthy row."""
     found = []
-    if row["code_perplexity"] < 0.1 * row["max_perplexity"] and row["accuracy"] > 0.9:
+    in_use = row["code_perplexity"] / row["max_perplexity"]
+    if in_use < 0.02 or (in_use < 0.1 and row["accuracy"] > 0.9):  # on the way down, accuracy is not near 1 yet
         found.append(
             f"WARNING collapsed codebook: {row['code_perplexity']:.1f} of {row['max_perplexity']} codes in use and "
-            f"accuracy {row['accuracy']:.2f}: the loss is low because all targets are alike. Likely causes: "
+            f"accuracy {row['accuracy']:.2f}: the targets are becoming alike, and the loss says nothing. Likely causes: "
             "optim.lr too high, objective.diversity_weight too low, batch.update_s too small, silent or repeated audio."
         )
     past_warmup = row["update"] > max(config.optim.warmup_fraction, 0.2) * config.run.updates
