@@ -81,7 +81,7 @@ def diagnose(row: dict[str, Any], config: PretrainConfig) -> list[str]:
     if in_use < 0.02 or (in_use < 0.1 and row["accuracy"] > 0.9):  # on the way down, accuracy is not near 1 yet
         found.append(
             f"WARNING collapsed codebook: {row['code_perplexity']:.1f} of {row['max_perplexity']} codes in use and "
-            f"accuracy {row['accuracy']:.2f}: the targets are becoming alike, and the loss says nothing. Likely causes: "
+            f"accuracy {row['accuracy']:.2f}: the targets become alike, and the loss says nothing. Likely causes: "
             "optim.lr too high, objective.diversity_weight too low, batch.update_s too small, silent or repeated audio."
         )
     past_warmup = row["update"] > max(config.optim.warmup_fraction, 0.2) * config.run.updates
