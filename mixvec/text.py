@@ -22,6 +22,7 @@ def normalise_text(text: str, style: TextStyle = "plain") -> str:
         text = "".join(" " if unicodedata.category(c) == "Pd" else c for c in text.lower().replace("’", "'"))
         kept = [c for c in text if c == "'" or unicodedata.category(c)[0] not in "PSC" or c.isspace()]
         text = " ".join(word.strip("'") for word in "".join(kept).split())
+        text = unicodedata.normalize("NFC", text)  # a mark may now stand behind the letter that it belongs to
     return " ".join(text.split())
 
 

@@ -27,6 +27,7 @@ from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_c
         ("“quoted” – dash…", "quoted dash"),
         ("word—word, half–hearted", "word word half hearted"),
         ("' - ...", ""),
+        ("c:\u0327a", "ça"),
         ("", ""),
     ],
 )
