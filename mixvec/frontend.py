@@ -78,9 +78,11 @@ class MelFrontEnd(nn.Module):
         for stride in strides:
             self.hop_samples *= stride
         bins = WINDOW_SAMPLES // 2 + 1
-        filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, mel_bins, SAMPLE_RATE_HZ)  # (bins, M)
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("window", torch.hann_window(WINDOW_SAMPLES), persistent=False)
+        with torch.device("cpu"):  # torchaudio looks at the values, which the meta device has none of
+            filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, mel_bins, SAMPLE_RATE_HZ)  # (bins, M)
+        window = torch.hann_window(WINDOW_SAMPLES)
+        self.register_buffer("filters", filters.to(window.device), persistent=False)
+        self.register_buffer("window", window, persistent=False)
         widths = [mel_bins] + [channels] * len(strides)
         self.convs = nn.ModuleList(
             ConvLayer(widths[i], channels, CONV_KERNEL, stride, bias=False) for i, stride in enumerate(strides)

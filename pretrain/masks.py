@@ -17,7 +17,7 @@ def span_mask(frames: int, prob: float, span_frames: int, rng: np.random.Generat
 
     Each frame starts a span with probability ``prob / span_frames``; spans overlap, so 0.65 at 10 hides
     1 - (1 - 0.065)^10 = 48.9 % of a long utterance. Starts are drawn without repetition where a whole span fits; their
-    number is     rounded at random, but at least one. Under two spans of frames, a span is half the utterance.
+    number is rounded at random, but at least one. Under two spans of frames, a span is half the utterance.
 
     Raises:
         ValueError: fewer than ``MIN_FRAMES`` frames.

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from mixvec import SIZES
+from mixvec import SIZES, build_encoder
 from pretrain.config import PretrainConfig, load_config
 from tests.runs import ROOT, SMALLEST
 
@@ -104,6 +105,15 @@ def test_every_pretraining_config_is_in_the_table_and_builds(path: Path) -> None
     assert f"`{path.name}`" in README
     small = load_config(PretrainConfig, [str(path), *SMALLEST], "")
     assert MaskedPrediction(small.encoder, small.objective).encoder.config.kind == config.encoder.kind
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_table_states_each_size_s_parameters(size: str) -> None:
+    """Counted at full size on the meta device, which holds no numbers."""
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_encoder(SIZES[size]).parameters())
+    (row,) = re.findall(rf"^\| `{size}.yaml` .*", README, re.MULTILINE)
+    assert f"| {parameters / 1e6:.1f} M" in row
 
 
 @pytest.mark.parametrize("name", ["asr", "intent"])
