@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from . import wav2vec2_weights
 from .atomic import save_tensors, whole_folder
 from .card import model_card
 from .config import EncoderConfig
@@ -130,13 +131,31 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def load_model(name_or_path: str | Path, revision: str | None = None) -> Encoder | CtcRecognizer | Classifier:
-    """Whatever model a hub folder or repository holds, in eval mode on the CPU.
+    """Whatever model a hub folder or repository holds, in eval mode on the CPU; transformers' wav2vec 2.0 too.
 
     Raises:
         UserError: see ``SpeechEncoder.from_pretrained``.
     """
     folder = resolve(name_or_path, revision)
+    file = folder / "config.json"
+    stored = _read_json(file) if file.is_file() else None
+    if isinstance(stored, dict) and stored.get("model_type") == "wav2vec2":
+        return _load_wav2vec2(folder, stored)
     return _load(folder, read_config(folder))
+
+
+def _load_wav2vec2(folder: Path, stored: dict[str, Any]) -> Encoder:
+    config = wav2vec2_weights.encoder_config_of(stored, folder)
+    if not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder}: no model.safetensors in it, and pickled or split weights are not read; write it anew with "
+            "transformers: Wav2Vec2Model.from_pretrained(NAME).save_pretrained(DIR, max_shard_size='100GB')"
+        )
+    model = build_encoder(config)
+    tensors = wav2vec2_weights.rename(read_tensors(folder), large=config.front_end == "waveform")
+    tensors.setdefault("mask_embedding", model.mask_embedding.detach())  # some recognisers were stored without
+    load_tensors(model, tensors, folder)
+    return model.eval()
 
 
 def _load(folder: Path, config: dict[str, Any]) -> Encoder | CtcRecognizer | Classifier:

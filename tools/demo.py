@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TASKS = {"asr": ("wer", "word error rate"), "intent": ("accuracy", "intent accuracy")}
 
 TUNED = {
-    "asr": ("batch.update_s=30", "run.updates=400", "run.eval_every=200", "optim.lr=2e-3", "optim.encoder_lr=2e-3"),
+    "asr": ("batch.update_s=30", "run.updates=400", "run.eval_every=200", "optim.lr=4e-3", "optim.encoder_lr=4e-3"),
     "intent": ("batch.update_s=20", "run.updates=200", "run.eval_every=100", "optim.lr=2e-3", "optim.encoder_lr=1e-3",
                "augment.time_prob=0.3", "augment.channel_prob=0", "augment.time_span_frames=5"),
 }  # fmt: skip

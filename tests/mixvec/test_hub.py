@@ -181,7 +181,7 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no format": (lambda c: c.pop("format"), "format None"),
     "architecture": (lambda c: c.update(architecture="Translator"), "unknown architecture 'Translator'"),
     "no architecture": (lambda c: c.pop("architecture"), "unknown architecture None"),
-    "another library's": (lambda c: c.update(model_type="wav2vec2"), "not a mixvec model"),
+    "another library's": (lambda c: c.update(model_type="whisper"), "not a mixvec model"),
 }
 
 
