@@ -5,7 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
+
+PLACE_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
+"""Faults of the place that is written to, which its owner can mend."""
 
 
 class UserError(Exception):
@@ -15,15 +19,17 @@ class UserError(Exception):
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command line's ``main``; end in one line on stderr and exit code 1 where the fault is not ours.
 
-    Ctrl-C ends with code 130. A full disk is the user's to mend, so it is told like any other ``UserError``.
+    Ctrl-C ends with code 130. A full disk is the user's to mend, so it is told like any other ``UserError``; the
+    threads that meet it (TensorBoard's writer) hand it on to the main one, so they print no traceback of it.
     """
+    _quieten_threads()
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in PLACE_ERRORS:
             raise
         where = f" ({error.filename})" if error.filename else ""
         print(
@@ -34,3 +40,13 @@ def run_cli(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _quieten_threads() -> None:
+    others = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in PLACE_ERRORS):
+            others(failed)
+
+    threading.excepthook = hook

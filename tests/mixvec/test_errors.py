@@ -1,0 +1,54 @@
+"""What a command says when it ends: one line, a code, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import ROOT
+
+THREAD = """
+import errno, threading
+from mixvec.errors import run_cli
+
+def write():
+    raise {error}
+
+def main():
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    raise OSError(errno.ENOSPC, "full")
+
+run_cli(main)
+"""
+
+
+def ended(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_full_disk_met_by_a_thread_is_told_once_by_the_main_one() -> None:
+    done = ended(THREAD.format(error="OSError(errno.ENOSPC, 'full')"))
+    assert done.returncode == 1
+    assert done.stderr == "error: no space left on device: free or choose another place and run again\n"
+
+
+def test_other_faults_of_a_thread_keep_their_traceback() -> None:
+    assert "ZeroDivisionError" in ended(THREAD.format(error="ZeroDivisionError()")).stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "code"),
+    [
+        ("UserError('a.wav: too short')", "error: a.wav: too short\n", 1),
+        ("KeyboardInterrupt()", "interrupted\n", 130),
+        ("PermissionError(13, 'no', '/root/x')",
+         "error: permission denied (/root/x): free or choose another place and run again\n", 1),
+    ],
+)  # fmt: skip
+def test_each_ends_in_one_line(error: str, line: str, code: int) -> None:
+    done = ended(f"from mixvec.errors import *\ndef main(): raise {error}\nrun_cli(main)")
+    assert (done.stderr, done.returncode) == (line, code)
