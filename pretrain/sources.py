@@ -97,6 +97,10 @@ class Corpus:
                 self.skip(utterance.source, reason.format(u=utterance))
         self.utterances = kept
 
+    def reasons(self, count: int) -> str:
+        """The first reasons for which something was skipped, on one line, whatever the names of the files."""
+        return " ".join("; ".join(row["reason"] for row in self.skipped[:count]).split())
+
     def check_skipped(self, most: float, key: str) -> None:
         """Stop where more than the share ``most`` of what ``key`` names has been skipped.
 
@@ -105,9 +109,8 @@ class Corpus:
         """
         total = len(self.skipped) + len(self.utterances)
         if len(self.skipped) > most * total:
-            reasons = "; ".join(row["reason"] for row in self.skipped[:3])
             raise UserError(f"{key}: {len(self.skipped)} of {total} utterances cannot be used, more than "
-                            f"data.max_skipped={most:g} allows: {reasons}")  # fmt: skip
+                            f"data.max_skipped={most:g} allows: {self.reasons(3)}")  # fmt: skip
 
 
 def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
@@ -134,7 +137,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
             for row in _rows(path, key, labels):
                 _add(corpus, row, length_of)
     if not corpus.utterances:
-        why = f"; {len(corpus.skipped)} skipped, the first: {corpus.skipped[0]['reason']}" if corpus.skipped else ""
+        why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
     return corpus
 

@@ -104,7 +104,8 @@ def existing(name: str, where: str, *folders: Path) -> str:
                 return str(path)
         except OSError:  # a name that is too long for any file
             continue
-    raise UserError(f"{where}: {name} is not there (looked in {' and '.join(map(str, folders))})")
+    shown = name if name.isprintable() and len(name) < 300 else repr(name[:300])
+    raise UserError(f"{where}: {shown} is not there (looked in {' and '.join(map(str, folders))})")
 
 
 def files_below(folder: Path) -> list[Path]:

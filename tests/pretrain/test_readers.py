@@ -2,111 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
-import os
 import pickle
-import tarfile
+import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import datasets
 import pytest
-import soundfile
 
 from mixvec import UserError
-from tests.readers import RATE, assert_reads, find, write, write_text
-
-TEXTS = ["yes", "no it isn't", "Grüße an 鳥", "a b c", "the end"]
-
-
-def audiofolder(audio: list[Path], at: Path) -> Path:
-    write_text(at / "metadata.csv", "file_name,text", *(f"{os.path.relpath(a, at)},{t}" for a, t in zip_(audio)))
-    return at
-
-
-def fairseq_words(audio: list[Path], at: Path) -> Path:
-    rows = [f"{path.relative_to(at.parent)}\t{soundfile.info(path).frames}" for path in audio]
-    write_text(at / "train.wrd", *TEXTS)
-    return write_text(at / "train.tsv", str(at.parent), *rows)
-
-
-def fairseq_letters(audio: list[Path], at: Path) -> Path:
-    path = fairseq_words(audio, at)
-    (at / "train.wrd").unlink()
-    write_text(at / "train.ltr", *(" ".join(text.replace(" ", "|")) + " |" for text in TEXTS))
-    return path
-
-
-def nemo(audio: list[Path], at: Path) -> Path:
-    rows = [{"audio_filepath": str(a), "duration": soundfile.info(a).duration, "text": t} for a, t in zip_(audio)]
-    return write_text(at / "manifest.json", *map(json.dumps, rows))
-
-
-def kaldi(audio: list[Path], at: Path) -> Path:
-    write_text(at / "wav.scp", *(f"{path.stem}\t{path}" for path in audio))
-    write_text(at / "text", *(f"{path.stem} {text}" for path, text in zip_(audio)))
-    return at
-
-
-def speechbrain_csv(audio: list[Path], at: Path) -> Path:
-    rows = [f"{a.stem}, {soundfile.info(a).duration}, $data_root/../{a.name}, spk, {t}" for a, t in zip_(audio)]
-    return write_text(at / "train.csv", "ID, duration, wav, spk_id, wrd", *rows)
-
-
-def speechbrain_json(audio: list[Path], at: Path, indent: int | None = 2) -> Path:
-    rows = {a.stem: {"wav": "{data_root}/../" + a.name, "length": 1, "words": t} for a, t in zip_(audio)}
-    return write_text(at / "train.json", json.dumps(rows, indent=indent))
-
-
-def speechbrain_json_on_one_line(audio: list[Path], at: Path) -> Path:
-    return speechbrain_json(audio, at, indent=None)
-
-
-def cut(path: Path, text: str, start: float = 0.0, duration: float | None = None, **others: Any) -> dict[str, Any]:
-    info = soundfile.info(path)
-    recording = {"id": path.stem, "sources": [{"type": "file", "channels": [0], "source": str(path)}],
-                 "sampling_rate": info.samplerate, "num_samples": info.frames, "duration": info.duration}  # fmt: skip
-    said = [{"id": "s", "start": 0.0, "text": text, "custom": {"intent": "greet"}}]
-    return {"id": path.stem, "start": start, "duration": duration or info.duration, "channel": 0,
-            "supervisions": said, "recording": recording, "type": "MonoCut"} | others  # fmt: skip
-
-
-def lhotse(audio: list[Path], at: Path) -> Path:
-    at.mkdir()
-    with gzip.open(at / "cuts.jsonl.gz", "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(cut(path, text)) + "\n" for path, text in zip_(audio))
-    return at / "cuts.jsonl.gz"
-
-
-def parquet(audio: list[Path], at: Path) -> Path:
-    stored = [{"bytes": path.read_bytes(), "path": path.name} for path in audio]
-    made = datasets.Dataset.from_dict({"audio": stored, "text": TEXTS}).cast_column("audio", datasets.Audio())
-    (at / "data").mkdir(parents=True)
-    made.to_parquet(str(at / "data/train-00000-of-00001.parquet"), batch_size=2)
-    return at
-
-
-def webdataset(audio: list[Path], at: Path) -> Path:
-    at.mkdir()
-    with tarfile.open(at / "shard-000000.tar", "w") as tar:
-        for path, text in zip_(audio):
-            tar.add(path, arcname=f"./{path.name}")
-            side = write_text(at / f"{path.stem}.txt", text)
-            tar.add(side, arcname=f"./{side.name}")
-            side.unlink()
-    return at
-
-
-def zip_(audio: list[Path]) -> list[tuple[Path, str]]:
-    return list(zip(audio, TEXTS, strict=True))
-
-
-FORMS: list[Callable[[list[Path], Path], Path]] = [
-    audiofolder, fairseq_words, fairseq_letters, nemo, kaldi, speechbrain_csv, speechbrain_json,
-    speechbrain_json_on_one_line, lhotse, parquet, webdataset,
-]  # fmt: skip
+from tests.readers import FORMS, RATE, TEXTS, assert_reads, cut, find, kaldi, lhotse, nemo, write, write_text
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -162,6 +69,38 @@ def test_manifests_may_point_above_themselves(tmp_path: Path, monkeypatch: pytes
     assert [u.label for u in corpus.utterances] == [None, "go", None]
     for utterance in corpus.utterances:
         assert_reads(utterance, path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whatever_happens_to_a_file_is_counted_or_refused(
+    tmp_path: Path, form: Callable[[list[Path], Path], Path]
+) -> None:
+    """Cut off, flipped, overwritten, repeated: an error of one line or utterances, and nothing else, ever."""
+    source = form([write(tmp_path / f"{name}.flac", 0.3) for name in "abcde"], tmp_path / "own")
+    files = [path for path in sorted((tmp_path / "own").rglob("*")) if path.is_file()]
+    rng = random.Random(0)
+    for _ in range(30):
+        path = rng.choice(files)
+        whole = path.read_bytes()
+        path.write_bytes(damaged(whole, rng))
+        try:
+            for utterance in find(source).utterances:
+                with contextlib.suppress(UserError):
+                    utterance.read()
+        except UserError as error:
+            assert "\n" not in str(error)
+        path.write_bytes(whole)
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    at, length = rng.randrange(len(content)), rng.randrange(1, 100)
+    junk = rng.choice([b"", b"null", b"[]", b"{}", b"-1", b"\0", b"\n", b"1e999", b"\xff", b'"', b"\t"])
+    return rng.choice([
+        content[:at],
+        content[:at] + junk + content[at + length :],
+        content[: at + length] + content[at:],
+        content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :],
+    ])  # fmt: skip
 
 
 GZIPPED = gzip.compress(b'{"audio": "a.wav"}\n' * 1_000)
