@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -189,9 +190,10 @@ def _folder_rows(folder: Path, key: str, labels: bool) -> Rows:
         return speech_commands_rows(folder)
     if labels and (folder / "stm").is_dir() and (folder / "sph").is_dir():
         return tedlium_rows(folder)
-    files = [] if labels else audio_below(folder)
-    if files:
-        return (Row(str(file)) for file in files)
+    faults: list[Fault] = []
+    files = [] if labels else audio_below(folder, faults)
+    if files or faults:
+        return chain(faults, (Row(str(file)) for file in files))
     for pattern, reader in (("*.tar", tar_rows), ("*.parquet", parquet_rows), ("data/*.parquet", parquet_rows)):
         if shards := sorted(folder.glob(pattern)):
             one_split(key, folder, [(shard.name, str(_family(shard).relative_to(folder))) for shard in shards])

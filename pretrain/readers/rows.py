@@ -108,10 +108,17 @@ def existing(name: str, where: str, *folders: Path) -> str:
     raise UserError(f"{where}: {shown} is not there (looked in {' and '.join(map(str, folders))})")
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Every file at any depth, in a fixed order; linked folders too (each once), hidden files and folders left out."""
-    seen, paths = set(), []
-    for at, folders, names in os.walk(folder, followlinks=True):
+def files_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
+    """Every file at any depth, in a fixed order; linked folders too (each once), hidden files and folders left out.
+
+    Folders that may not be listed are added to ``faults``.
+    """
+    seen, paths, unlisted = set(), [], [] if faults is None else faults
+
+    def note(error: OSError) -> None:
+        unlisted.append(Fault(error.filename, f"{error.filename}: cannot be listed ({error.strerror})"))
+
+    for at, folders, names in os.walk(folder, onerror=note, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         real = os.path.realpath(at)
         if real in seen:  # a link in a loop, or a second link to the same
@@ -122,9 +129,14 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(paths)
 
 
-def audio_below(folder: Path) -> list[Path]:
-    """The audio files among ``files_below``."""
-    return [path for path in files_below(folder) if path.suffix.lower() in EXTENSIONS and path.is_file()]
+def audio_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
+    """The audio files among ``files_below``; broken links and what else is no file are added to ``faults``."""
+    named = [path for path in files_below(folder, faults) if path.suffix.lower() in EXTENSIONS]
+    files = [path for path in named if path.is_file()]
+    if faults is not None and len(files) < len(named):
+        lost = sorted(set(named) - set(files))
+        faults += [Fault(str(path), f"{path}: a broken link, or no plain file") for path in lost]
+    return files
 
 
 def one_split(key: str, folder: Path, names: list[tuple[str, str]]) -> None:

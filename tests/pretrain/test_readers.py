@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import json
+import os
 import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +104,29 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
         content[: at + length] + content[at:],
         content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :],
     ])  # fmt: skip
+
+
+def test_what_cannot_be_listed_or_opened_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders without permission, broken links, and pipes, which would wait for ever."""
+    write(tmp_path / "a.wav")
+    (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
+    os.mkfifo(tmp_path / "c.wav")
+    (tmp_path / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("locked"):  # permissions mean nothing to root, as whom tests may run
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    corpus = find(tmp_path, labels=False)
+    assert [u.source for u in corpus.utterances] == [str(tmp_path / "a.wav")]
+    assert [row["reason"] for row in corpus.skipped] == [
+        f"{tmp_path}/locked: cannot be listed (Permission denied)",
+        f"{tmp_path}/b.wav: a broken link, or no plain file",
+        f"{tmp_path}/c.wav: a broken link, or no plain file",
+    ]
 
 
 GZIPPED = gzip.compress(b'{"audio": "a.wav"}\n' * 1_000)
