@@ -13,7 +13,7 @@ from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_run
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Which audio with labels: a Hugging Face audiofolder, a jsonl or csv manifest, a datasets directory or name."""
+    """Which audio with labels: any source of ``pretrain/sources.py`` that has them."""
 
     train: Any = None
     valid: Any = None
@@ -26,6 +26,8 @@ class LabelledData:
     max_s: float = 30.0
     """Longer utterances are left out, since their labels cannot be cut; those of ``test`` never are."""
     workers: int = 2
+    max_skipped: float = 1.0
+    """The largest share of a split that may be skipped as unreadable before the run stops; 1 never stops."""
 
 
 @dataclass(frozen=True)

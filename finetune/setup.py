@@ -32,6 +32,7 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
         if split != "train" and getattr(data, split) is None:
             continue
         corpus = find_utterances(getattr(data, split), f"data.{split}", labels=True)
+        corpus.check_skipped(data.max_skipped, f"data.{split}={getattr(data, split)}")
         if split != "test":
             corpus.keep(lambda u: u.duration_s <= data.max_s, "{u.source}: {u.duration_s:.1f} s is over data.max_s")
             corpus.keep(lambda u: u.duration_s >= data.min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")

@@ -16,7 +16,9 @@ from torchaudio.functional import resample
 from .errors import UserError
 from .frontend import SAMPLE_RATE_HZ
 
-EXTENSIONS = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
+EXTENSIONS = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
+)
 LOWEST_RATE_HZ = 1_000
 UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where a streamed file states none
 BLOCK_FRAMES = 1 << 20

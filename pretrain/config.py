@@ -19,14 +19,16 @@ class DataConfig:
     """Which audio, and how it is read."""
 
     train: Any = None
-    """A folder at any depth, a Hugging Face audiofolder, a jsonl manifest, a datasets directory, a hub name, a glob,
-    or a list of these."""
+    """A folder at any depth, a manifest, tars, Parquet, a corpus as it unpacks, a hub name, a glob, or a list of these
+    (``pretrain/sources.py`` has them all)."""
     min_s: float = 1.0
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
     """Longer ones are cut at random, anew each epoch."""
     workers: int = 2
     """Processes per rank that decode; 0 decodes in the training process."""
+    max_skipped: float = 1.0
+    """The largest share of the utterances that may be skipped as unreadable before the run stops; 1 never stops."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class PretrainConfig:
 
 Config = TypeVar("Config")
 
-KEEP_ON_RESUME = {"data.workers", "run.log_every", "run.save_every", "run.keep", "run.dir"}
+KEEP_ON_RESUME = {"data.workers", "data.max_skipped", "run.log_every", "run.save_every", "run.keep", "run.dir"}
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 
 
@@ -134,6 +136,8 @@ def check_run(config: Any) -> None:
                             "optim.warmup_fraction": 0, "optim.clip_norm": 1e-6})  # fmt: skip
     if config.optim.warmup_fraction > 1:
         raise ValueError(f"optim.warmup_fraction={config.optim.warmup_fraction} is a fraction of the run, at most 1")
+    if not 0.0 <= config.data.max_skipped <= 1.0:
+        raise ValueError(f"data.max_skipped={config.data.max_skipped} is a share of the utterances, between 0 and 1")
     if config.data.max_s < config.data.min_s:
         raise ValueError(f"data.max_s={config.data.max_s} is below data.min_s={config.data.min_s}")
     if config.batch.max_s < config.data.max_s:

@@ -147,7 +147,8 @@ class Run:
         rank = self.accelerator.process_index
         if skipped or (fresh and rank == 0):
             name = "skipped.jsonl" if rank == 0 else f"skipped-rank{rank}.jsonl"
-            with (self.dir / name).open("w" if fresh else "a") as file:
+            # a file name that is no UTF-8 becomes \udcXX, which JSON reads back as the same name
+            with (self.dir / name).open("w" if fresh else "a", encoding="utf-8", errors="backslashreplace") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

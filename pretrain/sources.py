@@ -1,44 +1,65 @@
 """Finding audio: whatever people have becomes one list of utterances; nothing is decoded and nothing is copied.
 
-Read are a folder at any depth, a Hugging Face audiofolder (``metadata.jsonl`` or ``.csv``), a jsonl manifest, a
-datasets directory (``save_to_disk``) or hub name, a glob, a single file, and lists of these.
+A folder is, in this order: a datasets directory (``save_to_disk``); a Kaldi folder (``wav.scp``); Speech Commands (its
+split lists), less what these hold out; an audiofolder (``metadata.jsonl`` or ``.csv``) or an official layout
+(``readers/layouts.py``), where labels are needed; every audio file at any depth; or, where there is none,
+webdataset tars (``*.tar``) or Parquet files (``*.parquet``, or in ``data``).
+
+A file is, by its name: a manifest (``.jsonl``, ``.jsonl.gz``, ``.json``, ``.csv``, ``.tsv``; ``readers/manifests.py``),
+a tar, a Parquet or Arrow table, a transcript or split list of an official layout, or audio. A corpus that keeps its
+splits in files is named by one of them, ``data.train=DIR/train.tsv``; one that keeps them in folders by a folder,
+``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. Also taken are names of data sets
+on the hub, globs, and lists of all these.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
-import json
-import math
-import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
 from mixvec import UserError
-from mixvec.audio import EXTENSIONS, audio_length, read_audio
+from mixvec.audio import audio_length, read_audio
 
-AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
-TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text")
-LABEL_KEYS = ("intent", "label", "keyword", "command")
+from .readers.archives import tar_rows
+from .readers.layouts import (
+    SPLIT_LISTS,
+    aishell_rows,
+    aishell_transcripts,
+    librispeech_rows,
+    speech_commands_list_rows,
+    speech_commands_rows,
+    tedlium_rows,
+)
+from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
+from .readers.rows import Fault, Row, Rows, Stored, audio_below, files_below, one_split
+from .readers.tables import dataset_rows, parquet_rows
+
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+SPLITS_BELOW = ("*/metadata.*", "*/stm", "legacy/*/stm", "wav/*/S*")
+SPLIT_FILES = ("*.tsv", "*.jsonl", "*.jsonl.gz", "*.csv", "data/*_data.csv", "slurp/*.jsonl", "dataset/slurp/*.jsonl")
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """A stretch of audio in a file or a table's row, with its labels where known."""
+    """A stretch of audio in a file, a tar or a table, with its labels where known."""
 
     source: str
-    """The file; for a table, ``name[row]``."""
+    """The file; in a tar ``shard.tar/member``, in a table ``name[row]``."""
     duration_s: float
     start_s: float = 0.0
     text: str | None = None
     label: str | None = None
-    table: Any = field(default=None, repr=False, compare=False)
-    row: int = 0
+    stored: Stored | None = field(default=None, repr=False, compare=False)
+    """Where the audio lies, unless ``source`` is its file."""
 
     def read(self, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
         """The waveform (S,) at 16 kHz, or the part of it that starts ``start_s`` into the utterance.
@@ -48,7 +69,8 @@ class Utterance:
         """
         left = self.duration_s - start_s
         wanted = left if duration_s is None else min(duration_s, left)
-        return read_audio(_stored(self.table, self.row, self.source), self.start_s + start_s, wanted)
+        with _opened(self.source, self.stored) as file:
+            return read_audio(file, self.start_s + start_s, wanted)
 
 
 @dataclass
@@ -76,6 +98,21 @@ class Corpus:
                 self.skip(utterance.source, reason.format(u=utterance))
         self.utterances = kept
 
+    def reasons(self, count: int) -> str:
+        """The first reasons for which something was skipped, on one line, whatever the names of the files."""
+        return " ".join("; ".join(row["reason"] for row in self.skipped[:count]).split())
+
+    def check_skipped(self, most: float, key: str) -> None:
+        """Stop where more than the share ``most`` of what ``key`` names has been skipped.
+
+        Raises:
+            UserError: so it is; the message has the numbers and the first three reasons.
+        """
+        total = len(self.skipped) + len(self.utterances)
+        if len(self.skipped) > most * total:
+            raise UserError(f"{key}: {len(self.skipped)} of {total} utterances cannot be used, more than "
+                            f"data.max_skipped={most:g} allows: {self.reasons(3)}")  # fmt: skip
+
 
 def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     """All utterances of ``source`` (see the module), in a fixed order.
@@ -92,169 +129,133 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
         raise UserError(f"{key} is not set: give it a folder of audio, such as {key}=DIR")
     sources = [str(s) for s in source] if isinstance(source, list | tuple) else [str(source)]
     corpus = Corpus(", ".join(Path(s).name or s for s in sources))
+    length_of = lru_cache(maxsize=64)(audio_length)  # a long file stands in many rows
     for name in sources:
         found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
         if not found:
             raise UserError(f"{key}={name}: nothing matches")
         for path in found:
-            _find(path, key, labels, corpus)
+            for row in _rows(path, key, labels):
+                _add(corpus, row, length_of)
     if not corpus.utterances:
-        why = f"; {len(corpus.skipped)} skipped, the first: {corpus.skipped[0]['reason']}" if corpus.skipped else ""
+        why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
     return corpus
 
 
-def _find(name: str, key: str, labels: bool, corpus: Corpus) -> None:
+def _rows(name: str, key: str, labels: bool) -> Rows:
     path = Path(name)
     if path.is_dir():
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
-            _from_dataset(name, key, corpus)
-        elif labels:
-            _from_metadata(_metadata(path, key), path, corpus)
-        else:
-            _from_folder(path, corpus)
-    elif path.suffix.lower() in (".jsonl", ".json", ".csv") and path.is_file():
-        _from_metadata(path, path.parent, corpus)
-    elif path.is_file():
-        _add(corpus, str(path), {})
-    elif "/" in name and not path.exists() and not name.startswith((".", "/", "~")) and name.count("/") == 1:
-        _from_dataset(name, key, corpus)
-    else:
-        raise UserError(f"{key}={name}: no such file or folder")
+        return _folder_rows(path, key, labels)
+    if path.is_file():
+        return _file_rows(path, key)
+    if name.count("/") == 1 and not path.exists() and not name.startswith((".", "/", "~")):
+        return dataset_rows(name, key)
+    raise UserError(f"{key}={name}: no such file or folder")
 
 
-def _from_folder(folder: Path, corpus: Corpus) -> None:
-    """Every audio file below ``folder``, at any depth, linked folders too (each once), hidden ones left out."""
-    seen, paths = set(), []
-    for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        real = os.path.realpath(at)
-        if real in seen:  # a link in a loop, or a second link to the same
-            folders.clear()
-            continue
-        seen.add(real)
-        paths += [Path(at, name) for name in names if not name.startswith(".")]
-    for path in sorted(paths):
-        if path.suffix.lower() in EXTENSIONS and path.is_file():
-            _add(corpus, str(path), {})
+def _file_rows(path: Path, key: str) -> Rows:
+    name = path.name.lower()
+    if name.endswith((".jsonl", ".json", ".jsonl.gz", ".json.gz")):
+        return json_rows(path)
+    if name.endswith(".csv"):
+        return csv_rows(path)
+    if name.endswith(".tsv"):
+        return tsv_rows(path)
+    if name.endswith(".tar"):
+        return tar_rows(path)
+    if name.endswith(COMPRESSED_TARS):
+        raise UserError(f"{key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
+    if name.endswith(".parquet"):
+        return parquet_rows(path)
+    if name.endswith(".arrow"):
+        return dataset_rows(str(path), key)
+    if name.endswith(".trans.txt"):
+        return librispeech_rows(path, key)
+    if name in SPLIT_LISTS:
+        return speech_commands_list_rows(path)
+    return iter([Row(str(path))])
 
 
-def _metadata(folder: Path, key: str) -> Path:
-    for name in ("metadata.jsonl", "metadata.csv"):
-        if (folder / name).is_file():
-            return folder / name
-    splits = sorted(p.parent.name for p in folder.glob("*/metadata.*"))
-    hint = (
-        f"; did you mean {key}={folder}/{splits[0]}?" if splits else ": a metadata.jsonl or .csv is needed for labels"
-    )
+def _folder_rows(folder: Path, key: str, labels: bool) -> Rows:
+    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+        return dataset_rows(str(folder), key)
+    if (folder / "wav.scp").is_file():
+        return kaldi_rows(folder)
+    if labels and (folder / "metadata.jsonl").is_file():
+        return json_rows(folder / "metadata.jsonl")
+    if labels and (folder / "metadata.csv").is_file():
+        return csv_rows(folder / "metadata.csv")
+    if all((folder / name).is_file() for name in SPLIT_LISTS):
+        return speech_commands_rows(folder)
+    if labels and (folder / "stm").is_dir() and (folder / "sph").is_dir():
+        return tedlium_rows(folder)
+    faults: list[Fault] = []
+    files = [] if labels else audio_below(folder, faults)
+    if files or faults:
+        return chain(faults, (Row(str(file)) for file in files))
+    for pattern, reader in (("*.tar", tar_rows), ("*.parquet", parquet_rows), ("data/*.parquet", parquet_rows)):
+        if shards := sorted(folder.glob(pattern)):
+            one_split(key, folder, [(shard.name, str(_family(shard).relative_to(folder))) for shard in shards])
+            return (row for shard in shards for row in reader(shard))
+    return _labelled_rows(folder, key) if labels else iter(())
+
+
+def _family(shard: Path) -> Path:
+    """``train-00000-of-00002.parquet`` → ``train-*.parquet``: a glob for the shards of one split."""
+    return shard.with_name(re.sub(r"\d.*(?=\.)", "*", shard.name))
+
+
+def _labelled_rows(folder: Path, key: str) -> Rows:
+    if any(file.name.endswith(".trans.txt") for file in files_below(folder)):
+        return librispeech_rows(folder, key)
+    if aishell_transcripts(folder):
+        return aishell_rows(folder, key)
+    splits = [p.parent for pattern in SPLITS_BELOW for p in sorted(folder.glob(pattern))]
+    splits += [p for pattern in SPLIT_FILES for p in sorted(folder.glob(pattern))]
+    splits.sort(key=lambda path: "train" not in path.name)
+    hint = f"; did you mean {key}={splits[0]}?" if splits else ": a metadata.jsonl or .csv is needed for labels"
     raise UserError(f"{key}={folder}: no metadata.jsonl in it{hint}")
 
 
-def _from_metadata(path: Path, root: Path, corpus: Corpus) -> None:
-    """The rows of a manifest; each names its audio relative to the manifest's folder."""
-    for number, row in _rows(path):
-        name = next((row[k] for k in AUDIO_KEYS if isinstance(row.get(k), str) and row[k]), None)
-        if name is None:
-            raise UserError(f"{path}:{number}: the row names no audio; it needs one of {', '.join(AUDIO_KEYS)}")
-        if not (root / name).is_file():
-            raise UserError(f"{path}:{number}: {name} is not there (looked in {root})")
-        _add(corpus, str(root / name), row, where=f"{path}:{number}")
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _add(corpus: Corpus, row: Row | Fault, length_of: Callable[[str], tuple[int, int]]) -> None:
+    """Append one utterance, or count why not."""
+    if isinstance(row, Fault):
+        return corpus.skip(row.source, row.reason)
     try:
-        yield from _parsed_rows(path)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: not CSV that can be read ({error})") from error
-
-
-def _parsed_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            yield from enumerate(csv.DictReader(file), start=2)
-            return
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: a row must be an object with keys such as file_name")
-            yield number, row
-
-
-def _from_dataset(name: str, key: str, corpus: Corpus) -> None:
-    """A datasets directory or hub name, undecoded: soundfile reads the stored bytes when they are needed."""
-    import datasets
-
-    try:
-        table: Any = (
-            datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split="train")
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{key}={name}: no such folder, and no data set of that name could be loaded ({reason})"
-        ) from error
-    if isinstance(table, datasets.DatasetDict):
-        splits = ", ".join(table)
-        raise UserError(f"{key}={name}: has splits ({splits}); name one, such as {key}={name}/{next(iter(table))}")
-    column = next((n for n, f in table.features.items() if isinstance(f, datasets.Audio)), None)
-    if column is None:
-        raise UserError(f"{key}={name}: no audio column among {', '.join(table.features)}")
-    labels = {n: f.int2str for n, f in table.features.items() if isinstance(f, datasets.ClassLabel)}
-    audio = table.cast_column(column, datasets.Audio(decode=False)).select_columns([column])
-    if column != "audio":
-        audio = audio.rename_column(column, "audio")
-    others = table.remove_columns([column])
-    for row in range(len(table)):
-        values = others[row] if others.column_names else {}
-        for n, name_of in labels.items():
-            known = values[n] is not None and values[n] >= 0  # -1 stands for a label that is kept secret
-            values[n] = name_of(values[n]) if known else None
-        _add(corpus, f"{name}[{row}]", values, audio, row)
-
-
-def _stored(table: Any, row: int, path: str) -> Any:
-    """What soundfile opens: the path itself, or a table row's bytes or path."""
-    if table is None:
-        return path
-    stored = table[row]["audio"]
-    return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else stored["path"]
-
-
-def _add(
-    corpus: Corpus, source: str, row: dict[str, Any], table: Any = None, number: int = 0, where: str | None = None
-) -> None:
-    """Append one utterance, or count why not. ``where`` the row stands, for messages."""
-    try:
-        frames, rate = audio_length(_stored(table, number, source))
+        frames, rate_hz = row.header or _header(row, length_of)
     except UserError as error:
-        return corpus.skip(source, str(error))
-    start_s = _seconds(row, "offset", where or source) or 0.0
-    duration_s = frames / rate - start_s
-    if row.get("offset") is not None:
-        duration_s = min(duration_s, _seconds(row, "duration", where or source) or duration_s)
+        return corpus.skip(row.source, str(error))
+    start_s, wanted_s = row.start_s, row.duration_s
+    if row.span_samples is not None:
+        start, stop = row.span_samples
+        start_s, wanted_s = start / rate_hz, None if stop is None else (stop - start) / rate_hz
+    left_s = frames / rate_hz - start_s
+    duration_s = left_s if wanted_s is None else min(left_s, wanted_s)
     if duration_s <= 0:
-        return corpus.skip(source, f"{source}: no audio in it")
-    text = next((str(row[k]) for k in TEXT_KEYS if row.get(k) is not None), None)
-    label = next((str(row[k]) for k in LABEL_KEYS if row.get(k) is not None), None)
-    corpus.utterances.append(Utterance(source, duration_s, start_s, text, label, table, number))
+        beyond = f" from {start_s:g} s on, as {row.where} has it" if start_s else ""
+        return corpus.skip(row.source, f"{row.source}: no audio in it{beyond}")
+    corpus.utterances.append(Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored))
     return None
 
 
-def _seconds(row: dict[str, Any], key: str, where: str) -> float | None:
-    value = row.get(key)
-    if value is None or value == "":
-        return None
+def _header(row: Row, length_of: Callable[[str], tuple[int, int]]) -> tuple[int, int]:
+    if row.stored is None:
+        return length_of(row.source)
+    with _opened(row.source, row.stored) as file:
+        return audio_length(file)
+
+
+@contextmanager
+def _opened(source: str, stored: Stored | None) -> Iterator[str | BinaryIO]:
+    """What libsndfile opens. Faults of stored audio are told under the name ``source``."""
+    if stored is None:
+        yield source
+        return
     try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise UserError(f"{where}: {key}={value!r} is not a number of seconds")
-    return seconds
+        with stored.open() as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{source}: cannot be opened ({error.strerror or error})") from error
+    except UserError as error:
+        raise UserError(str(error).replace("stored audio", source, 1)) from error

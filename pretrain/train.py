@@ -88,6 +88,8 @@ def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> 
     if frame_lengths(round(data.min_s * SAMPLE_RATE_HZ)) < MIN_FRAMES:
         raise UserError(f"data.min_s={data.min_s} is too short to mask: {MIN_FRAMES} frames of the encoder are needed")
     corpus = find_utterances(data.train, "data.train")
+    run.note_skipped(corpus.skipped, fresh=True)
+    corpus.check_skipped(data.max_skipped, f"data.train={data.train}")
     corpus.keep(lambda u: u.duration_s >= data.min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
     run.note_skipped(corpus.skipped, fresh=True)
     if not corpus.utterances:

@@ -156,8 +156,21 @@ def test_bad_input_is_one_clear_line(corpus: Path, tmp_path: Path, keys: tuple[s
 def test_a_folder_without_labels_says_so(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no metadata\.jsonl in it"):
         finetune("asr", corpus, tmp_path / "run", "size=tiny", f"data.train={corpus}/unlabelled")
-    with pytest.raises(UserError, match=r"did you mean data\.train=.*/asr/test"):
+    with pytest.raises(UserError, match=r"did you mean data\.train=.*/asr/train\?"):
         finetune("asr", corpus, tmp_path / "other", "size=tiny", f"data.train={corpus}/asr")
+
+
+def test_a_bound_on_what_may_be_skipped(corpus: Path, tmp_path: Path) -> None:
+    """Of any split, each by itself."""
+    (tmp_path / "good.flac").write_bytes(next((corpus / "asr/test/audio").iterdir()).read_bytes())
+    (tmp_path / "bad.flac").write_text("no audio")
+    for split in ("train", "valid", "test"):
+        manifest = tmp_path / f"{split}.csv"
+        manifest.write_text("file_name,text\ngood.flac,one\nbad.flac,two\n")
+        with pytest.raises(UserError, match=rf"data\.{split}=.*{split}\.csv: 1 of 2 utterances cannot be used, more"):
+            finetune(
+                "asr", corpus, tmp_path / f"run-{split}", *SCRATCH, f"data.{split}={manifest}", "data.max_skipped=0.4"
+            )
 
 
 def test_texts_without_known_characters(corpus: Path, tmp_path: Path) -> None:

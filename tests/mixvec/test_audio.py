@@ -22,8 +22,9 @@ FORMATS = {
     "ogg": ("VORBIS", 0.03),
     "opus": ("OPUS", 0.05),
     "mp3": (None, 0.05),
+    "sph": (None, 1e-4),
 }
-CONTAINERS = {"opus": "OGG"}
+CONTAINERS = {"opus": "OGG", "sph": "NIST"}
 
 
 def tone(seconds: float, rate_hz: int, pitch_hz: float = 300.0) -> np.ndarray:

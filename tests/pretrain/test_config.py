@@ -85,6 +85,7 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
         (["encoder.heads=7"], r"encoder\.dim=768 is not a multiple of encoder\.heads=7"),
         (["encoder.kind=wav2vec2"], r"encoder\.kind=wav2vec2 needs encoder\.front_end"),
         (["batch.max_s=1"], r"batch\.max_s=1\.0 cannot hold an utterance of data\.max_s=30\.0"),
+        (["data.max_skipped=1.5"], r"data\.max_skipped=1\.5 is a share of the utterances, between 0 and 1"),
         (["data.max_s=0.5"], r"data\.max_s=0\.5 is below data\.min_s=1\.0"),
         (["objective.mask_prob=0"], r"objective\.mask_prob=0\.0 must lie in \(0, 1\]"),
         (["objective.mask_span_frames=1"], r"objective\.mask_span_frames=1 must be at least 2"),

@@ -218,6 +218,8 @@ def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
         (mixed / f"{number}.flac").write_bytes(path.read_bytes())
     (mixed / "empty.wav").touch()
     (mixed / "text.flac").write_text("this is no audio")
+    odd = os.fsdecode(b"no\nUTF-8 \xff.wav")
+    (mixed / odd).touch()
     whole = good[0].read_bytes()
     (mixed / "cut.flac").write_bytes(whole[: len(whole) // 2])
     keys = ("run.updates=4", "batch.update_s=60")
@@ -227,3 +229,9 @@ def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
     skipped = (tmp_path / "run/skipped.jsonl").read_text()
     for name in ("empty.wav", "text.flac", "cut.flac"):
         assert name in skipped
+    assert odd in [Path(json.loads(line)["source"]).name for line in skipped.splitlines()]
+    with pytest.raises(
+        UserError, match=r"data\.train=.*: 3 of 10 utterances .* more than data\.max_skipped=0\.2 allow"
+    ):
+        pretrain(tmp_path / "as", tmp_path / "stopped", *keys, "data.max_skipped=0.2")
+    assert (tmp_path / "stopped/skipped.jsonl").read_text().count("\n") == 3

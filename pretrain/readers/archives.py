@@ -1,0 +1,135 @@
+"""webdataset tars, read by seeking to the members where they lie; nothing is extracted.
+
+Members of one name up to the first dot of their last part are one utterance: its audio, and ``.txt`` (text),
+``.cls`` (label) or ``.json`` (an object with either).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from mixvec import UserError
+from mixvec.audio import EXTENSIONS
+
+from .rows import Fault, Row, Rows, labels_of
+
+SIDE_SUFFIXES = (".txt", ".json", ".cls")
+LARGEST_SIDE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """Where a member's bytes lie in an uncompressed tar."""
+
+    path: str
+    offset: int
+    size: int
+
+    def open(self) -> BinaryIO:
+        return io.BufferedReader(_Window(self.path, self.offset, self.size), 1 << 16)  # type: ignore[return-value]
+
+
+class _Window(io.RawIOBase):
+    """A stretch of a file as a file of its own."""
+
+    def __init__(self, path: str, offset: int, size: int) -> None:
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115  (close() closes it)
+        self.offset, self.size, self.at = offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        self.at = max(0, to + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence])
+        return self.at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self.size - self.at))
+        self.file.seek(self.offset + self.at)
+        got = self.file.readinto(memoryview(buffer)[:wanted])
+        self.at += got
+        return got
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+def tar_rows(path: Path) -> Rows:
+    """The utterances of a tar, in the order of their first members."""
+    utterances: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for member in _members(path):
+        if isinstance(member, Fault):
+            yield member
+            continue
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts:
+            raise UserError(f"{path}: its member {member.name} lies outside of it; no tar that can be trusted")
+        stem, _, suffix = name.name.partition(".")
+        kind = PurePosixPath(f"x.{suffix}").suffix.lower()
+        kind = "audio" if kind in EXTENSIONS else kind
+        if name.name.startswith(".") or kind not in ("audio", *SIDE_SUFFIXES):
+            continue
+        own = utterances.setdefault(str(name.parent / stem), {})
+        if kind in own:
+            yield Fault(f"{path}/{member.name}", f"{path}: {member.name} and {own[kind].name} are of one name; "
+                                                 "the first is kept")  # fmt: skip
+        else:
+            own[kind] = member
+    for own in utterances.values():
+        if "audio" in own:
+            yield _utterance(path, own)
+
+
+def _members(path: Path) -> Iterator[tarfile.TarInfo | Fault]:
+    """The plain files of a tar; a fault where it is cut off or damaged, with what stands before it kept."""
+    try:
+        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
+            size = path.stat().st_size
+            while (member := tar.next()) is not None:
+                if member.isreg() and member.offset_data + member.size > size:
+                    yield Fault(f"{path}/{member.name}", f"{path}: cut off within {member.name}; copy it again")
+                elif member.isreg() and not member.issparse():
+                    yield member
+                tar.members = []  # tarfile keeps them all, else
+            tar.fileobj.seek(tar.offset)  # type: ignore[union-attr]
+            if any(tar.fileobj.read(tarfile.BLOCKSIZE)):  # type: ignore[union-attr]
+                yield Fault(str(path), f"{path}: damaged at byte {tar.offset}; what follows could not be read")
+    except PermissionError as error:
+        raise UserError(f"{path}: no permission to read it") from error
+    except (tarfile.TarError, OSError) as error:
+        if "unexpected end" in str(error):
+            return  # the member that is cut off has been named
+        raise UserError(f"{path}: not an uncompressed tar ({error}); if it is compressed, decompress it: "
+                        "its members are found by seeking") from error  # fmt: skip
+
+
+def _utterance(path: Path, own: dict[str, tarfile.TarInfo]) -> Row | Fault:
+    audio = own["audio"]
+    source = f"{path}/{audio.name}"
+    try:
+        said = {kind: _side(path, own[kind]) for kind in SIDE_SUFFIXES if kind in own}
+        known = json.loads(said.get(".json", "{}"))
+    except (ValueError, RecursionError) as error:
+        return Fault(source, f"{source}: the members beside it cannot be read ({error})")
+    text, label = labels_of(known) if isinstance(known, dict) else (None, None)
+    text, label = said.get(".txt", text), said.get(".cls", label)
+    stored = TarMember(str(path), audio.offset_data, audio.size)
+    return Row(source, str(path), text=text, label=label, stored=stored)
+
+
+def _side(path: Path, member: tarfile.TarInfo) -> str:
+    if member.size > LARGEST_SIDE_BYTES:
+        raise ValueError(f"{member.name} is too large for a label")
+    with TarMember(str(path), member.offset_data, member.size).open() as file:
+        return file.read().decode("utf-8-sig").strip()

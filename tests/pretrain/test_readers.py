@@ -1,0 +1,206 @@
+"""Manifests of every toolkit: the same rows, the same sound, and one clear line for what is wrong with them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import json
+import os
+import pickle
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixvec import UserError
+from tests.readers import FORMS, RATE, TEXTS, assert_reads, cut, find, kaldi, lhotse, nemo, write, write_text
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_same_utterances(tmp_path: Path, form: Callable[[list[Path], Path], Path]) -> None:
+    """Texts, durations and samples, in the same order; and each utterance travels to workers as a few names."""
+    audio = [write(tmp_path / f"{name}.flac", 0.3 + 0.1 * i) for i, name in enumerate(["b 1", "b2", "ç", "d", "a"])]
+    if form in (kaldi, nemo, lhotse):
+        audio[0] = write(tmp_path / "b_1.flac", 0.3)
+    corpus = find(form(audio, tmp_path / "own"))
+    assert corpus.skipped == []
+    assert [u.text for u in corpus.utterances] == TEXTS
+    for utterance, path in zip(corpus.utterances, audio, strict=True):
+        assert_reads(utterance, path)
+        assert len(pickle.dumps(utterance)) < 1_000
+        assert_reads(pickle.loads(pickle.dumps(utterance)), path)
+
+
+def test_parts_of_files(tmp_path: Path) -> None:
+    """Segments in seconds or in samples, whatever the toolkit; to the end of the file where no end is given."""
+    path = write(tmp_path / "long talk.wav", 3.0)
+    name = path.name
+    text = {"x": {"wav": {"file": name, "start": 8_000, "stop": 20_000}}, "y": {"wav": {"file": name, "start": 32_000}}}
+    write_text(tmp_path / "sb.json", json.dumps(text))
+    write_text(tmp_path / "sb.csv", "ID,wav,start,stop", f"x,{name},8000,20000", f"y,{name},32000,")
+    write_text(tmp_path / "cuts.jsonl", *(json.dumps(cut(path, "a", *span)) for span in ((0.5, 0.75), (2.0, 9.0))))
+    write_text(tmp_path / "kaldi/wav.scp", f"long {path}")
+    write_text(tmp_path / "kaldi/segments", "x long 0.5 1.25", "y long 2.0 -1")
+    write_text(tmp_path / "kaldi/text", "y why", "x", "z unheard of")
+    found = {source: find(tmp_path / source) for source in ("sb.json", "sb.csv", "cuts.jsonl", "kaldi")}
+    for corpus in found.values():
+        assert corpus.skipped == []
+        assert_reads(corpus.utterances[0], path, 0.5, 1.25)
+        assert_reads(corpus.utterances[1], path, 2.0)
+    assert [u.text for u in found["kaldi"].utterances] == ["", "why"]
+    assert [(u.text, u.label) for u in found["cuts.jsonl"].utterances] == [("a", "greet")] * 2
+
+
+def test_samples_are_those_of_the_files_own_rate(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav", 2.0, rate_hz=8_000)
+    write_text(tmp_path / "m.json", json.dumps({"x": {"wav": {"file": "a.wav", "start": 4_000, "stop": 12_000}}}))
+    (utterance,) = find(tmp_path / "m.json").utterances
+    assert (utterance.start_s, utterance.duration_s) == (0.5, 1.0)
+    assert len(utterance.read()) == RATE
+
+
+def test_manifests_may_point_above_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "audio/a.wav")
+    write_text(tmp_path / "lists/m.jsonl", '{"audio": "../audio/a.wav"}')
+    write_text(tmp_path / "lists/m.tsv", "name\tpath\tintent", 'a "quoted" name\t../audio/a.wav\tgo')
+    write_text(tmp_path / "lists/kaldi/wav.scp", "a audio/a.wav")
+    monkeypatch.chdir(tmp_path)  # Kaldi's paths begin where its commands run
+    corpus = find([str(tmp_path / "lists" / name) for name in ("m.jsonl", "m.tsv", "kaldi")])
+    assert [u.label for u in corpus.utterances] == [None, "go", None]
+    for utterance in corpus.utterances:
+        assert_reads(utterance, path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whatever_happens_to_a_file_is_counted_or_refused(
+    tmp_path: Path, form: Callable[[list[Path], Path], Path]
+) -> None:
+    """Cut off, flipped, overwritten, repeated: an error of one line or utterances, and nothing else, ever."""
+    source = form([write(tmp_path / f"{name}.flac", 0.3) for name in "abcde"], tmp_path / "own")
+    files = [path for path in sorted((tmp_path / "own").rglob("*")) if path.is_file()]
+    rng = random.Random(0)
+    for _ in range(30):
+        path = rng.choice(files)
+        whole = path.read_bytes()
+        path.write_bytes(damaged(whole, rng))
+        try:
+            for utterance in find(source).utterances:
+                with contextlib.suppress(UserError):
+                    utterance.read()
+        except UserError as error:
+            assert "\n" not in str(error)
+        path.write_bytes(whole)
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    at, length = rng.randrange(len(content)), rng.randrange(1, 100)
+    junk = rng.choice([b"", b"null", b"[]", b"{}", b"-1", b"\0", b"\n", b"1e999", b"\xff", b'"', b"\t"])
+    return rng.choice([
+        content[:at],
+        content[:at] + junk + content[at + length :],
+        content[: at + length] + content[at:],
+        content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :],
+    ])  # fmt: skip
+
+
+def test_what_cannot_be_listed_or_opened_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders without permission, broken links, and pipes, which would wait for ever."""
+    write(tmp_path / "a.wav")
+    (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
+    os.mkfifo(tmp_path / "c.wav")
+    (tmp_path / "locked").mkdir()
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("locked"):  # permissions mean nothing to root, as whom tests may run
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    corpus = find(tmp_path, labels=False)
+    assert [u.source for u in corpus.utterances] == [str(tmp_path / "a.wav")]
+    assert [row["reason"] for row in corpus.skipped] == [
+        f"{tmp_path}/locked: cannot be listed (Permission denied)",
+        f"{tmp_path}/b.wav: a broken link, or no plain file",
+        f"{tmp_path}/c.wav: a broken link, or no plain file",
+    ]
+
+
+GZIPPED = gzip.compress(b'{"audio": "a.wav"}\n' * 1_000)
+KALDI = "kaldi/wav.scp"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("m.tsv", "gone\na.wav\t8000\n", r"m\.tsv:1: .*gone is no folder; a fairseq manifest's first line names"),
+        ("m.tsv", ".\na.wav\n", r"m\.tsv:2: a row is a path, a tab and a number of frames, not 'a\.wav'"),
+        ("m.tsv", ".\na.wav\tmany\n", r"m\.tsv:2: a row is a path, a tab and a number"),
+        ("m.tsv", ".\na.wav\t8000\nb.wav\t1\n", r"m\.tsv:3: b\.wav is not there \(looked in "),
+        ("m.tsv", "", r"no readable audio in it$"),
+        ("m.tsv", "id\tname\n1\ta.wav\n", r"m\.tsv:2: the row names no audio; it needs one of file_name"),
+        ("m.csv", "ID,wav\nx,$data_root/gone.wav\n", r"m\.csv:2: .*gone\.wav is not there .*; data_root was taken to"),
+        ("m.csv", "ID,wav,start,stop\nx,a.wav,500,400\n", r"m\.csv:2: a stretch from sample 500 to 400 has no length"),
+        ("m.csv", "ID,wav,start,stop\nx,a.wav,x,\n", r"m\.csv:2: start='x' is not a number of samples"),
+        ("m.json", '{"x": {"wav": "{data_root}/b.wav"}}', r"m\.json: x: .*b\.wav is not there .*put the manifest"),
+        ("m.json", '{\n "x": {"words": "a"}\n}', r"m\.json: x: the row names no audio"),
+        ("m.json", '{\n "x": {"wav": {"files": ["a.wav"]}}\n}', r"m\.json: x: the row names no audio"),
+        ("m.json", '{\n "x": {"wav": ', r"m\.json:1: not JSON"),
+        ("m.jsonl.gz", GZIPPED[:30], r"m\.jsonl\.gz: not gzip that can be read to its end"),
+        ("m.jsonl.gz", b"plain text", r"m\.jsonl\.gz: not gzip that can be read to its end"),
+        ("m.jsonl", '{"type": "MixedCut", "tracks": []}', r"m\.jsonl:1: a MixedCut has no recording of its own"),
+        ("m.jsonl", '{"type": "MonoCut", "recording": {}}', r"m\.jsonl:1: its recording is not one file \(type None\)"),
+        ("m.jsonl", '{"recording": {"sources": [{"type": "command", "source": "rm -r x"}]}}', r"one file \(type 'comm"),
+        ("m.jsonl", '{"recording": {"sources": [{"type": "file", "source": "x.wav"}]}}', r"m\.jsonl:1: x\.wav is not"),
+        ("m.jsonl", '{"recording": {"sources": [{"type": "file", "source": "a.wav", "channels": [0, 1]}]}}',
+         r"m\.jsonl:1: a recording of several channels"),
+        (KALDI, "a sph2pipe -f wav a.sph |\n", r"wav\.scp:1: a command with a pipe is refused: run it, and name"),
+        (KALDI, "a | touch x\n", r"wav\.scp:1: a command with a pipe is refused"),
+        (KALDI, "a ../a.wav\nb ../b.wav\n", r"wav\.scp:2: \.\./b\.wav is not there \(looked in .*kaldi and \.\)"),
+        (KALDI, "a ../a.wav\na ../a.wav\n", r"wav\.scp:2: a stands there twice"),
+        (KALDI, "a\n", r"wav\.scp:1: nothing stands behind a"),
+        ("kaldi/segments", "x a 0\n", r"segments:1: a segment is an utterance, a recording, a start and an end"),
+        ("kaldi/segments", "x b 0 1\n", r"segments:1: recording b is not in wav\.scp"),
+        ("kaldi/segments", "x a 0.4 0.4\n", r"segments:1: a stretch from 0\.4 to 0\.4 has no length"),
+        ("kaldi/segments", "x a 0 soon\n", r"segments:1: end='soon' is not a number of seconds"),
+        ("kaldi/segments", "x a 9 10\n", r"1 skipped, the first: .*a\.wav: no audio in it from 9 s on, as .*ts:1"),
+        ("kaldi/text", b"a \xff\n", r"text: not UTF-8 text"),
+    ],
+)  # fmt: skip
+def test_a_wrong_manifest_is_one_line(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
+    write(tmp_path / "a.wav")
+    write_text(tmp_path / "kaldi/wav.scp", "a ../a.wav")
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message) as caught:
+        find(tmp_path / name.replace("kaldi/", "kaldi//").partition("//")[0])
+    assert "\n" not in str(caught.value)
+
+
+def test_fairseq_labels_must_be_as_many_as_rows(tmp_path: Path) -> None:
+    write(tmp_path / "a.wav")
+    write_text(tmp_path / "m.tsv", ".", "a.wav\t8000", "")
+    write_text(tmp_path / "m.wrd", "one", "two")
+    with pytest.raises(UserError, match=r"m\.wrd: 2 lines for the 1 rows of m\.tsv"):
+        find(tmp_path / "m.tsv")
+    write_text(tmp_path / "m.wrd", "one", "")
+    assert [u.text for u in find(tmp_path / "m.tsv").utterances] == ["one"]
+
+
+def test_one_bad_file_is_skipped_and_a_bound_may_stop_the_run(tmp_path: Path) -> None:
+    for name in "abcdef":
+        write(tmp_path / f"{name}.wav")
+    for name in "bdef":
+        (tmp_path / f"{name}.wav").write_bytes(b"no audio")
+    write_text(tmp_path / "m.tsv", ".", *(f"{name}.wav\t8000" for name in "abcdef"))
+    corpus = find(tmp_path / "m.tsv")
+    assert [Path(u.source).name for u in corpus.utterances] == ["a.wav", "c.wav"]
+    for most in (1.0, 0.67):
+        corpus.check_skipped(most, "data.train=DIR")
+    with pytest.raises(
+        UserError, match=r"data\.train=DIR: 4 of 6 utterances cannot be used, more than data\.max_skipped=0\.5"
+    ) as caught:
+        corpus.check_skipped(0.5, "data.train=DIR")
+    assert [f"{name}.wav: not audio" in str(caught.value) for name in "bdef"] == [True, True, True, False]
