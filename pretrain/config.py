@@ -85,6 +85,8 @@ class RunConfig:
     save_every: int = 1000
     keep: int = 2
     """Checkpoints kept, the newest first; at least 2, so that one is whole while another is written."""
+    keep_every: int = 0
+    """Checkpoints of every so many updates are kept for good; a multiple of ``save_every``, or 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class PretrainConfig:
 
 Config = TypeVar("Config")
 
-KEEP_ON_RESUME = {"data.workers", "run.log_every", "run.save_every", "run.keep", "run.dir"}
+KEEP_ON_RESUME = {"data.workers", "run.log_every", "run.save_every", "run.keep", "run.keep_every", "run.dir"}
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 
 
@@ -129,9 +131,13 @@ def check_at_least(config: Any, bounds: dict[str, float]) -> None:
 
 def check_run(config: Any) -> None:
     """What every run's numbers must satisfy, pretraining or fine-tuning. Raises ValueError naming the key."""
-    check_at_least(config, {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2, "data.workers": 0,
-                            "batch.update_s": 1e-3, "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0,
-                            "optim.warmup_fraction": 0, "optim.clip_norm": 1e-6})  # fmt: skip
+    check_at_least(config, {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2,
+                            "run.keep_every": 0, "data.workers": 0, "batch.update_s": 1e-3, "batch.max_s": 1e-3, "data.min_s": 0,
+                            "optim.lr": 0, "optim.warmup_fraction": 0, "optim.clip_norm": 1e-6})  # fmt: skip
+    if config.run.keep_every % config.run.save_every:
+        raise ValueError(
+            f"run.keep_every={config.run.keep_every} must be a multiple of run.save_every={config.run.save_every}, or 0"
+        )
     if config.optim.warmup_fraction > 1:
         raise ValueError(f"optim.warmup_fraction={config.optim.warmup_fraction} is a fraction of the run, at most 1")
     if config.data.max_s < config.data.min_s:

@@ -10,12 +10,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -30,6 +33,7 @@ from . import checkpoint
 from .checkpoint import RunState
 from .config import RunConfig, changed_keys, write_config
 
+Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
@@ -62,16 +66,22 @@ class Run:
         self.dir = Path(config.run.dir)
         self.stop: int | None = None
         self._since = time.monotonic()
-        error = None
-        if accelerator.is_main_process:
-            try:
-                self._open()
-            except UserError as caught:
-                error = str(caught)
-        shared = broadcast_object_list([error]) if accelerator.num_processes > 1 else [error]
-        if shared[0]:
-            raise UserError(shared[0])
+        self._on_main(self._open)
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def _on_main(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns on the main rank, on every rank; its ``UserError`` too."""
+        answer: list[Any] = [None, None]
+        if self.accelerator.is_main_process:
+            try:
+                answer[0] = work()
+            except UserError as caught:
+                answer[1] = str(caught)
+        if self.accelerator.num_processes > 1:
+            answer = broadcast_object_list(answer)
+        if answer[1]:
+            raise UserError(answer[1])
+        return answer[0]  # type: ignore[no-any-return]
 
     def _open(self) -> None:
         if self.dir.exists() and not self.dir.is_dir():
@@ -85,7 +95,7 @@ class Run:
                 f"run.dir={self.dir}: another run is using it; wait for it or choose another run.dir"
             ) from error
         stated = self.dir / "config.yaml"
-        if stated.exists() and checkpoint.newest(self.dir / "checkpoints"):
+        if stated.exists() and checkpoint.listed(self.dir / "checkpoints"):
             try:
                 merged = OmegaConf.merge(OmegaConf.structured(type(self.config)), OmegaConf.load(stated))
                 changed = changed_keys(OmegaConf.to_object(merged), self.config)
@@ -99,11 +109,19 @@ class Run:
         write_config(self.config, stated)
 
     def resume(self, model: nn.Module, optimizer: Any) -> RunState:
-        """Go on from the newest complete checkpoint, or start; the log is cut back to where that stands."""
-        found = checkpoint.newest(self.dir / "checkpoints")
-        plain = self.accelerator.unwrap_model(model)
-        torch.manual_seed(self.config.run.seed + 1 + self.accelerator.process_index)  # dropout differs between ranks
-        state = checkpoint.load(found, plain, optimizer, self.accelerator) if found else RunState()
+        """Go on from the newest whole checkpoint, or start; the logs are cut back to where that stands.
+
+        Raises:
+            UserError: there are checkpoints, and none is whole.
+        """
+        found, damaged = self._on_main(lambda: checkpoint.newest(self.dir / "checkpoints"))
+        plain, ranks = self.accelerator.unwrap_model(model), self.accelerator.num_processes
+        seed = self.config.run.seed + 1 + self.accelerator.process_index  # dropout differs between ranks
+        for start in (random.seed, np.random.seed, torch.manual_seed):
+            start(seed)
+        state, before = checkpoint.load(found, plain, optimizer, self.accelerator) if found else (RunState(), ranks)
+        for line in damaged:
+            self.say(line)
         if self.accelerator.is_main_process:
             log = self.dir / "metrics.jsonl"
             rows = log.read_text().splitlines() if log.exists() else []
@@ -111,7 +129,8 @@ class Run:
             log.write_text("".join(row + "\n" for row in kept))
             self._board = SummaryWriter(str(self.dir / "tensorboard"), purge_step=state.update + 1)
             if found:
-                self.say(f"going on from {found}")
+                other = f" with {ranks} ranks, before with {before}: the same updates, to rounding"
+                self.say(f"going on from {found}{other if ranks != before else ''}")
         self._since = time.monotonic() - state.wall_s
         return state
 
@@ -119,7 +138,7 @@ class Run:
         """Write a checkpoint. Every rank calls this."""
         state.wall_s = self.elapsed_s
         plain = self.accelerator.unwrap_model(model)
-        checkpoint.save(self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run.keep)
+        checkpoint.save(self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run)
 
     @property
     def elapsed_s(self) -> float:

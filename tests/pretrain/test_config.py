@@ -94,6 +94,7 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
         (["optim.warmup_fraction=30"], r"optim\.warmup_fraction=30\.0 is a fraction of the run"),
         (["run.updates=0"], r"run\.updates=0 must be at least 1"),
         (["run.keep=1"], r"run\.keep=1 must be at least 2"),
+        (["run.keep_every=1500"], r"run\.keep_every=1500 must be a multiple of run\.save_every=1000, or 0"),
     ],
 )
 def test_a_wrong_argument_is_one_line_that_names_it(arguments: list[str], message: str) -> None:

@@ -158,18 +158,6 @@ def test_a_directory_in_use_is_refused(corpus: Path, tmp_path: Path) -> None:
             pretrain(corpus, tmp_path / "run", "run.updates=2")
 
 
-def test_a_torn_checkpoint_is_never_taken(corpus: Path, tmp_path: Path) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2") == 0
-    newest = max((tmp_path / "run/checkpoints").glob("update_*"))
-    (newest / "state.json").unlink()
-    assert pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2") == 0
-    assert rows(tmp_path / "run")[-1]["update"] == 4
-    data = (newest / "model.safetensors").read_bytes()
-    (newest / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
-        pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2")
-
-
 @pytest.mark.parametrize("mixer", ["attention", "summary"])
 def test_fairseq2_trains_in_the_same_loop(corpus: Path, tmp_path: Path, mixer: str) -> None:
     keys = ("encoder.kind=wav2vec2", "encoder.front_end=waveform-groupnorm", f"encoder.mixer={mixer}", "data.max_s=2")
