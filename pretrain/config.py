@@ -87,6 +87,12 @@ class RunConfig:
     """Checkpoints kept, the newest first; at least 2, so that one is whole while another is written."""
     keep_every: int = 0
     """Checkpoints of every so many updates are kept for good; a multiple of ``save_every``, or 0 for none."""
+    max_hours: float | None = None
+    """Hours after which one session finishes its update, saves and ends with exit code 75; null for no limit."""
+    timeout_s: float = 600.0
+    """How long a rank waits for the others before it gives up."""
+    max_nonfinite: int = 10
+    """Updates in a row that may be left out because a loss or gradient is not finite."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,10 @@ class PretrainConfig:
 
 Config = TypeVar("Config")
 
-KEEP_ON_RESUME = {"data.workers", "run.log_every", "run.save_every", "run.keep", "run.keep_every", "run.dir"}
+KEEP_ON_RESUME = {
+    "data.workers", "run.dir", "run.log_every", "run.save_every", "run.keep", "run.keep_every", "run.max_hours",
+    "run.timeout_s", "run.max_nonfinite",
+}  # fmt: skip
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 
 
@@ -131,9 +140,13 @@ def check_at_least(config: Any, bounds: dict[str, float]) -> None:
 
 def check_run(config: Any) -> None:
     """What every run's numbers must satisfy, pretraining or fine-tuning. Raises ValueError naming the key."""
-    check_at_least(config, {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2,
-                            "run.keep_every": 0, "data.workers": 0, "batch.update_s": 1e-3, "batch.max_s": 1e-3, "data.min_s": 0,
-                            "optim.lr": 0, "optim.warmup_fraction": 0, "optim.clip_norm": 1e-6})  # fmt: skip
+    bounds = {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2, "run.keep_every": 0,
+              "run.timeout_s": 1, "run.max_nonfinite": 1, "data.workers": 0, "batch.update_s": 1e-3,
+              "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0, "optim.warmup_fraction": 0,
+              "optim.clip_norm": 1e-6}  # fmt: skip
+    check_at_least(config, bounds)
+    if config.run.max_hours is not None and not config.run.max_hours > 0:
+        raise ValueError(f"run.max_hours={config.run.max_hours} must be over 0, or null for no limit")
     if config.run.keep_every % config.run.save_every:
         raise ValueError(
             f"run.keep_every={config.run.keep_every} must be a multiple of run.save_every={config.run.save_every}, or 0"

@@ -45,6 +45,13 @@ class Loaded(Generic[Batch]):
     batch: Batch
     seconds: float
     skipped: list[dict[str, Any]]
+    sources: list[str]
+    longest_s: float
+
+    @property
+    def padded_s(self) -> float:
+        """Seconds that the batch takes, padding included."""
+        return len(self.sources) * self.longest_s
 
 
 class _MicroBatches(Dataset[Any]):
@@ -62,8 +69,9 @@ class _MicroBatches(Dataset[Any]):
             except UserError as error:
                 source = self.updates.utterances[index].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
-        seconds = sum(len(clip.waveform) for clip in clips) / SAMPLE_RATE_HZ
-        return Loaded(self.updates.collate(clips), seconds, skipped)
+        seconds = [len(clip.waveform) / SAMPLE_RATE_HZ for clip in clips]
+        sources = [clip.utterance.source for clip in clips]
+        return Loaded(self.updates.collate(clips), sum(seconds), skipped, sources, max(seconds, default=0.0))
 
 
 class Updates(Generic[Batch]):
