@@ -16,7 +16,7 @@ import json
 import math
 import random
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,12 @@ class RunState:
     seconds_seen: float = 0.0
     wall_s: float = 0.0
     skipped_updates: int = 0
-    """Updates left out because the gradient was not finite, in a row."""
+    """Updates left out because the loss or the gradient was not finite, in a row."""
+    norms: list[float] = field(default_factory=list)
+    """The last gradient norms that were not loud (``optim.is_loud``), at most a hundred."""
+    loud_updates: int = 0
+    """Updates with a loud gradient, in a row; and log lines."""
+    loud_windows: int = 0
     best: float | None = None
     """The best validation score so far, and where it was."""
     best_update: int = 0

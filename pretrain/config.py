@@ -95,6 +95,16 @@ class RunConfig:
     """Updates in a row that may be left out because a loss or gradient is not finite."""
 
 
+DIAGNOSES = ("collapsed-codebook", "stuck-at-chance", "exploding-gradient", "dimensional-collapse", "starved-loader",
+             "schedule-too-long", "small-batch")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PretrainRun(RunConfig):
+    stop_on: tuple[str, ...] = ()
+    """Diagnoses that end the run, with a checkpoint and an error; the names are those that the warnings bear."""
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
     """A whole run. ``size`` fills ``encoder`` before anything else is read."""
@@ -105,7 +115,7 @@ class PretrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    run: RunConfig = field(default_factory=RunConfig)
+    run: PretrainRun = field(default_factory=PretrainRun)
 
     def __post_init__(self) -> None:
         check_run(self)
@@ -117,13 +127,16 @@ class PretrainConfig:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
         if self.objective.code_dim % self.objective.codebooks:
             raise ValueError("objective.code_dim must be a multiple of objective.codebooks")
+        for name in self.run.stop_on:
+            if name not in DIAGNOSES:
+                raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(DIAGNOSES)}")
 
 
 Config = TypeVar("Config")
 
 KEEP_ON_RESUME = {
     "data.workers", "run.dir", "run.log_every", "run.save_every", "run.keep", "run.keep_every", "run.max_hours",
-    "run.timeout_s", "run.max_nonfinite",
+    "run.timeout_s", "run.max_nonfinite", "run.stop_on",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 

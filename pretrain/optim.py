@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,4 +73,25 @@ def step(
             f"{state.update + 1}. Their utterances are in {run.dir / NONFINITE}. Lower optim.lr, look at that audio, "
             "or use run.precision=fp32"
         )
+    if finite:
+        remember(state, norm)
     return norm if finite else math.nan
+
+
+def median_norm(state: RunState) -> float:
+    """The running median of the gradient's norm; NaN before the first."""
+    return statistics.median(state.norms) if state.norms else math.nan
+
+
+def is_loud(state: RunState, norm: float) -> bool:
+    """Whether ``norm`` is over ten times the running median, once that stands on ten updates."""
+    return len(state.norms) >= 10 and norm > 10 * median_norm(state)
+
+
+def remember(state: RunState, norm: float) -> None:
+    """Take ``norm`` into the running median; a loud one stays out, unless a thousand in a row make it the new level."""
+    state.loud_updates = state.loud_updates + 1 if is_loud(state, norm) else 0
+    if state.loud_updates > 1000:
+        state.norms, state.loud_updates = [], 0
+    if not state.loud_updates:
+        state.norms = [*state.norms, norm][-100:]

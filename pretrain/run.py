@@ -76,11 +76,14 @@ class Run:
         self.dir = Path(config.run.dir)
         self.stop: int | None = None
         """The exit code to end with after this update."""
+        self.told: set[str] = set()
+        """Warnings that need not be said again."""
+        self._sick = ""
         self._since = self._session = time.monotonic()
-        self._on_main(self._open)
+        self.on_main(self._open)
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
-    def _on_main(self, work: Callable[[], Result]) -> Result:
+    def on_main(self, work: Callable[[], Result]) -> Result:
         """What ``work`` returns on the main rank, on every rank; its ``UserError`` too."""
         answer: list[Any] = [None, None]
         if self.accelerator.is_main_process:
@@ -125,7 +128,7 @@ class Run:
         Raises:
             UserError: there are checkpoints, and none is whole.
         """
-        found, damaged = self._on_main(lambda: checkpoint.newest(self.dir / "checkpoints"))
+        found, damaged = self.on_main(lambda: checkpoint.newest(self.dir / "checkpoints"))
         plain, ranks = self.accelerator.unwrap_model(model), self.accelerator.num_processes
         seed = self.config.run.seed + 1 + self.accelerator.process_index  # dropout differs between ranks
         for start in (random.seed, np.random.seed, torch.manual_seed):
@@ -205,14 +208,27 @@ class Run:
         return self.stop
 
     def end(self, state: RunState) -> int:
-        """Close, and return the exit code: see the module."""
+        """Close, and return the exit code: see the module.
+
+        Raises:
+            UserError: the run ended for what ``run.stop_on`` names.
+        """
         done = state.update == self.config.run.updates
         if not done:
             why = ", which says: requeue" if self.stop == TIME_LIMIT else ""
             self.say(f"stopped at update {state.update}; the same command goes on from there "
                      f"(exit code {self.stop}{why})")  # fmt: skip
         self.close()
+        if self._sick and not done:
+            raise UserError(f"run.stop_on: {self._sick} Change that, or take it out of run.stop_on to go on")
         return 0 if done else self.stop or 1
+
+    def stop_for(self, lines: list[str]) -> int | None:
+        """End after this update for what the main rank found; the exit code, or None for nothing."""
+        self._sick = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
+        if self._sick:
+            self.stop = 1
+        return self.stop
 
     def close(self) -> None:
         for number, handler in self._handlers.items():

@@ -21,7 +21,7 @@ from mixvec.frontend import SAMPLE_RATE_HZ
 from .config import PretrainConfig
 from .export import save_model, training_facts
 from .faults import memory_named
-from .health import Window, diagnose, status_line
+from .health import Window, report
 from .loader import Loaded, Updates, collate_masked
 from .masks import MIN_FRAMES
 from .objective import MaskedBatch, MaskedPrediction, Totals
@@ -46,7 +46,7 @@ def train(config: PretrainConfig) -> int:
     )
     model, optimizer = accelerator.prepare(objective, optimizer)
     state = run.resume(model, optimizer)
-    window = Window(started_s=run.elapsed_s)
+    window = Window(run.elapsed_s)
     model.train()
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (epoch, position, loaded) in zip(todo, updates.start(state.epoch, state.position), strict=False):
@@ -67,15 +67,11 @@ def train(config: PretrainConfig) -> int:
             norm = step(run, model, optimizer, state, torch.stack(losses).sum(), loaded)
         state.update, state.epoch, state.position = update, epoch, position
         state.seconds_seen += seconds
-        window.count(totals, seconds)
+        window.count(totals, seconds, loaded, norm)
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
-            row = {"update": update, **window.row(accelerator, config, run.elapsed_s), "temperature": temperature,
-                   "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"],
-                   "hours_seen": state.seconds_seen / 3600,
-                   "seconds_left": run.elapsed_s / update * (config.run.updates - update)}  # fmt: skip
-            run.log(row, "\n".join([status_line(row, config.run.updates), *diagnose(row, config)]))
-            window = Window(started_s=run.elapsed_s)
+            stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"]) or stop
+            window = Window(run.elapsed_s, updates.waited_s)
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             run.save(state, model, optimizer)
             save_model(run, objective.encoder, training_facts(run, state, corpus.name))

@@ -17,7 +17,7 @@ import torch
 
 from mixvec import UserError
 from pretrain.objective import MaskedPrediction, Sums
-from tests.runs import PRETRAIN, ROOT, finetune, identical, pretrain, rows, weights
+from tests.runs import PRETRAIN, ROOT, finetune, identical, in_forward, pretrain, rows, weights
 
 ONE_BATCH = ("batch.max_s=60", "run.save_every=1", "run.keep=9")
 Patch = pytest.MonkeyPatch
@@ -41,18 +41,6 @@ def sick(self, *rest):
 MaskedPrediction.forward = sick
 run_cli(main)
 """
-
-
-def in_forward(patch: Patch, *updates: int, do: Callable[[Sums], Any]) -> None:
-    """Let ``do`` exchange what the objective returns in these updates (each one micro-batch), or raise."""
-    forward, calls = MaskedPrediction.forward, []
-
-    def sick(self: MaskedPrediction, *rest: Any) -> Sums:
-        calls.append(1)
-        sums = forward(self, *rest)
-        return do(sums) or sums if len(calls) in updates else sums
-
-    patch.setattr(MaskedPrediction, "forward", sick)
 
 
 def infinite_loss(sums: Sums) -> Sums:
