@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from finetune.asr import AsrTask
 from mixvec import UserError
 from pretrain.objective import MaskedPrediction, Sums
 from tests.runs import PRETRAIN, ROOT, finetune, identical, in_forward, pretrain, rows, weights
@@ -168,7 +170,9 @@ def test_a_rank_that_hangs_is_given_up_after_the_stated_time(corpus: Path, tmp_p
     assert "error: rank 0: another rank is gone, or did not answer within run.timeout_s=5" in done.stderr
 
 
-def test_one_rank_without_a_finite_loss_skips_the_update_on_both(corpus: Path, tmp_path: Path) -> None:
+def test_one_rank_without_a_finite_loss_skips_the_update_on_both(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The other rank's gradient is finite; without agreement the two would part."""
     harm = "sums = sums._replace(loss=sums.loss + torch.inf)"
     done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", harm, "run.updates=4", *ONE_BATCH[1:])
@@ -178,3 +182,35 @@ def test_one_rank_without_a_finite_loss_skips_the_update_on_both(corpus: Path, t
     (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
     assert (row["update"], row["quantity"], len(row["sources"])) == (2, "loss", len(set(row["sources"])))
     assert len(rows(tmp_path / "run")) == 4
+    capsys.readouterr()
+    assert pretrain(corpus, tmp_path / "run", "batch.max_s=60", "run.updates=4", *ONE_BATCH[1:]) == 0
+    assert "with 1 ranks, before with 2: the same updates, to rounding" in capsys.readouterr().out
+
+
+def test_the_time_limit_holds_for_both_ranks(corpus: Path, tmp_path: Path) -> None:
+    """torchrun itself turns a rank's code into 1; the message has it."""
+    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", "pass", "run.updates=9999", "run.max_hours=1e-3")
+    assert done.returncode == 1 and "exitcode  : 75" in done.stderr
+    assert "the same command goes on from there (exit code 75, which says: requeue)" in done.stdout
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1
+
+
+def test_fine_tuning_tells_the_same(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    loss_sum, calls = AsrTask.loss_sum, []
+
+    def sick(self: AsrTask, *rest: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            torch.empty(1 << 60)
+        return loss_sum(self, *rest) + (torch.inf if len(calls) == 2 else 0)
+
+    monkeypatch.setattr(AsrTask, "loss_sum", sick)
+    keys = ("size=tiny", "batch.max_s=60", "run.log_every=3", "run.save_every=1", "run.keep=9",
+            "run.updates=5")  # fmt: skip
+    with pytest.raises(UserError, match=r"out of memory at update 4: .*Lower batch\.max_s \(now 60\)"):
+        finetune("asr", corpus, tmp_path / "run", *keys)
+    (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
+    assert (row["update"], row["quantity"]) == (2, "loss") and row["sources"]
+    one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
+    assert identical(one, two) and not identical(two, three)
+    assert math.isfinite(rows(tmp_path / "run")[0]["loss"])
