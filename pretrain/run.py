@@ -6,7 +6,8 @@ skipped.jsonl    audio passed over, and why      hub/           the model folder
 nonfinite.jsonl  updates left out, where any was
 
 Exit codes: 0 the run is complete; 1 an error, told in a line; 128 + n ended by signal n (130 Ctrl-C, 143 SIGTERM,
-138 SIGUSR1); 75 ended by run.max_hours. After the last two a checkpoint is whole, and the same command goes on.
+138 SIGUSR1); 75 ended by run.max_hours. After the last two a checkpoint is whole, and the same command goes on. These
+are the ranks' codes; torchrun turns each but 0 into 1.
 """
 
 from __future__ import annotations
