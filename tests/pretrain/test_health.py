@@ -64,7 +64,8 @@ def test_stuck_at_chance_is_named_after_warm_up_alone() -> None:
 @pytest.mark.parametrize(
     "others",
     [
-        {"gradient_loud_windows": 2, "nonfinite_updates": 0, "effective_rank": 20.0, "wait_share": 0.29},
+        {"gradient_loud_windows": 2, "nonfinite_updates": 0, "effective_rank": 7.7, "wait_share": 0.29},
+        {"update": 30_000, "effective_rank": 1.5},
         {"seconds_left": 3600.0 * 47, "session_seconds_left": 3600.0 * 20},
     ],
 )
@@ -79,7 +80,8 @@ def test_a_healthy_run_is_left_in_peace(others: dict[str, float]) -> None:
     [
         ("exploding-gradient", healthy(gradient_loud_windows=3)),
         ("exploding-gradient", healthy(nonfinite_updates=1)),
-        ("dimensional-collapse", healthy(effective_rank=15.0)),
+        ("dimensional-collapse", healthy(effective_rank=7.6)),
+        ("dimensional-collapse", healthy(share=0.01, effective_rank=1.4)),
         ("starved-loader", healthy(wait_share=0.31)),
         ("schedule-too-long", healthy(seconds_left=3600.0 * 49, session_seconds_left=3600.0 * 20)),
         ("schedule-too-long", healthy(share=0.01, seconds_left=3600.0 * 297, session_seconds_left=3600.0 * 20)),
