@@ -112,8 +112,9 @@ def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accele
     for old in listed(folder)[: -run.keep]:
         if not (run.keep_every and int(old.name.removeprefix("update_")) % run.keep_every == 0):
             shutil.rmtree(old)
-    for damaged in folder.glob("damaged_update_*"):
-        shutil.rmtree(damaged)
+    for pattern in ("damaged_update_*", ".update_*.new-*"):  # the second: of a process killed while it saved
+        for left in folder.glob(pattern):
+            shutil.rmtree(left)
 
 
 def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator) -> tuple[RunState, int]:

@@ -35,7 +35,11 @@ def damage(folder: Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} is damaged ({path.stat().st_size} bytes instead of {size})"
     for name, _, digest in stated:
-        if sha256(folder / name) != digest:
+        try:
+            same = sha256(folder / name) == digest
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
+        if not same:
             return f"{name} is damaged (its SHA-256 is not the one in {NAME})"
     return None
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from mixvec import UserError
-from pretrain import checkpoint
+from pretrain import checkpoint, manifest
 from pretrain.checkpoint import RunState
 from pretrain.config import RunConfig
 from pretrain.manifest import damage
@@ -90,6 +92,22 @@ def test_a_damaged_one_is_out_of_the_count_and_goes_after_the_next_save(tmp_path
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["damaged_update_00000006", "update_00000004"]
     checkpoint.save(tmp_path, RunState(update=5), model, optimizer, accelerator, KEEP)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000004", "update_00000005"]
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_save(tmp_path: Path) -> None:
+    """It died saving update 3, which no later session may ever save again."""
+    (tmp_path / ".update_00000003.new-1").mkdir()
+    write(tmp_path, 2, 4)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000002", "update_00000004"]
+
+
+def test_a_file_that_the_disk_no_longer_gives_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    write(tmp_path, 1)
+    monkeypatch.setattr(manifest, "sha256", fails)
+    assert damage(tmp_path / "update_00000001") == "model.safetensors cannot be read (Input/output error)"
 
 
 def test_every_generator_goes_on_where_it_stood(tmp_path: Path) -> None:
