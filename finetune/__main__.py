@@ -6,6 +6,7 @@ import soundfile  # noqa: F401  first: its wheel carries the libsndfile that fai
 
 from mixvec.errors import run_cli
 from pretrain.config import load_config
+from pretrain.faults import first_failure_first
 
 from .config import FinetuneConfig
 from .train import train
@@ -17,7 +18,10 @@ USAGE = (
 
 
 def main() -> None:
-    sys.exit(train(load_config(FinetuneConfig, sys.argv[1:], USAGE)))
+    config = load_config(FinetuneConfig, sys.argv[1:], USAGE)
+    with first_failure_first(config.run.timeout_s):
+        code = train(config)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from mixvec.hub import load_model
 from pretrain.checkpoint import RunState
 from pretrain.export import save_model, training_facts
 from pretrain.loader import Updates
+from pretrain.optim import median_norm
 from pretrain.run import Run
 from pretrain.sources import Corpus
 
@@ -47,12 +48,15 @@ def evaluate(run: Run, task: Task, model: Any, data: Updates[LabelledBatch], nam
 
 
 def log(run: Run, state: RunState, losses: list[Tensor], norm: float, frozen: bool) -> None:
-    """A row and a line of the mean loss of the updates since the last; ``losses`` holds this rank's share of each."""
+    """A row and a line of the mean loss of the updates since the last; ``losses`` holds this rank's share of each.
+
+    Losses that are not finite are left out of the mean, as their updates were.
+    """
     updates = run.config.run.updates
-    total = run.accelerator.reduce(torch.stack(losses).sum(), "sum")
+    each = run.accelerator.reduce(torch.stack(losses), "sum")
     left_s = run.elapsed_s / state.update * (updates - state.update)
-    row = {"update": state.update, "loss": float(total) / len(losses), "gradient_norm": norm, "encoder_frozen": frozen,
-           "seconds": run.elapsed_s}  # fmt: skip
+    row = {"update": state.update, "loss": float(each[each.isfinite()].mean()), "gradient_norm": norm,
+           "gradient_norm_median": median_norm(state), "encoder_frozen": frozen, "seconds": run.elapsed_s}  # fmt: skip
     run.log(row, f"update {state.update}/{updates}  loss {row['loss']:.3f}  gradient {norm:.2f}"
                  f"{'  encoder frozen' if frozen else ''}  {left_s:.0f} s left")  # fmt: skip
 

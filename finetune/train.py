@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch.optim import AdamW
 
+from pretrain.faults import memory_named
 from pretrain.optim import learning_rate, set_learning_rate, step
 from pretrain.run import Run, start_accelerator
 
@@ -30,7 +31,7 @@ from .setup import (
 
 
 def train(config: FinetuneConfig) -> int:
-    """Run, or go on with, a fine-tuning; the exit code is 0, or 128 + the number of the signal that ended it early.
+    """Run, or go on with, a fine-tuning; the exit codes are listed in ``pretrain.run``.
 
     Raises:
         UserError: model, data, directory or device are not as the configuration says.
@@ -54,16 +55,17 @@ def train(config: FinetuneConfig) -> int:
         frozen = config.pretrained is not None and progress <= config.freeze
         model.train()
         model.encoder.train(not frozen)
-        batches = [part.batch.to(accelerator.device) for part in loaded]
         weight, seconds = update_weight(run, task, loaded)
         losses.append(torch.zeros((), device=accelerator.device))
-        for batch in batches:
-            with accelerator.autocast():
-                loss = task.loss_sum(model, encode(model, batch, frozen), batch) / weight
-            accelerator.backward(loss)
-            losses[-1] += loss.detach()
-        sum_gradients(run, model)
-        norm = step(run, model, optimizer, state)
+        with memory_named(update, loaded, config.batch.max_s):
+            for part in loaded:
+                batch = part.batch.to(accelerator.device)
+                with accelerator.autocast():
+                    loss = task.loss_sum(model, encode(model, batch, frozen), batch) / weight
+                accelerator.backward(loss)
+                losses[-1] += loss.detach()
+            sum_gradients(run, model)
+            norm = step(run, model, optimizer, state, losses[-1], loaded)
         state.update, state.epoch, state.position = update, epoch, position
         state.seconds_seen += seconds
         stop = run.should_stop()
@@ -75,9 +77,7 @@ def train(config: FinetuneConfig) -> int:
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             run.save(state, model, optimizer)
         if stop:
-            run.say(f"stopped at update {update}; the same command goes on from there")
             break
     if state.update == config.run.updates:
         finish(run, task, model, data, state, corpora)
-    run.close()
-    return 0 if state.update == config.run.updates else 128 + int(run.stop or 0)
+    return run.end(state)

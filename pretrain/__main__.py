@@ -7,13 +7,17 @@ import soundfile  # noqa: F401  first: its wheel carries the libsndfile that fai
 from mixvec.errors import run_cli
 
 from .config import PretrainConfig, load_config
+from .faults import first_failure_first
 from .train import train
 
 USAGE = "usage: python -m pretrain CONFIG.yaml data.train=DIR [run.dir=DIR] [key=value ...]"
 
 
 def main() -> None:
-    sys.exit(train(load_config(PretrainConfig, sys.argv[1:], USAGE)))
+    config = load_config(PretrainConfig, sys.argv[1:], USAGE)
+    with first_failure_first(config.run.timeout_s):
+        code = train(config)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

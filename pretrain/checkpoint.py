@@ -3,18 +3,24 @@
 checkpoints/update_00001000/
     model.safetensors      weights
     optimizer.safetensors  AdamW's moments and step counts, by parameter number
-    rng.safetensors        each rank's generators
-    state.json             ``RunState``, the loss scaler
+    rng.safetensors        each rank's generators: Python's, NumPy's, torch's
+    state.json             ``RunState``, the number of ranks, the loss scaler
+    manifest.json          size and SHA-256 of each of these, written last
+
+One that is not as its manifest says is never loaded: ``newest`` names it and takes the one before.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import random
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -25,6 +31,8 @@ from torch import Tensor, nn
 from mixvec import UserError
 from mixvec.atomic import save_tensors, whole_folder
 from mixvec.hub import load_tensors, read_tensors
+
+from .manifest import damage, write_manifest
 
 
 @dataclass
@@ -38,20 +46,52 @@ class RunState:
     seconds_seen: float = 0.0
     wall_s: float = 0.0
     skipped_updates: int = 0
-    """Updates left out because the gradient was not finite, in a row."""
+    """Updates left out because the loss or the gradient was not finite, in a row."""
+    norms: list[float] = field(default_factory=list)
+    """The last gradient norms that were not loud (``optim.is_loud``), at most a hundred."""
+    loud_updates: int = 0
+    """Updates with a loud gradient, in a row; and log lines."""
+    loud_windows: int = 0
     best: float | None = None
     """The best validation score so far, and where it was."""
     best_update: int = 0
 
 
-def newest(folder: Path) -> Path | None:
-    """The newest complete checkpoint below ``folder``, or None."""
-    found = sorted(p for p in folder.glob("update_*") if (p / "state.json").is_file())
-    return found[-1] if found else None
+def listed(folder: Path) -> list[Path]:
+    """The checkpoints below ``folder``, the oldest first, whole or not."""
+    return sorted(folder.glob("update_*"))
 
 
-def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accelerator: Accelerator, keep: int) -> None:
-    """Write a checkpoint and drop all but the ``keep`` newest. Every rank calls this."""
+def newest(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest whole checkpoint below ``folder``, and a line on each damaged one after it; None where there is none.
+
+    The damaged ones are renamed ``damaged_...``, and removed when the next checkpoint is whole.
+
+    Raises:
+        UserError: there are checkpoints, and each is damaged; the line says in what, and what to do.
+    """
+    found, lines, bad = listed(folder), [], []
+    for path in reversed(found):
+        wrong = damage(path)
+        if wrong is None:
+            for damaged in bad:
+                aside = damaged.with_name(f"damaged_{damaged.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                damaged.rename(aside)
+            return path, lines
+        bad.append(path)
+        lines.append(f"{path}: {wrong}; going on from the checkpoint before")
+    if found:
+        first = lines[0].removesuffix("; going on from the checkpoint before")
+        raise UserError(
+            f"no checkpoint is whole ({len(found)} tried). The newest, {first}. Put whole ones in place from a "
+            f"copy, or remove {folder} to start anew"
+        )
+    return None, []
+
+
+def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accelerator: Accelerator, run: Any) -> None:
+    """Write a checkpoint; keep the ``run.keep`` newest and every ``run.keep_every``-th. Every rank calls this."""
     generators: list[dict[str, Tensor]] = gather_object([_generators()])
     if not accelerator.is_main_process:
         return
@@ -61,29 +101,38 @@ def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accele
         for name, value in values.items()
     }
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+    about = {"state": asdict(state), "ranks": accelerator.num_processes, "scaler": scaler}
     with whole_folder(folder / f"update_{state.update:08d}") as new:
         save_tensors(model.state_dict(), new / "model.safetensors")
         save_tensors(moments, new / "optimizer.safetensors")
         flat = {f"{rank}.{name}": t for rank, own in enumerate(generators) for name, t in own.items()}
         save_tensors(flat, new / "rng.safetensors")
-        (new / "state.json").write_text(json.dumps({"state": asdict(state), "scaler": scaler}, indent=2))
-    for old in sorted(folder.glob("update_*"))[:-keep]:
-        shutil.rmtree(old)
+        (new / "state.json").write_text(json.dumps(about, indent=2))
+        write_manifest(new)
+    for old in listed(folder)[: -run.keep]:
+        if not (run.keep_every and int(old.name.removeprefix("update_")) % run.keep_every == 0):
+            shutil.rmtree(old)
+    for pattern in ("damaged_update_*", ".update_*.new-*"):  # the second: of a process killed while it saved
+        for left in folder.glob(pattern):
+            shutil.rmtree(left)
 
 
-def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator) -> RunState:
-    """Put a checkpoint back, everywhere, and return where the run stands. Every rank calls this.
+def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator) -> tuple[RunState, int]:
+    """Put a checkpoint that ``newest`` found back, everywhere. Every rank calls this.
+
+    Returns:
+        where the run stands, and the number of ranks that it had.
 
     Raises:
-        UserError: the checkpoint is damaged or of another model; it names the file.
+        UserError: the checkpoint is of another model or another version; it names the file.
     """
     try:
         saved = json.loads((path / "state.json").read_text())
-        state = RunState(**saved["state"])
+        state, ranks = RunState(**saved["state"]), int(saved["ranks"])
         moments, generators = load_file(path / "optimizer.safetensors"), load_file(path / "rng.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
-            f"{path}: damaged checkpoint ({error}); remove that folder to go on from the one before"
+            f"{path}: not a checkpoint of this version of mixvec ({error}); choose another run.dir"
         ) from error
     load_tensors(model, read_tensors(path), path)
     entries: dict[int, dict[str, Tensor]] = {}
@@ -96,17 +145,33 @@ def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator)
     own = f"{accelerator.process_index}."
     if any(key.startswith(own) for key in generators):  # a rank that was not there before keeps its fresh seed
         _restore({key.removeprefix(own): t for key, t in generators.items() if key.startswith(own)})
-    return state
+    return state, ranks
 
 
 def _generators() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
+    """The state of every generator of this process, as tensors."""
+    kind, words, normal = random.getstate()
+    legacy: Any = np.random.get_state(legacy=False)
+    states = {
+        "python": torch.tensor([kind, *words]),
+        "python_normal": torch.tensor([math.nan if normal is None else normal], dtype=torch.float64),
+        "numpy": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
+        "numpy_position": torch.tensor([legacy["state"]["pos"], legacy["has_gauss"]]),
+        "numpy_normal": torch.tensor([legacy["gauss"]], dtype=torch.float64),
+        "cpu": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
 def _restore(states: dict[str, Tensor]) -> None:
+    kind, *words = states["python"].tolist()
+    normal = float(states["python_normal"])
+    random.setstate((kind, tuple(words), None if math.isnan(normal) else normal))
+    position, has_normal = states["numpy_position"].tolist()
+    words_of_numpy = states["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", words_of_numpy, position, has_normal, float(states["numpy_normal"])))
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

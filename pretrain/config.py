@@ -87,6 +87,24 @@ class RunConfig:
     save_every: int = 1000
     keep: int = 2
     """Checkpoints kept, the newest first; at least 2, so that one is whole while another is written."""
+    keep_every: int = 0
+    """Checkpoints of every so many updates are kept for good; a multiple of ``save_every``, or 0 for none."""
+    max_hours: float | None = None
+    """Hours after which one session finishes its update, saves and ends with exit code 75; null for no limit."""
+    timeout_s: float = 600.0
+    """How long a rank waits for the others before it gives up."""
+    max_nonfinite: int = 10
+    """Updates in a row that may be left out because a loss or gradient is not finite."""
+
+
+DIAGNOSES = ("collapsed-codebook", "stuck-at-chance", "exploding-gradient", "dimensional-collapse", "starved-loader",
+             "schedule-too-long", "small-batch")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PretrainRun(RunConfig):
+    stop_on: tuple[str, ...] = ()
+    """Diagnoses that end the run, with a checkpoint and an error; the names are those that the warnings bear."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +117,7 @@ class PretrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    run: RunConfig = field(default_factory=RunConfig)
+    run: PretrainRun = field(default_factory=PretrainRun)
 
     def __post_init__(self) -> None:
         check_run(self)
@@ -111,11 +129,17 @@ class PretrainConfig:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
         if self.objective.code_dim % self.objective.codebooks:
             raise ValueError("objective.code_dim must be a multiple of objective.codebooks")
+        for name in self.run.stop_on:
+            if name not in DIAGNOSES:
+                raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(DIAGNOSES)}")
 
 
 Config = TypeVar("Config")
 
-KEEP_ON_RESUME = {"data.workers", "data.max_skipped", "run.log_every", "run.save_every", "run.keep", "run.dir"}
+KEEP_ON_RESUME = {
+    "data.workers", "data.max_skipped", "run.dir", "run.log_every", "run.save_every", "run.keep",
+    "run.keep_every", "run.max_hours", "run.timeout_s", "run.max_nonfinite", "run.stop_on",
+}  # fmt: skip
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 
 
@@ -131,9 +155,17 @@ def check_at_least(config: Any, bounds: dict[str, float]) -> None:
 
 def check_run(config: Any) -> None:
     """What every run's numbers must satisfy, pretraining or fine-tuning. Raises ValueError naming the key."""
-    check_at_least(config, {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2, "data.workers": 0,
-                            "batch.update_s": 1e-3, "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0,
-                            "optim.warmup_fraction": 0, "optim.clip_norm": 1e-6})  # fmt: skip
+    bounds = {"run.updates": 1, "run.log_every": 1, "run.save_every": 1, "run.keep": 2, "run.keep_every": 0,
+              "run.timeout_s": 1, "run.max_nonfinite": 1, "data.workers": 0, "batch.update_s": 1e-3,
+              "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0, "optim.warmup_fraction": 0,
+              "optim.clip_norm": 1e-6}  # fmt: skip
+    check_at_least(config, bounds)
+    if config.run.max_hours is not None and not config.run.max_hours > 0:
+        raise ValueError(f"run.max_hours={config.run.max_hours} must be over 0, or null for no limit")
+    if config.run.keep_every % config.run.save_every:
+        raise ValueError(
+            f"run.keep_every={config.run.keep_every} must be a multiple of run.save_every={config.run.save_every}, or 0"
+        )
     if config.optim.warmup_fraction > 1:
         raise ValueError(f"optim.warmup_fraction={config.optim.warmup_fraction} is a fraction of the run, at most 1")
     if not 0.0 <= config.data.max_skipped <= 1.0:

@@ -7,6 +7,7 @@ workers, the ranks and the micro-batches, and the same after a resume, which is 
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -45,6 +46,13 @@ class Loaded(Generic[Batch]):
     batch: Batch
     seconds: float
     skipped: list[dict[str, Any]]
+    sources: list[str]
+    longest_s: float
+
+    @property
+    def padded_s(self) -> float:
+        """Seconds that the batch takes, padding included."""
+        return len(self.sources) * self.longest_s
 
 
 class _MicroBatches(Dataset[Any]):
@@ -62,8 +70,9 @@ class _MicroBatches(Dataset[Any]):
             except UserError as error:
                 source = self.updates.utterances[index].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
-        seconds = sum(len(clip.waveform) for clip in clips) / SAMPLE_RATE_HZ
-        return Loaded(self.updates.collate(clips), seconds, skipped)
+        seconds = [len(clip.waveform) / SAMPLE_RATE_HZ for clip in clips]
+        sources = [clip.utterance.source for clip in clips]
+        return Loaded(self.updates.collate(clips), sum(seconds), skipped, sources, max(seconds, default=0.0))
 
 
 class Updates(Generic[Batch]):
@@ -91,6 +100,8 @@ class Updates(Generic[Batch]):
         self.durations_s = np.minimum([u.duration_s for u in corpus.utterances], crop_s)
         self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s
         self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
+        self.waited_s = 0.0
+        """Seconds that ``start`` has waited for audio so far, but for the first update, for which workers start."""
 
     def read(self, index: int, epoch: int) -> Clip:
         """Decode one utterance, or the random part of it that this epoch uses.
@@ -116,8 +127,11 @@ class Updates(Generic[Batch]):
         The workers run on from epoch to epoch, decoding ahead.
         """
         loader = iter(self._loader((e, part) for e, _, parts in self._deal(epoch, position) for part in parts))
-        for e, after, parts in self._deal(epoch, position):
-            yield e, after, [next(loader) for _ in parts]
+        for number, (e, after, parts) in enumerate(self._deal(epoch, position)):
+            began = time.monotonic()
+            loaded = [next(loader) for _ in parts]
+            self.waited_s += time.monotonic() - began if number else 0.0
+            yield e, after, loaded
 
     def once(self) -> Iterator[Loaded[Batch]]:
         """This rank's share of the corpus, each utterance once, in a fixed order, for scoring."""

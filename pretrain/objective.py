@@ -54,6 +54,17 @@ class Sums(NamedTuple):
     code_counts: Tensor
     """(G, V) how often each entry was chosen."""
     feature_square: Tensor
+    feature_norm: Tensor
+    """Sum over frames of the features' norm."""
+    code_probs: Tensor
+    """(G, V) code probabilities, summed over the masked frames."""
+    sample: Tensor
+    """(N, D) some frames of the encoder's output, at most ``SAMPLE_FRAMES``, evenly spaced over the batch."""
+    sampled: Tensor
+    """(N,) 1 where they are real, 0 where padding."""
+
+
+SAMPLE_FRAMES = 2048
 
 
 class MaskedPrediction(nn.Module):
@@ -100,13 +111,18 @@ class MaskedPrediction(nn.Module):
         mean = probs.detach() / totals.masked if totals.code_probs is None else totals.code_probs
         loss = loss + weights.diversity_weight * (diversity_gradient(mean) * probs).sum() / totals.masked
         frames = padding_mask(frame_lengths, features.shape[1]) & (batch.counts > 0).unsqueeze(1)
-        square = (features.float().square() * frames.unsqueeze(-1)).sum() / features.shape[-1]
+        squares = features.float().square().sum(-1) * frames  # (B, T)
+        square = squares.sum() / features.shape[-1]
         if weights.feature_penalty:
             loss = loss + weights.feature_penalty * square / totals.frames
         counts = torch.zeros_like(probs).scatter_add_(
             1, entries.flatten(0, 1).T, real.reshape(1, -1).expand(probs.shape[0], -1).to(probs)
         )
-        return Sums(loss, contrast.loss.detach(), contrast.correct, counts, square.detach())
+        every = -(-frames.numel() // SAMPLE_FRAMES)
+        return Sums(
+            loss, contrast.loss.detach(), contrast.correct, counts, square.detach(), squares.detach().sqrt().sum(),
+            probs.detach(), hidden.detach().flatten(0, 1)[::every].clone(), frames.flatten()[::every].clone(),
+        )  # fmt: skip
 
 
 def _pick(frames: Tensor, masked: Tensor) -> Tensor:

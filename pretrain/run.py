@@ -3,34 +3,48 @@
 config.yaml      the merged configuration        checkpoints/   what it goes on from
 metrics.jsonl    a row per log line              tensorboard/   the same as curves
 skipped.jsonl    audio passed over, and why      hub/           the model folder
+nonfinite.jsonl  updates left out, where any was
+
+Exit codes: 0 the run is complete; 1 an error, told in a line; 128 + n ended by signal n (130 Ctrl-C, 143 SIGTERM,
+138 SIGUSR1); 75 ended by run.max_hours. After the last two a checkpoint is whole, and the same command goes on. These
+are the ranks' codes; torchrun turns each but 0 into 1.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import random
 import signal
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from mixvec import UserError
+from mixvec.atomic import write_whole
 
 from . import checkpoint
 from .checkpoint import RunState
 from .config import RunConfig, changed_keys, write_config
 
+Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+TIME_LIMIT = 75
+"""The exit code at run.max_hours: EX_TEMPFAIL of sysexits.h, which a scheduler may requeue on."""
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -47,7 +61,8 @@ def start_accelerator(run: RunConfig) -> Accelerator:
     if precision == "fp16" and not gpu:
         raise UserError("run.precision=fp16 needs a GPU; use fp32 or bf16 here")
     torch.manual_seed(run.seed)
-    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=not gpu)
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s))
+    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=not gpu, kwargs_handlers=[patience])
 
 
 class Run:
@@ -61,17 +76,27 @@ class Run:
         self.config, self.accelerator = config, accelerator
         self.dir = Path(config.run.dir)
         self.stop: int | None = None
-        self._since = time.monotonic()
-        error = None
-        if accelerator.is_main_process:
-            try:
-                self._open()
-            except UserError as caught:
-                error = str(caught)
-        shared = broadcast_object_list([error]) if accelerator.num_processes > 1 else [error]
-        if shared[0]:
-            raise UserError(shared[0])
+        """The exit code to end with after this update."""
+        self.told: set[str] = set()
+        """Warnings that need not be said again."""
+        self._sick = ""
+        self._since = self._session = time.monotonic()
+        self.on_main(self._open)
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """What ``work`` returns on the main rank, on every rank; its ``UserError`` too."""
+        answer: list[Any] = [None, None]
+        if self.accelerator.is_main_process:
+            try:
+                answer[0] = work()
+            except UserError as caught:
+                answer[1] = str(caught)
+        if self.accelerator.num_processes > 1:
+            answer = broadcast_object_list(answer)
+        if answer[1]:
+            raise UserError(answer[1])
+        return answer[0]  # type: ignore[no-any-return]
 
     def _open(self) -> None:
         if self.dir.exists() and not self.dir.is_dir():
@@ -85,7 +110,7 @@ class Run:
                 f"run.dir={self.dir}: another run is using it; wait for it or choose another run.dir"
             ) from error
         stated = self.dir / "config.yaml"
-        if stated.exists() and checkpoint.newest(self.dir / "checkpoints"):
+        if stated.exists() and checkpoint.listed(self.dir / "checkpoints"):
             try:
                 merged = OmegaConf.merge(OmegaConf.structured(type(self.config)), OmegaConf.load(stated))
                 changed = changed_keys(OmegaConf.to_object(merged), self.config)
@@ -99,19 +124,29 @@ class Run:
         write_config(self.config, stated)
 
     def resume(self, model: nn.Module, optimizer: Any) -> RunState:
-        """Go on from the newest complete checkpoint, or start; the log is cut back to where that stands."""
-        found = checkpoint.newest(self.dir / "checkpoints")
-        plain = self.accelerator.unwrap_model(model)
-        torch.manual_seed(self.config.run.seed + 1 + self.accelerator.process_index)  # dropout differs between ranks
-        state = checkpoint.load(found, plain, optimizer, self.accelerator) if found else RunState()
+        """Go on from the newest whole checkpoint, or start; the logs are cut back to where that stands.
+
+        Raises:
+            UserError: there are checkpoints, and none is whole.
+        """
+        found, damaged = self.on_main(lambda: checkpoint.newest(self.dir / "checkpoints"))
+        plain, ranks = self.accelerator.unwrap_model(model), self.accelerator.num_processes
+        seed = self.config.run.seed + 1 + self.accelerator.process_index  # dropout differs between ranks
+        for start in (random.seed, np.random.seed, torch.manual_seed):
+            start(seed)
+        state, before = checkpoint.load(found, plain, optimizer, self.accelerator) if found else (RunState(), ranks)
+        for line in damaged:
+            self.say(line)
         if self.accelerator.is_main_process:
-            log = self.dir / "metrics.jsonl"
-            rows = log.read_text().splitlines() if log.exists() else []
-            kept = [row for row in rows if row.endswith("}") and json.loads(row)["update"] <= state.update]
-            log.write_text("".join(row + "\n" for row in kept))
+            for log in (self.dir / "metrics.jsonl", self.dir / "nonfinite.jsonl"):
+                rows = log.read_text().splitlines() if log.exists() else []
+                kept = [row for row in rows if row.endswith("}") and json.loads(row)["update"] <= state.update]
+                if rows:
+                    write_whole(log, "".join(row + "\n" for row in kept))
             self._board = SummaryWriter(str(self.dir / "tensorboard"), purge_step=state.update + 1)
             if found:
-                self.say(f"going on from {found}")
+                other = f" with {ranks} ranks, before with {before}: the same updates, to rounding"
+                self.say(f"going on from {found}{other if ranks != before else ''}")
         self._since = time.monotonic() - state.wall_s
         return state
 
@@ -119,17 +154,23 @@ class Run:
         """Write a checkpoint. Every rank calls this."""
         state.wall_s = self.elapsed_s
         plain = self.accelerator.unwrap_model(model)
-        checkpoint.save(self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run.keep)
+        checkpoint.save(self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run)
 
     @property
     def elapsed_s(self) -> float:
         """Seconds of work so far, earlier sessions included."""
         return time.monotonic() - self._since
 
+    @property
+    def session_s(self) -> float:
+        """Seconds since this session began."""
+        return time.monotonic() - self._session
+
     def log(self, row: dict[str, Any], line: str) -> None:
-        """One row to metrics.jsonl and TensorBoard, one line to the screen; on the main rank."""
+        """One row to metrics.jsonl (null where a number is not finite) and TensorBoard, one line to the screen."""
         if not self.accelerator.is_main_process:
             return
+        row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
         with (self.dir / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in row.items():
@@ -154,14 +195,41 @@ class Run:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop is not None and number == signal.SIGINT:
             os._exit(130)  # the second Ctrl-C
-        self.stop = number
+        self.stop = 128 + number
         self.say(f"{signal.Signals(number).name}: finishing this update, then saving (Ctrl-C again to leave at once)")
 
     def should_stop(self) -> int | None:
-        """The signal that any rank received, or None; every rank calls this after each update."""
+        """The exit code to end with, where any rank met a signal or the time limit; every rank calls this."""
+        hours = self.config.run.max_hours
+        if self.stop is None and hours is not None and self.session_s > hours * 3600:
+            self.stop = TIME_LIMIT
+            self.say(f"run.max_hours={hours:g} is reached: saving")
         if self.accelerator.num_processes > 1:
-            flag = torch.tensor(float(self.stop or 0), device=self.accelerator.device)
-            self.stop = int(self.accelerator.reduce(flag, "sum").item() > 0) * (self.stop or signal.SIGTERM) or None
+            codes = self.accelerator.gather(torch.tensor([self.stop or 0], device=self.accelerator.device))
+            self.stop = int(codes.max()) or None
+        return self.stop
+
+    def end(self, state: RunState) -> int:
+        """Close, and return the exit code: see the module.
+
+        Raises:
+            UserError: the run ended for what ``run.stop_on`` names.
+        """
+        done = state.update == self.config.run.updates
+        if not done:
+            why = ", which says: requeue" if self.stop == TIME_LIMIT else ""
+            self.say(f"stopped at update {state.update}; the same command goes on from there "
+                     f"(exit code {self.stop}{why})")  # fmt: skip
+        self.close()
+        if self._sick and not done:
+            raise UserError(f"run.stop_on: {self._sick} Change that, or take it out of run.stop_on to go on")
+        return 0 if done else self.stop or 1
+
+    def stop_for(self, lines: list[str]) -> int | None:
+        """End after this update for what the main rank found; the exit code, or None for nothing."""
+        self._sick = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
+        if self._sick:
+            self.stop = 1
         return self.stop
 
     def close(self) -> None:

@@ -20,7 +20,8 @@ from mixvec.frontend import SAMPLE_RATE_HZ
 
 from .config import PretrainConfig
 from .export import save_model, training_facts
-from .health import Window, diagnose, status_line
+from .faults import memory_named
+from .health import Window, report
 from .loader import Loaded, Updates, collate_masked
 from .masks import MIN_FRAMES
 from .objective import MaskedBatch, MaskedPrediction, Totals
@@ -31,7 +32,7 @@ from .sources import Corpus, find_utterances
 
 
 def train(config: PretrainConfig) -> int:
-    """Run, or go on with, a pretraining; the exit code is 0, or 128 + the number of the signal that ended it early.
+    """Run, or go on with, a pretraining; the exit codes are listed in ``run``.
 
     Raises:
         UserError: data, directory or device are not as the configuration says.
@@ -45,7 +46,7 @@ def train(config: PretrainConfig) -> int:
     )
     model, optimizer = accelerator.prepare(objective, optimizer)
     state = run.resume(model, optimizer)
-    window = Window(started_s=run.elapsed_s)
+    window = Window(run.elapsed_s)
     model.train()
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (epoch, position, loaded) in zip(todo, updates.start(state.epoch, state.position), strict=False):
@@ -53,33 +54,30 @@ def train(config: PretrainConfig) -> int:
         goal = config.objective
         temperature = gumbel_temperature(progress, goal.gumbel_start, goal.gumbel_end, goal.gumbel_fraction)
         set_learning_rate(optimizer, learning_rate(progress, config.optim))
-        batches = [MaskedBatch(*(t.to(accelerator.device, non_blocking=True) for t in part.batch)) for part in loaded]
-        totals, seconds = update_totals(run, objective, loaded, batches)
-        for number, batch in enumerate(batches, start=1):
-            with nullcontext() if number == len(batches) else accelerator.no_sync(model):
-                sums = model(batch, totals, temperature)
-                accelerator.backward(sums.loss * accelerator.num_processes)  # DDP takes the mean over ranks
-            window.add(sums)
-        norm = step(run, model, optimizer, state)
+        with memory_named(update, loaded, config.batch.max_s):
+            batches = [MaskedBatch(*(t.to(accelerator.device, non_blocking=True) for t in p.batch)) for p in loaded]
+            totals, seconds = update_totals(run, objective, loaded, batches)
+            losses = []
+            for number, batch in enumerate(batches, start=1):
+                with nullcontext() if number == len(batches) else accelerator.no_sync(model):
+                    sums = model(batch, totals, temperature)
+                    accelerator.backward(sums.loss * accelerator.num_processes)  # DDP takes the mean over ranks
+                window.add(sums)
+                losses.append(sums.loss.detach())
+            norm = step(run, model, optimizer, state, torch.stack(losses).sum(), loaded)
         state.update, state.epoch, state.position = update, epoch, position
         state.seconds_seen += seconds
-        window.count(totals, seconds)
+        window.count(totals, seconds, loaded, norm)
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
-            row = {"update": update, **window.row(accelerator, config, run.elapsed_s), "temperature": temperature,
-                   "gradient_norm": norm, "lr": optimizer.param_groups[0]["lr"],
-                   "hours_seen": state.seconds_seen / 3600,
-                   "seconds_left": run.elapsed_s / update * (config.run.updates - update)}  # fmt: skip
-            run.log(row, "\n".join([status_line(row, config.run.updates), *diagnose(row, config)]))
-            window = Window(started_s=run.elapsed_s)
+            stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"]) or stop
+            window = Window(run.elapsed_s, updates.waited_s)
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             run.save(state, model, optimizer)
             save_model(run, objective.encoder, training_facts(run, state, corpus.name))
         if stop:
-            run.say(f"stopped at update {update}; the same command goes on from there")
             break
-    run.close()
-    return 0 if state.update == config.run.updates else 128 + int(run.stop or 0)
+    return run.end(state)
 
 
 def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> tuple[Corpus, Updates[MaskedBatch]]:

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
@@ -17,6 +19,7 @@ from torch import Tensor
 from finetune.config import FinetuneConfig
 from finetune.train import train as finetune_train
 from pretrain.config import PretrainConfig, load_config
+from pretrain.objective import MaskedPrediction, Sums
 from pretrain.train import train as pretrain_train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,6 +46,18 @@ def finetune(task: str, corpus: Path, run: Path, *keys: str) -> int:
     data = [f"data.{ours}={corpus}/{task}/{split}" for ours, split in (("train", "train"), ("valid", "validation"))]
     arguments = [str(ROOT / f"configs/{task}.yaml"), *data, f"run.dir={run}", *FINETUNE, *keys]
     return finetune_train(load_config(FinetuneConfig, arguments, ""))
+
+
+def in_forward(patch: pytest.MonkeyPatch, *updates: int, do: Callable[[Sums], Any]) -> None:
+    """Let ``do`` exchange what the objective returns in these updates (each one micro-batch), or raise."""
+    forward, calls = MaskedPrediction.forward, []
+
+    def sick(self: MaskedPrediction, *rest: Any) -> Sums:
+        calls.append(1)
+        sums = forward(self, *rest)
+        return do(sums) or sums if len(calls) in updates else sums
+
+    patch.setattr(MaskedPrediction, "forward", sick)
 
 
 def _fresh() -> None:

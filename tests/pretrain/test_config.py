@@ -72,7 +72,7 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
         (["optm.lr=1"], r"optm\.lr=1: .*Did you mean: 'optim'\?"),
         (["optim.lr=fast"], r"optim\.lr=fast: Value 'fast' .*Float"),
         (["run.updates=1.5"], r"run\.updates=1\.5: .*Integer"),
-        (["run=3"], r"run=3: .*RunConfig"),
+        (["run=3"], r"run=3: .*PretrainRun"),
         (["run.dir="], r"run\.dir=: .*None"),
         (["optim.betas=[0.9]"], r"optim\.betas=\[0\.9\]: .*length 1"),
         (["data.train=[a"], r"data\.train=\[a: not a value that YAML can read"),
@@ -95,6 +95,11 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
         (["optim.warmup_fraction=30"], r"optim\.warmup_fraction=30\.0 is a fraction of the run"),
         (["run.updates=0"], r"run\.updates=0 must be at least 1"),
         (["run.keep=1"], r"run\.keep=1 must be at least 2"),
+        (["run.stop_on=[collapse]"], r"run\.stop_on: 'collapse' is no diagnosis; choose among collapsed-codebook, "),
+        (["run.max_hours=0"], r"run\.max_hours=0\.0 must be over 0, or null for no limit"),
+        (["run.timeout_s=0"], r"run\.timeout_s=0\.0 must be at least 1"),
+        (["run.max_nonfinite=0"], r"run\.max_nonfinite=0 must be at least 1"),
+        (["run.keep_every=1500"], r"run\.keep_every=1500 must be a multiple of run\.save_every=1000, or 0"),
     ],
 )
 def test_a_wrong_argument_is_one_line_that_names_it(arguments: list[str], message: str) -> None:

@@ -57,7 +57,7 @@ def test_resumed_equals_uninterrupted_bitwise_in_mid_epoch(corpus: Path, tmp_pat
         stop_after(last, corpus, tmp_path / "parts", *keys)
     assert pretrain(corpus, tmp_path / "parts", *keys) == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    timing = {"audio_s_per_s", "seconds_left"}
+    timing = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb"}
     whole, parts = (
         [{k: v for k, v in row.items() if k not in timing} for row in rows(tmp_path / name)]
         for name in ("whole", "parts")
@@ -112,6 +112,9 @@ def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path
                 "contrastive_loss",
                 "gradient_norm",
                 "code_perplexity",
+                "probability_perplexity",
+                "feature_norm",
+                "gradient_norm_median",
                 "feature_square",
                 "accuracy",
                 "hours_seen",
@@ -156,18 +159,6 @@ def test_a_directory_in_use_is_refused(corpus: Path, tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another run is using it"):
             pretrain(corpus, tmp_path / "run", "run.updates=2")
-
-
-def test_a_torn_checkpoint_is_never_taken(corpus: Path, tmp_path: Path) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2") == 0
-    newest = max((tmp_path / "run/checkpoints").glob("update_*"))
-    (newest / "state.json").unlink()
-    assert pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2") == 0
-    assert rows(tmp_path / "run")[-1]["update"] == 4
-    data = (newest / "model.safetensors").read_bytes()
-    (newest / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"model\.safetensors: damaged"):
-        pretrain(corpus, tmp_path / "run", "run.updates=4", "run.save_every=2")
 
 
 @pytest.mark.parametrize("mixer", ["attention", "summary"])

@@ -1,0 +1,158 @@
+"""Checkpoints: whole or not taken, however they were damaged; every generator comes back; which ones are kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from mixvec import UserError
+from pretrain import checkpoint, manifest
+from pretrain.checkpoint import RunState
+from pretrain.config import RunConfig
+from pretrain.manifest import damage
+from tests.runs import identical, pretrain, rows, weights
+
+KEEP = RunConfig()
+EVERY_TWO = ("run.updates=6", "run.save_every=2", "run.keep=3")
+
+
+def write(folder: Path, *updates: int, run: RunConfig = KEEP) -> tuple[nn.Module, torch.optim.AdamW, Accelerator]:
+    """A checkpoint of a small model after each of ``updates``."""
+    accelerator, model = Accelerator(cpu=True), nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for update in updates:
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        checkpoint.save(folder, RunState(update=update), model, optimizer, accelerator, run)
+    return model, optimizer, accelerator
+
+
+def cut(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"]
+)
+def test_any_harm_to_any_file_is_seen_and_named(tmp_path: Path, harm: Callable[[Path], None], name: str) -> None:
+    write(tmp_path, 1, 2)
+    assert checkpoint.newest(tmp_path) == (tmp_path / "update_00000002", [])
+    harm(tmp_path / "update_00000002" / name)
+    found, (line,) = checkpoint.newest(tmp_path)
+    assert found == tmp_path / "update_00000001" and "\n" not in line
+    assert "update_00000002: " in line and "going on from the checkpoint before" in line
+    assert name in line or (harm is flip and name == "manifest.json")  # a flipped digit there accuses another file
+
+
+def test_with_none_whole_it_says_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    for number in (1, 2):
+        (tmp_path / f"update_0000000{number}/manifest.json").unlink()
+    expected = (
+        r"whole \(2 tried\).*update_00000002: manifest.json is missing.*before there were.*remove .* to start anew"
+    )
+    with pytest.raises(UserError, match=expected):
+        checkpoint.newest(tmp_path)
+    assert len(checkpoint.listed(tmp_path)) == 2, "nothing is moved"
+
+
+def test_nothing_there_is_no_fault(tmp_path: Path) -> None:
+    assert checkpoint.newest(tmp_path / "nowhere") == (None, [])
+
+
+def test_which_ones_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, *range(2, 15, 2), run=replace(KEEP, keep=2, keep_every=6))
+    assert [path.name[-2:] for path in checkpoint.listed(tmp_path)] == ["06", "12", "14"]
+
+
+def test_a_damaged_one_is_out_of_the_count_and_goes_after_the_next_save(tmp_path: Path) -> None:
+    model, optimizer, accelerator = write(tmp_path, 2, 4, 6)
+    cut(tmp_path / "update_00000006/model.safetensors")
+    checkpoint.newest(tmp_path)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["damaged_update_00000006", "update_00000004"]
+    checkpoint.save(tmp_path, RunState(update=5), model, optimizer, accelerator, KEEP)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000004", "update_00000005"]
+
+
+def test_what_a_killed_process_left_half_written_goes_with_the_next_save(tmp_path: Path) -> None:
+    """It died saving update 3, which no later session may ever save again."""
+    (tmp_path / ".update_00000003.new-1").mkdir()
+    write(tmp_path, 2, 4)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000002", "update_00000004"]
+
+
+def test_a_file_that_the_disk_no_longer_gives_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    write(tmp_path, 1)
+    monkeypatch.setattr(manifest, "sha256", fails)
+    assert damage(tmp_path / "update_00000001") == "model.safetensors cannot be read (Input/output error)"
+
+
+def test_every_generator_goes_on_where_it_stood(tmp_path: Path) -> None:
+    def draw() -> list[float]:
+        drawn = [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn())]
+        return [*drawn, float(torch.rand(()))]
+
+    draw()  # an odd number of normal draws: each library holds one back
+    model, optimizer, accelerator = write(tmp_path, 1)
+    expected = [draw(), draw()]
+    random.seed(9)
+    np.random.seed(9)
+    torch.manual_seed(9)
+    checkpoint.load(tmp_path / "update_00000001", model, optimizer, accelerator)
+    assert [draw(), draw()] == expected
+
+
+def test_a_run_goes_on_past_a_damaged_checkpoint_to_the_same_end(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert pretrain(corpus, run, *EVERY_TWO) == 0
+    whole, log = weights(run), [row["contrastive_loss"] for row in rows(run)]
+    for name, harm in (("06", cut), ("04", flip)):
+        harm(run / f"checkpoints/update_000000{name}/optimizer.safetensors")
+    capsys.readouterr()
+    assert pretrain(corpus, run, *EVERY_TWO) == 0
+    said = capsys.readouterr().out
+    assert "update_00000006: optimizer.safetensors is damaged" in said
+    assert "update_00000004: optimizer.safetensors is damaged" in said
+    assert "going on from" in said and "update_00000002\n" in said
+    assert identical(whole, weights(run)) and log == [row["contrastive_loss"] for row in rows(run)]
+    shutil.rmtree(run / "hub")
+    for path in checkpoint.listed(run / "checkpoints"):
+        assert damage(path) is None
+        flip(path / "model.safetensors")
+    with pytest.raises(UserError, match=r"no checkpoint is whole \(3 tried\)"):
+        pretrain(corpus, run, *EVERY_TWO)
+
+
+def test_an_old_checkpoint_is_refused(corpus: Path, tmp_path: Path) -> None:
+    assert pretrain(corpus, tmp_path / "run", "run.updates=2", "run.save_every=2") == 0
+    folder = tmp_path / "run/checkpoints/update_00000002"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match="written by mixvec before there were manifests"):
+        pretrain(corpus, tmp_path / "run", "run.updates=2", "run.save_every=2")
