@@ -19,7 +19,14 @@ from .memory import Meter, limit, release
 TURN_S = {"cpu": 0.3, "cuda": 0.1}
 """A turn is one unit of work, or as many as fill this."""
 MOST_PER_TURN = 200
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "could not allocate")
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "could not allocate",
+    "ALLOC_FAILED",
+)
 
 
 def serve(connection: Connection, case: Case, system: System) -> None:

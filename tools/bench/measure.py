@@ -21,6 +21,7 @@ DENSE_BF16_FLOPS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12}
 which is twice this."""
 
 
+TIME_IS_UP = "left out: the preset's time is up"
 PRELOADED = ("torch",)
 """Imported once by the server that children are forked from, which does nothing else: it saves seconds in each."""
 PRELOADED_FOR_TOYS = (
@@ -69,7 +70,7 @@ class Child:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(PRELOADED_FOR_TOYS if case.toy else PRELOADED))
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, case, self.system), daemon=True)
+        self.process = context.Process(target=serve, args=(other, case, self.system))
         self.process.start()
         other.close()
 
@@ -115,12 +116,15 @@ def measure(case: Case, repeats: int, deadline: float = float("inf")) -> list[Ro
             if case.length_s > child.system.max_s:
                 child.fail(f"left out: over {child.system.max_s:g} s it takes too long")
             elif time.monotonic() > deadline:
-                child.fail("left out: the preset's time is up")
+                child.fail(TIME_IS_UP)
             else:
                 child.start(case)
         for child in alive(children):
             child.answer(ANSWER_S)
         for child in alive(children):
+            if time.monotonic() > deadline:
+                child.fail(TIME_IS_UP)
+                continue
             built = child.ask("build", patience(deadline))
             if built is not None:
                 child.note, child.flops = built

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from mixvec.atomic import write_whole
 from mixvec.errors import UserError
 
 from .measure import Row
@@ -66,7 +65,10 @@ def _cell(value: float | None, form: str) -> str:
 
 def write_json(path: Path, facts: dict[str, Any], rows: list[Row]) -> None:
     """The header's facts, and ``rows``."""
-    write_whole(path, json.dumps(facts | {"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(facts | {"rows": [asdict(row) for row in rows]}, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def require_matplotlib() -> Any:
@@ -91,7 +93,7 @@ def write_plot(path: Path, facts: dict[str, Any], rows: list[Row]) -> None:
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = require_matplotlib()(figsize=(5 * columns, 4 * lines), layout="constrained")
-    figure.suptitle(f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}", fontsize="small")
+    figure.suptitle(f"{facts['device']}, threads {facts['threads']}, torch {facts['torch']}", fontsize="small")
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel, axis in zip(panels, axes, strict=False):
         own = [row for row in measured if (row.suite, row.group) == panel]
@@ -100,6 +102,9 @@ def write_plot(path: Path, facts: dict[str, Any], rows: list[Row]) -> None:
             axis.plot(*zip(*points, strict=True), marker="o", label=system)
         axis.set(xscale="log", yscale="log", xlabel="length of a clip, s", ylabel="seconds per second of audio",
                  title=panel[0] if panel[0] == panel[1] else f"{panel[0]}: {panel[1]}")  # fmt: skip
+        lengths = sorted({row.length_s for row in own})
+        axis.set_xticks(lengths, [f"{length:g}" for length in lengths])
+        axis.minorticks_off()
         axis.legend(fontsize="small")
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
