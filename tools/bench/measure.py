@@ -120,7 +120,7 @@ def measure(case: Case, repeats: int, deadline: float = float("inf")) -> list[Ro
             else:
                 child.start(case)
         for child in alive(children):
-            child.answer(ANSWER_S)
+            child.answer(patience(deadline))
         for child in alive(children):
             if time.monotonic() > deadline:
                 child.fail(TIME_IS_UP)
