@@ -13,6 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
 
+from .objective import ObjectiveConfig
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -39,27 +41,6 @@ class BatchConfig:
     """Seconds of audio per update, over all ranks and micro-batches: 1.6 h."""
     max_s: float = 360.0
     """Seconds of padded audio that one device takes at once."""
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Masked prediction among distractors (arXiv 2006.11477)."""
-
-    mask_prob: float = 0.65
-    """Frames drawn into spans, counted with overlaps: 0.65 at spans of 10 hides 48.9 %."""
-    mask_span_frames: int = 10
-    distractors: int = 100
-    logit_temperature: float = 0.1
-    codebooks: int = 2
-    entries: int = 320
-    code_dim: int = 256
-    diversity_weight: float = 0.1
-    feature_penalty: float = 0.0
-    """Weight of the features' mean square; wav2vec 2.0 BASE has 10, the SummaryMixing recipe none."""
-    gumbel_start: float = 2.0
-    gumbel_end: float = 0.25
-    gumbel_fraction: float = 0.7
-    """The temperature falls geometrically from start to end over this fraction of the run, then stays."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Symbols: B batch, T frames, F feature channels, M masked frames, K distractors, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,9 +14,29 @@ from torch import Tensor, nn
 from mixvec import EncoderConfig, build_encoder
 from mixvec.padding import padding_mask
 
-from .config import ObjectiveConfig
 from .loss import contrastive_sum, diversity_gradient
 from .quantizer import GumbelQuantizer
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Masked prediction among distractors (arXiv 2006.11477)."""
+
+    mask_prob: float = 0.65
+    """Frames drawn into spans, counted with overlaps: 0.65 at spans of 10 hides 48.9 %."""
+    mask_span_frames: int = 10
+    distractors: int = 100
+    logit_temperature: float = 0.1
+    codebooks: int = 2
+    entries: int = 320
+    code_dim: int = 256
+    diversity_weight: float = 0.1
+    feature_penalty: float = 0.0
+    """Weight of the features' mean square; wav2vec 2.0 BASE has 10, the SummaryMixing recipe none."""
+    gumbel_start: float = 2.0
+    gumbel_end: float = 0.25
+    gumbel_fraction: float = 0.7
+    """The temperature falls geometrically from start to end over this fraction of the run, then stays."""
 
 
 class MaskedBatch(NamedTuple):

@@ -1,0 +1,144 @@
+"""Our systems, as they train and as they are used: nothing of them is written anew here but the paper's baseline.
+
+LayerDrop is off, so that every repeat does the same work. Masks and distractors are drawn before, as our loader's
+workers do it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixvec import CtcRecognizer, EncoderConfig, EncoderOutput, SelfAttention, encoder_config
+from mixvec.blocks import ConformerBlock, build_mixer
+from pretrain.masks import draw_distractors
+from pretrain.objective import MaskedBatch, MaskedPrediction, ObjectiveConfig, Totals
+
+from .cases import FRAME_RATE_HZ, Case, Work
+from .work import TOY_DISTRACTORS, backward, encoder_outputs, masks, precision, size, updates, waveforms
+
+FFN_95M = 1472
+"""``base`` with this width has 95.7 M parameters, objective included, where BASE has 95.0 M; both at 50 frames/s."""
+TOY = {"conv_channels": 32, "dim": 32, "num_layers": 2, "ffn_dim": 64, "heads": 4}
+VOCABULARY = ["[PAD]", "|", *"abcdefghijklmnopqrstuvwxyz'.?!"]
+
+
+def mixer(case: Case, variant: str) -> Work:
+    """A mixer of ``base``, or a block around it, forward and backward; no padding, and no dropout in any of them.
+
+    Without dropout because torch's fused attention has none on the CPU: it would materialise its scores.
+    """
+    config = replace(_config(case, "base", variant), dropout=0.0)
+    module: nn.Module = ConformerBlock(config) if case.group == "block" else build_mixer(config)
+    if variant == "materialised":
+        module = MaterialisedAttention(config.dim, config.heads, dropout=0.0)
+    module.to(case.device)
+    if variant == "compiled":
+        module.compile()
+    ((clips, seconds),) = case.batches
+    x = torch.randn(clips, round(seconds * FRAME_RATE_HZ), config.dim, device=case.device, requires_grad=True)
+    return Work(backward(case, lambda: module(x, None), [x, *module.parameters()]), "no dropout")
+
+
+class MaterialisedAttention(SelfAttention):
+    """Self-attention that holds its T × T scores, as the paper's baseline does (arXiv 2407.13377)."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, T, D) to (B, T, D); ``mask`` is not read."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D/H)
+        q, k, v = qkv.unbind(0)
+        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, T)
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+def objective(case: Case, variant: str) -> Work:
+    """From encoder output and features to the loss: pretraining's own module around an encoder that is given."""
+    config = replace(_config(case, "base", "summary"), num_layers=1, ffn_dim=8)
+    hidden, features = encoder_outputs(case, config.dim, config.conv_channels)
+    model = MaskedPrediction(config, _objective(case))
+    model.encoder = Given(hidden, features)  # type: ignore[assignment]
+    model.to(case.device).train()
+    batch = _masked(case, hidden[..., 0], masks(*hidden.shape[:2]))
+    totals = _totals(batch, hidden.shape[1])
+    step = backward(case, lambda: model(batch, totals, 2.0).loss, [hidden, features, *model.parameters()])
+    return Work(step)
+
+
+class Given(nn.Module):
+    """Stands for an encoder whose outputs are there already."""
+
+    def __init__(self, hidden: Tensor, features: Tensor) -> None:
+        super().__init__()
+        self.hidden, self.given = hidden, features
+
+    def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """``waveforms`` is not read; every utterance fills its row."""
+        return self.given, torch.full_like(lengths, self.given.shape[1])
+
+    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor) -> EncoderOutput:
+        return EncoderOutput(self.hidden, frame_lengths, [self.hidden])
+
+
+def update(case: Case, variant: str) -> Work:
+    """Whole updates of pretraining; ``wav2vec2`` is fairseq2's encoder with our objective in our loop."""
+    config = _config(case, "wav2vec2-base" if variant == "wav2vec2" else "base", variant)
+    if case.group == "95 M" and variant != "wav2vec2" and not case.toy:
+        config = replace(config, ffn_dim=FFN_95M)
+    model = MaskedPrediction(config, _objective(case)).to(case.device).train()
+    if variant == "compiled":
+        for layer in model.encoder.layers:  # type: ignore[union-attr]
+            layer.compile(dynamic=False)
+    batches = []
+    for audio in waveforms(case):
+        frames = int(model.encoder.frame_lengths(audio.shape[1]))
+        batch = _masked(case, audio, masks(len(audio), frames))
+        batches.append((batch, _totals(batch, frames)))
+    step = updates(case, model, batches, lambda given: model(*given, 2.0).loss)
+    rate = "" if variant == "wav2vec2" else f", {FRAME_RATE_HZ} frames/s"
+    return Work(step, size(model) + rate)
+
+
+def inference(case: Case, variant: str) -> Work:
+    """Waveforms to text with greedy CTC, ``small``."""
+    torch.manual_seed(0)
+    model = CtcRecognizer(_config(case, "small", variant), VOCABULARY).to(case.device).eval()
+    (audio,) = waveforms(case)
+
+    def step() -> list[str]:
+        with precision(case):
+            return model.transcribe(audio)
+
+    return Work(step, size(model))
+
+
+def _config(case: Case, name: str, variant: str) -> EncoderConfig:
+    config = replace(encoder_config(name), layer_drop=0.0)
+    if variant in ("attention", "materialised"):
+        config = replace(config, mixer="attention")
+    return replace(config, **TOY) if case.toy else config  # type: ignore[arg-type]
+
+
+def _objective(case: Case) -> ObjectiveConfig:
+    return ObjectiveConfig(distractors=TOY_DISTRACTORS) if case.toy else ObjectiveConfig()
+
+
+def _masked(case: Case, audio: Tensor, hidden: np.ndarray) -> MaskedBatch:
+    """The micro-batch of audio (B, S), all of it real, and of the frames to hide (B, T), M in each row."""
+    rng, rows, device = np.random.default_rng(0), len(hidden), case.device
+    count, distractors = int(hidden[0].sum()), _objective(case).distractors
+    drawn = np.stack([draw_distractors(count, distractors, rng) for _ in range(rows)])
+    return MaskedBatch(
+        audio,
+        torch.full((rows,), audio.shape[1], device=device),
+        torch.from_numpy(hidden).to(device),
+        torch.from_numpy(hidden.nonzero()[1].reshape(rows, count)).to(device),
+        torch.full((rows,), count, device=device),
+        torch.from_numpy(drawn).to(device),
+    )
+
+
+def _totals(batch: MaskedBatch, frames: int) -> Totals:
+    return Totals(batch.counts.sum(), batch.counts.new_tensor(len(batch.counts) * frames), None)
