@@ -93,7 +93,7 @@ def _keep(path: Path | None, old: Entries, new: Entries, whole: bool) -> None:
 def _place(row: Row) -> Place | None:
     """Where the audio of a row lies on disk; None for what the index does not keep, such as the rows of a table."""
     if row.stored is None:
-        return os.path.abspath(row.source) if not os.path.isabs(row.source) else row.source, -1
+        return row.source if row.source.startswith("/") else os.path.abspath(row.source), -1
     return (os.path.abspath(row.stored.path), row.stored.offset) if isinstance(row.stored, TarMember) else None
 
 

@@ -53,11 +53,13 @@ def load_index(path: Path | None) -> Entries:
         with pyarrow.ipc.open_file(pyarrow.BufferReader(path.read_bytes())) as file:
             table = file.read_all()
         table.validate(full=True)
-        paths, numbers = table["path"].to_pylist(), [table[name].to_numpy() for name in COLUMNS[1:]]
-        if table.schema.metadata != _metadata(paths, numbers):
+        paths = b"\0".join(table["path"].to_pylist())
+        numbers = [table[name].to_numpy() for name in COLUMNS[1:]]
+        if table.schema.metadata != _metadata(paths, numbers) or not len(table):
             return {}
-        rows = zip(map(os.fsdecode, paths), *(column.tolist() for column in numbers), strict=True)
-        return {(p, offset): Entry(size, mtime_ns, AudioHeader(*rest)) for p, offset, size, mtime_ns, *rest in rows}
+        offset, size, mtime_ns, *header = (column.tolist() for column in numbers)
+        entries = map(Entry, size, mtime_ns, map(AudioHeader, *header))
+        return dict(zip(zip(os.fsdecode(paths).split("\0"), offset, strict=True), entries, strict=True))
     except (OSError, ValueError, KeyError, TypeError, MemoryError, pyarrow.ArrowException):
         return {}
 
@@ -69,10 +71,13 @@ def save_index(path: Path | None, entries: Entries) -> None:
     import numpy as np
     import pyarrow
 
-    paths = [os.fsencode(name) for name, _ in entries]
+    paths = os.fsencode("\0".join(name for name, _ in entries))
     rows = [(offset, *entry[:2], *entry.header) for (_, offset), entry in entries.items()]
     numbers = list(np.array(rows, dtype=np.int64).reshape(len(rows), len(COLUMNS) - 1).T.copy())
-    columns = [pyarrow.array(paths, pyarrow.large_binary()), *map(pyarrow.array, numbers)]
+    columns = [
+        pyarrow.array(paths.split(b"\0") if entries else [], pyarrow.large_binary()),
+        *map(pyarrow.array, numbers),
+    ]
     table = pyarrow.table(columns, COLUMNS).replace_schema_metadata(_metadata(paths, numbers))
     options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
     try:
@@ -82,9 +87,9 @@ def save_index(path: Path | None, entries: Entries) -> None:
         return
 
 
-def _metadata(paths: list[bytes], numbers: list[Any]) -> dict[bytes, bytes]:
+def _metadata(paths: bytes, numbers: list[Any]) -> dict[bytes, bytes]:
     """The version, and a checksum of all columns."""
-    checksum = zlib.crc32(b"\0".join(paths))
+    checksum = zlib.crc32(paths)
     for column in numbers:
         checksum = zlib.crc32(column.tobytes(), checksum)
     return {b"mixvec index": VERSION.encode(), b"crc32": b"%08x" % checksum}

@@ -126,7 +126,7 @@ def files_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
             continue
         seen.add(real)
         paths += [Path(at, name) for name in names if not name.startswith(".")]
-    return sorted(paths)
+    return sorted(paths, key=lambda path: path.parts)
 
 
 def audio_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
