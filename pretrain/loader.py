@@ -60,7 +60,7 @@ class _MicroBatches(Dataset[Any]):
             try:
                 clips.append(self.updates.read(int(index), epoch))
             except UserError as error:
-                source = self.updates.utterances[index].source
+                source = self.updates.utterances[index % len(self.updates.utterances)].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
         seconds = sum(len(clip.waveform) for clip in clips) / SAMPLE_RATE_HZ
         return Loaded(self.updates.collate(clips), seconds, skipped)
@@ -85,20 +85,23 @@ class Updates(Generic[Batch]):
         seed: int,
         ranks: int = 1,
         rank: int = 0,
+        temperature: float = 1.0,
     ) -> None:
         """``batch_max_s`` bounds a padded micro-batch, ``crop_s`` an utterance; under ``min_s`` it is skipped."""
         self.utterances, self.collate = corpus.utterances, collate
         self.durations_s = np.minimum([u.duration_s for u in corpus.utterances], crop_s)
         self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s
         self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
+        self.repeats = corpus.repeats(temperature)
 
-    def read(self, index: int, epoch: int) -> Clip:
-        """Decode one utterance, or the random part of it that this epoch uses.
+    def read(self, number: int, epoch: int) -> Clip:
+        """Decode one utterance, or the random part of it that this epoch and this copy of it use.
 
         Raises:
             UserError: unreadable, or shorter than the header said and than ``min_s``.
         """
-        utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, index])
+        index = number % len(self.utterances)
+        utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, number])
         spare_s = utterance.duration_s - self.crop_s
         start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
         waveform = utterance.read(start_s, self.crop_s)
@@ -108,7 +111,7 @@ class Updates(Generic[Batch]):
         return Clip(utterance, waveform[: round(self.crop_s * SAMPLE_RATE_HZ)], rng)
 
     def epoch_length(self, epoch: int) -> int:
-        return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch))
+        return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats))
 
     def start(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Loaded[Batch]]]]:
         """For ever: the epoch and position to go on from *after* this update, and this rank's micro-batches of it.
@@ -126,7 +129,7 @@ class Updates(Generic[Batch]):
 
     def _deal(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         while True:
-            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch)
+            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats)
             for number in range(position, len(plan)):
                 parts = deal(plan[number], self.durations_s, self.batch_max_s, self.ranks, self.rank)
                 yield epoch, number + 1, parts

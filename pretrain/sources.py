@@ -22,12 +22,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mixvec import UserError
 from mixvec.audio import AudioHeader, read_audio
 
 from .headers import opened, with_headers
+from .mixture import repeats_of, weighted_sources
 from .readers.archives import tar_rows
 from .readers.layouts import (
     SPLIT_LISTS,
@@ -59,6 +61,8 @@ class Utterance:
     label: str | None = None
     stored: Stored | None = field(default=None, repr=False, compare=False)
     """Where the audio lies, unless ``source`` is its file."""
+    part: int = field(default=0, repr=False, compare=False)
+    """Which of the corpora of a list it belongs to."""
 
     def read(self, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
         """The waveform (S,) at 16 kHz, or the part of it that starts ``start_s`` into the utterance.
@@ -81,10 +85,17 @@ class Corpus:
     skipped: list[dict[str, Any]] = field(default_factory=list)
     formats: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Utterances by rate in Hz and channels, before any was dropped."""
+    weights: list[float] = field(default_factory=lambda: [1.0])
+    """Of each corpus of a list."""
 
     @property
     def hours(self) -> float:
         return sum(u.duration_s for u in self.utterances) / 3600
+
+    def repeats(self, temperature: float) -> np.ndarray | None:
+        """How often each utterance stands in an epoch (N,); None where each does once (``mixture.repeats_of``)."""
+        parts = np.array([u.part for u in self.utterances], dtype=np.int64)
+        return repeats_of(np.array([u.duration_s for u in self.utterances]), parts, self.weights, temperature)
 
     def skip(self, source: str, reason: str) -> None:
         self.skipped.append({"source": source, "reason": reason})
@@ -128,15 +139,15 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     """
     if source in (None, "", []):
         raise UserError(f"{key} is not set: give it a folder of audio, such as {key}=DIR")
-    sources = [str(s) for s in source] if isinstance(source, list | tuple) else [str(source)]
-    corpus = Corpus(", ".join(Path(s).name or s for s in sources))
-    for name in sources:
+    sources = weighted_sources(source, key)
+    corpus = Corpus(", ".join(Path(s).name or s for s, _ in sources), weights=[weight for _, weight in sources])
+    for part, (name, _) in enumerate(sources):
         found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
         if not found:
             raise UserError(f"{key}={name}: nothing matches")
         rows = chain.from_iterable(_rows(path, key, labels) for path in found)
         for looked_at in with_headers(rows, name, labels):
-            _add(corpus, looked_at)
+            _add(corpus, looked_at, part)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
@@ -218,7 +229,7 @@ def _labelled_rows(folder: Path, key: str) -> Rows:
     raise UserError(f"{key}={folder}: no metadata.jsonl in it{hint}")
 
 
-def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault) -> None:
+def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int) -> None:
     """Append one utterance, or count why not."""
     if isinstance(found, Fault):
         return corpus.skip(found.source, found.reason)
@@ -232,6 +243,6 @@ def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault) -> None:
     if duration_s <= 0:
         beyond = f" from {start_s:g} s on, as {row.where} has it" if start_s else ""
         return corpus.skip(row.source, f"{row.source}: no audio in it{beyond}")
-    corpus.utterances.append(Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored))
+    corpus.utterances.append(Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored, part))
     corpus.formats[rate_hz, channels] += 1
     return None

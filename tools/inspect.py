@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
         "skipped": len(corpus.skipped),
         "skipped_share": len(corpus.skipped) / (len(corpus.skipped) + len(durations_s)),
         "reasons": reasons(corpus),
-        "plan": plan(config, durations_s),
+        "plan": plan(config, corpus),
     }
     return facts | ({"labels": label_facts(corpus.utterances)} if labels else {})
 
@@ -115,20 +116,17 @@ def _general(reason: str, source: str) -> str:
     return _plain(" ".join(reason.split()).removeprefix("…: "))
 
 
-def plan(config: PretrainConfig, durations_s: np.ndarray) -> dict[str, Any]:
-    """What the first epoch is made of, on one rank: updates, batches, and how much of each batch is padding.
-
-    Args:
-        durations_s: (N,) of all utterances, those left out and those to be cut too.
-    """
+def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
+    """What the first epoch is made of, on one rank: updates, batches, and how much of each batch is padding."""
     data, batch = config.data, config.batch
+    durations_s = np.array([u.duration_s for u in corpus.utterances])
     kept_s = durations_s[durations_s >= data.min_s]
     facts: dict[str, Any] = {
         "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
         "left_out": len(durations_s) - len(kept_s),
         "left_out_hours": float(durations_s[durations_s < data.min_s].sum() / 3600),
         "cut": int((kept_s > data.max_s).sum()),
-        "hours_an_epoch": float(np.minimum(kept_s, data.max_s).sum() / 3600),
+        "hours_an_epoch": 0.0,
         "updates_an_epoch": 0, "batches_an_epoch": 0, "padding_share": None, "padding_by_update": [],
         "run_updates": config.run.updates, "epochs_a_run": None,
     }  # fmt: skip
@@ -136,13 +134,16 @@ def plan(config: PretrainConfig, durations_s: np.ndarray) -> dict[str, Any]:
         return facts
     cut_s = np.minimum(kept_s, data.max_s)
     real_s, padded_s, batches = [], [], 0
-    updates = plan_epoch(cut_s, batch.update_s, config.run.seed, 0)
+    kept = replace(corpus, utterances=[u for u in corpus.utterances if u.duration_s >= data.min_s])
+    updates = plan_epoch(cut_s, batch.update_s, config.run.seed, 0, kept.repeats(data.temperature))
     for update in updates:
         parts = deal(update, cut_s, batch.max_s, ranks=1, rank=0)
-        real_s.append(sum(cut_s[part].sum() for part in parts))
-        padded_s.append(sum(cut_s[part].max() * len(part) for part in parts))
+        lengths = [cut_s[part % len(cut_s)] for part in parts]
+        real_s.append(sum(own_s.sum() for own_s in lengths))
+        padded_s.append(sum(own_s.max() * len(own_s) for own_s in lengths))
         batches += len(parts)
     return facts | {
+        "hours_an_epoch": float(sum(real_s) / 3600),
         "updates_an_epoch": len(updates),
         "batches_an_epoch": batches,
         "padding_share": float(1 - sum(real_s) / sum(padded_s)),
@@ -156,7 +157,7 @@ def label_facts(utterances: list[Utterance]) -> dict[str, Any]:
     texts = [(u.text, u.duration_s) for u in utterances if u.text]
     words = Counter(word for text, _ in texts for word in text.split())
     characters = Counter(character for text, _ in texts for character in text)
-    labels = Counter(u.label for u in utterances if u.label)
+    labels = Counter(u.label for u in utterances if u.label is not None)
     seconds = sum(duration_s for _, duration_s in texts)
     return {
         "with_text": len(texts),

@@ -98,7 +98,7 @@ def test_texts_and_labels_are_counted(labelled: Path, tmp_path: Path, inspect: R
     assert facts == {
         "with_text": 2, "without_text": 2, "words": 3, "different_words": 2, "characters": 5,
         "characters_a_second": pytest.approx(5 / 1.4), "different_characters": " abc",
-        "with_label": 3, "without_label": 1, "label_counts": {"on": 2, "off": 1},
+        "with_label": 4, "without_label": 0, "label_counts": {"on": 2, "off": 1, "": 1},
     }  # fmt: skip
     assert "  3 words, 2 different; 5 characters, 3.6 a second" in done.lines
     assert "           2  on" in done.lines
