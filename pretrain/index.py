@@ -50,7 +50,9 @@ def load_index(path: Path | None) -> Entries:
     import pyarrow
 
     try:
-        with pyarrow.ipc.open_file(pyarrow.BufferReader(path.read_bytes())) as file:
+        with pyarrow.ipc.open_file(
+            pyarrow.BufferReader(path.read_bytes()), options=pyarrow.ipc.IpcReadOptions(use_threads=False)
+        ) as file:
             table = file.read_all()
         table.validate(full=True)
         paths = b"\0".join(table["path"].to_pylist())
@@ -79,7 +81,7 @@ def save_index(path: Path | None, entries: Entries) -> None:
         *map(pyarrow.array, numbers),
     ]
     table = pyarrow.table(columns, COLUMNS).replace_schema_metadata(_metadata(paths, numbers))
-    options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    options = pyarrow.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     try:
         with whole_file(path) as new, pyarrow.ipc.new_file(str(new), table.schema, options=options) as file:
             file.write_table(table)

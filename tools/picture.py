@@ -61,6 +61,5 @@ def _padding(axes: Any, plan: dict[str, Any]) -> None:
     axes.plot(range(1, len(shares) + 1), shares, ".", color=BLUE, markersize=4 if len(shares) < 500 else 2)
     axes.axhline(100 * plan["padding_share"], color=ORANGE)
     axes.set(xlabel="update of the first epoch", ylabel="padding, % of what is computed", ylim=(0, None))
-    axes.set_title(
-        f"{100 * plan['padding_share']:.2f} % of {plan['updates_an_epoch']:,} updates of {plan['update_s']:g} s"
-    )
+    share, updates = 100 * plan["padding_share"], plan["updates_an_epoch"]
+    axes.set_title(f"padding: {share:.2f} % over {updates:,} updates of {plan['update_s']:g} s")
