@@ -113,6 +113,15 @@ def test_the_configuration_is_the_one_that_is_named(folder: Path, tmp_path: Path
     assert done.lines[-1] == "  nothing is left to train on" and (tmp_path / "none.png").is_file()
 
 
+def test_the_plan_takes_a_weight_into_account(folder: Path, tmp_path: Path, inspect: Run) -> None:
+    """Seven utterances of 17 s in all, each twice."""
+    inspect(f"[{{source: {folder}, weight: 2}}]", *KEYS, "--json", tmp_path / "facts.json")
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["hours"] * 3600 == pytest.approx(19.4) and facts["plan"]["left_out"] == 1
+    assert facts["plan"]["hours_an_epoch"] == pytest.approx(2 * 17 / 3600)
+    assert facts["plan"]["padding_share"] == pytest.approx(1 - 34 / (14 * 4))
+
+
 def test_the_picture_is_written_whole(folder: Path, tmp_path: Path, inspect: Run) -> None:
     done = inspect(folder, "--plot", tmp_path / "deep" / "plan.png")
     assert done.code == 0
