@@ -21,14 +21,14 @@ from .config import FinetuneConfig
 class AsrTask:
     """What recognition adds to the loop. The vocabulary is the characters of the training text."""
 
-    score_name, higher_is_better = "wer", False
+    higher_is_better = False
 
     def __init__(self, config: FinetuneConfig, train: Corpus, vocabulary: list[str] | None = None) -> None:
         """
         Raises:
             UserError: the training data has no text.
         """
-        self.config = config
+        self.config, self.score_name = config, config.best_by
         train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         if not train.utterances:
             raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")

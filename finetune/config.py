@@ -78,6 +78,8 @@ class FinetuneConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     dropout: float | None = None
     """Of a pretrained encoder while it is fine-tuned; null: as it was pretrained."""
+    best_by: Literal["wer", "cer"] = "wer"
+    """Which error rate on ``data.valid`` decides for asr; cer where words are not set apart, or hardly any is right."""
     freeze: float = 0.0
     """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0."""
     data: LabelledData = field(default_factory=LabelledData)

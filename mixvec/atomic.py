@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator
@@ -62,18 +63,29 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         raise OSError(code, os.strerror(code), str(path.parent)) from error
 
 
-def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file so that a reader finds the old or the new one, never a part."""
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; put that file in ``path``'s place when the block ends, or remove it.
+
+    A reader finds the old or the new one, never a part. Of several that write at a time, on one machine or on many
+    that share a disk, the last to finish stays.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new-{os.getpid()}")
+    new = path.with_name(f".{path.name}.new-{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        new.write_text(text, encoding="utf-8")
+        yield new
         _sync(new)
         os.replace(new, path)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: str | Path, text: str) -> None:
+    """Write a text file so that a reader finds the old or the new one, never a part."""
+    with whole_file(path) as new:
+        new.write_text(text, encoding="utf-8")
 
 
 def _put_in_place(new: Path, path: Path) -> None:

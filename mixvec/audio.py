@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import soundfile
@@ -24,8 +24,16 @@ UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where 
 BLOCK_FRAMES = 1 << 20
 
 
-def audio_length(path: str | Path | BinaryIO) -> tuple[int, int]:
-    """Frames and rate in Hz that a file's header states, without decoding.
+class AudioHeader(NamedTuple):
+    """What a file's header states."""
+
+    frames: int
+    rate_hz: int
+    channels: int
+
+
+def audio_header(path: str | Path | BinaryIO) -> AudioHeader:
+    """A file's header, read without decoding.
 
     Raises:
         UserError: the file is missing, libsndfile cannot read it, or its header states no length.
@@ -35,6 +43,11 @@ def audio_length(path: str | Path | BinaryIO) -> tuple[int, int]:
             return _header(file, path)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise UserError(_why(path, error)) from error
+
+
+def audio_length(path: str | Path | BinaryIO) -> tuple[int, int]:
+    """Frames and rate in Hz that a file's header states; raises as ``audio_header`` does."""
+    return audio_header(path)[:2]
 
 
 def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
@@ -47,7 +60,7 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
     """
     try:
         with soundfile.SoundFile(_openable(path)) as file:
-            frames, rate_hz = _header(file, path)
+            frames, rate_hz, _ = _header(file, path)
             start = min(round(start_s * rate_hz), frames)
             if start:
                 file.seek(start)
@@ -63,13 +76,13 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
     return waveform if rate_hz == SAMPLE_RATE_HZ else _resample(waveform, rate_hz)
 
 
-def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> tuple[int, int]:
-    """Frames and rate in Hz, where both are sane."""
+def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHeader:
+    """What the header states, where length and rate are sane."""
     if file.frames >= UNKNOWN_FRAMES:
         raise UserError(f"{_name(path)}: its header does not state its length, as when streamed; convert it once more")
     if file.samplerate < LOWEST_RATE_HZ:
         raise UserError(f"{_name(path)}: {file.samplerate} Hz is too low a rate for speech; is the header right?")
-    return int(file.frames), int(file.samplerate)
+    return AudioHeader(int(file.frames), int(file.samplerate), int(file.channels))
 
 
 def _read_mono(file: soundfile.SoundFile, frames: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

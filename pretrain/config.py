@@ -22,7 +22,9 @@ class DataConfig:
 
     train: Any = None
     """A folder at any depth, a manifest, tars, Parquet, a corpus as it unpacks, a hub name, a glob, or a list of these
-    (``pretrain/sources.py`` has them all)."""
+    (``pretrain/sources.py`` has them all); in a list also {source: DIR, weight: 2}."""
+    temperature: float = 1.0
+    """Sources in a list share an epoch as weight × hours^(1/temperature); 1 takes them as they are."""
     min_s: float = 1.0
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
@@ -102,9 +104,10 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_run(self)
-        at_least = {"objective.distractors": 1, "objective.mask_span_frames": 2, "objective.codebooks": 1,
-                    "objective.entries": 2, "objective.logit_temperature": 1e-6, "objective.gumbel_start": 1e-6,
-                    "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0}  # fmt: skip
+        at_least = {"data.temperature": 0.1, "objective.distractors": 1, "objective.mask_span_frames": 2,
+                    "objective.codebooks": 1, "objective.entries": 2, "objective.logit_temperature": 1e-6,
+                    "objective.gumbel_start": 1e-6, "objective.gumbel_end": 1e-6,
+                    "objective.gumbel_fraction": 0}  # fmt: skip
         check_at_least(self, at_least)
         if not 0.0 < self.objective.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")

@@ -68,7 +68,7 @@ class _MicroBatches(Dataset[Any]):
             try:
                 clips.append(self.updates.read(int(index), epoch))
             except UserError as error:
-                source = self.updates.utterances[index].source
+                source = self.updates.utterances[index % len(self.updates.utterances)].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
         seconds = [len(clip.waveform) / SAMPLE_RATE_HZ for clip in clips]
         sources = [clip.utterance.source for clip in clips]
@@ -94,6 +94,7 @@ class Updates(Generic[Batch]):
         seed: int,
         ranks: int = 1,
         rank: int = 0,
+        temperature: float = 1.0,
     ) -> None:
         """``batch_max_s`` bounds a padded micro-batch, ``crop_s`` an utterance; under ``min_s`` it is skipped."""
         self.utterances, self.collate = corpus.utterances, collate
@@ -102,14 +103,16 @@ class Updates(Generic[Batch]):
         self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
         self.waited_s = 0.0
         """Seconds that ``start`` has waited for audio so far, but for the first update, for which workers start."""
+        self.repeats = corpus.repeats(temperature)
 
-    def read(self, index: int, epoch: int) -> Clip:
-        """Decode one utterance, or the random part of it that this epoch uses.
+    def read(self, number: int, epoch: int) -> Clip:
+        """Decode one utterance, or the random part of it that this epoch and this copy of it use.
 
         Raises:
             UserError: unreadable, or shorter than the header said and than ``min_s``.
         """
-        utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, index])
+        index = number % len(self.utterances)
+        utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, number])
         spare_s = utterance.duration_s - self.crop_s
         start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
         waveform = utterance.read(start_s, self.crop_s)
@@ -119,7 +122,7 @@ class Updates(Generic[Batch]):
         return Clip(utterance, waveform[: round(self.crop_s * SAMPLE_RATE_HZ)], rng)
 
     def epoch_length(self, epoch: int) -> int:
-        return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch))
+        return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats))
 
     def start(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Loaded[Batch]]]]:
         """For ever: the epoch and position to go on from *after* this update, and this rank's micro-batches of it.
@@ -140,7 +143,7 @@ class Updates(Generic[Batch]):
 
     def _deal(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
         while True:
-            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch)
+            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats)
             for number in range(position, len(plan)):
                 parts = deal(plan[number], self.durations_s, self.batch_max_s, self.ranks, self.rank)
                 yield epoch, number + 1, parts

@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import numpy as np
 
+from .mixture import draw_copies
+
 POOL_UPDATES = 50
 """Utterances are shuffled over the corpus, then sorted by duration within pools of this many updates."""
 
 
-def plan_epoch(durations_s: np.ndarray, update_s: float, seed: int, epoch: int) -> list[np.ndarray]:
+def plan_epoch(
+    durations_s: np.ndarray, update_s: float, seed: int, epoch: int, repeats: np.ndarray | None = None
+) -> list[np.ndarray]:
     """The updates of an epoch in order: arrays of utterance numbers, each utterance in exactly one.
+
+    With ``repeats``, each stands in the epoch that often, its further copies numbered as ``draw_copies`` has it.
 
     Within a pool, utterances of like duration share an update (little padding) with some jitter, so that an epoch
     never repeats another's updates. Each holds about ``update_s`` seconds.
 
     Args:
         durations_s: (N,) seconds of each utterance, after cropping.
+        repeats: (N,) how often each stands in an epoch, in expectation; None: once.
     """
+    if repeats is not None:
+        copies = draw_copies(repeats, seed, epoch)
+        updates = plan_epoch(durations_s[copies % len(durations_s)], update_s, seed, epoch)
+        return [copies[update] for update in updates]
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(durations_s))
     jitter = durations_s[order] * rng.uniform(0.9, 1.1, len(order))
@@ -39,10 +50,10 @@ def deal(update: np.ndarray, durations_s: np.ndarray, max_s: float, ranks: int, 
 
     Every rank gets the same number. An update with fewer utterances than ranks gives some ranks empty ones.
     """
-    order = update[np.argsort(-durations_s[update], kind="stable")]
+    order = update[np.argsort(-durations_s[update % len(durations_s)], kind="stable")]
     parts: list[np.ndarray] = []
     while len(order):
-        fits = max(1, int(max_s / durations_s[order[0]]))
+        fits = max(1, int(max_s / durations_s[order[0] % len(durations_s)]))
         parts.append(order[:fits])
         order = order[fits:]
     while len(parts) % ranks:
@@ -55,4 +66,4 @@ def deal(update: np.ndarray, durations_s: np.ndarray, max_s: float, ranks: int, 
 
 
 def _padded_s(part: np.ndarray, durations_s: np.ndarray) -> float:
-    return float(durations_s[part].max() * len(part)) if len(part) else 0.0
+    return float(durations_s[part % len(durations_s)].max() * len(part)) if len(part) else 0.0

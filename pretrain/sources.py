@@ -16,19 +16,20 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mixvec import UserError
-from mixvec.audio import audio_length, read_audio
+from mixvec.audio import AudioHeader, read_audio
 
+from .headers import opened, with_headers
+from .mixture import repeats_of, weighted_sources
 from .readers.archives import tar_rows
 from .readers.layouts import (
     SPLIT_LISTS,
@@ -60,6 +61,8 @@ class Utterance:
     label: str | None = None
     stored: Stored | None = field(default=None, repr=False, compare=False)
     """Where the audio lies, unless ``source`` is its file."""
+    part: int = field(default=0, repr=False, compare=False)
+    """Which of the corpora of a list it belongs to."""
 
     def read(self, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
         """The waveform (S,) at 16 kHz, or the part of it that starts ``start_s`` into the utterance.
@@ -69,7 +72,7 @@ class Utterance:
         """
         left = self.duration_s - start_s
         wanted = left if duration_s is None else min(duration_s, left)
-        with _opened(self.source, self.stored) as file:
+        with opened(self.source, self.stored) as file:
             return read_audio(file, self.start_s + start_s, wanted)
 
 
@@ -80,10 +83,19 @@ class Corpus:
     name: str
     utterances: list[Utterance] = field(default_factory=list)
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    formats: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Utterances by rate in Hz and channels, before any was dropped."""
+    weights: list[float] = field(default_factory=lambda: [1.0])
+    """Of each corpus of a list."""
 
     @property
     def hours(self) -> float:
         return sum(u.duration_s for u in self.utterances) / 3600
+
+    def repeats(self, temperature: float) -> np.ndarray | None:
+        """How often each utterance stands in an epoch (N,); None where each does once (``mixture.repeats_of``)."""
+        parts = np.array([u.part for u in self.utterances], dtype=np.int64)
+        return repeats_of(np.array([u.duration_s for u in self.utterances]), parts, self.weights, temperature)
 
     def skip(self, source: str, reason: str) -> None:
         self.skipped.append({"source": source, "reason": reason})
@@ -127,16 +139,15 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     """
     if source in (None, "", []):
         raise UserError(f"{key} is not set: give it a folder of audio, such as {key}=DIR")
-    sources = [str(s) for s in source] if isinstance(source, list | tuple) else [str(source)]
-    corpus = Corpus(", ".join(Path(s).name or s for s in sources))
-    length_of = lru_cache(maxsize=64)(audio_length)  # a long file stands in many rows
-    for name in sources:
+    sources = weighted_sources(source, key)
+    corpus = Corpus(", ".join(Path(s).name or s for s, _ in sources), weights=[weight for _, weight in sources])
+    for part, (name, _) in enumerate(sources):
         found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
         if not found:
             raise UserError(f"{key}={name}: nothing matches")
-        for path in found:
-            for row in _rows(path, key, labels):
-                _add(corpus, row, length_of)
+        rows = chain.from_iterable(_rows(path, key, labels) for path in found)
+        for looked_at in with_headers(rows, name, labels):
+            _add(corpus, looked_at, part)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
@@ -218,14 +229,11 @@ def _labelled_rows(folder: Path, key: str) -> Rows:
     raise UserError(f"{key}={folder}: no metadata.jsonl in it{hint}")
 
 
-def _add(corpus: Corpus, row: Row | Fault, length_of: Callable[[str], tuple[int, int]]) -> None:
+def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int) -> None:
     """Append one utterance, or count why not."""
-    if isinstance(row, Fault):
-        return corpus.skip(row.source, row.reason)
-    try:
-        frames, rate_hz = row.header or _header(row, length_of)
-    except UserError as error:
-        return corpus.skip(row.source, str(error))
+    if isinstance(found, Fault):
+        return corpus.skip(found.source, found.reason)
+    row, (frames, rate_hz, channels) = found
     start_s, wanted_s = row.start_s, row.duration_s
     if row.span_samples is not None:
         start, stop = row.span_samples
@@ -235,27 +243,6 @@ def _add(corpus: Corpus, row: Row | Fault, length_of: Callable[[str], tuple[int,
     if duration_s <= 0:
         beyond = f" from {start_s:g} s on, as {row.where} has it" if start_s else ""
         return corpus.skip(row.source, f"{row.source}: no audio in it{beyond}")
-    corpus.utterances.append(Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored))
+    corpus.utterances.append(Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored, part))
+    corpus.formats[rate_hz, channels] += 1
     return None
-
-
-def _header(row: Row, length_of: Callable[[str], tuple[int, int]]) -> tuple[int, int]:
-    if row.stored is None:
-        return length_of(row.source)
-    with _opened(row.source, row.stored) as file:
-        return audio_length(file)
-
-
-@contextmanager
-def _opened(source: str, stored: Stored | None) -> Iterator[str | BinaryIO]:
-    """What libsndfile opens. Faults of stored audio are told under the name ``source``."""
-    if stored is None:
-        yield source
-        return
-    try:
-        with stored.open() as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{source}: cannot be opened ({error.strerror or error})") from error
-    except UserError as error:
-        raise UserError(str(error).replace("stored audio", source, 1)) from error

@@ -97,6 +97,7 @@ def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> 
         update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=data.max_s, min_s=data.min_s,
         workers=data.workers, seed=config.run.seed,
         ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
+        temperature=data.temperature,
     )  # fmt: skip
     skipped = f", {len(corpus.skipped)} files skipped (why: {run.dir / 'skipped.jsonl'})" if corpus.skipped else ""
     parameters = sum(p.numel() for p in objective.parameters()) / 1e6

@@ -15,6 +15,7 @@ from pathlib import Path
 for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
     os.environ.pop(name, None)
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mixvec-tests-")
+os.environ["MIXVEC_CACHE"] = os.path.join(os.environ["HF_HOME"], "mixvec")
 os.environ["HF_ENDPOINT"] = "http://127.0.0.1:9"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

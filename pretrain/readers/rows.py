@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from mixvec import UserError
-from mixvec.audio import EXTENSIONS
+from mixvec.audio import EXTENSIONS, AudioHeader
 
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
 LABEL_KEYS = ("intent", "label", "keyword", "command")
@@ -49,8 +49,8 @@ class Row:
     text: str | None = None
     label: str | None = None
     stored: Stored | None = None
-    header: tuple[int, int] | None = None
-    """Frames and rate in Hz, where the reader has met them."""
+    header: AudioHeader | None = None
+    """Where the reader has met it."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def files_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
             continue
         seen.add(real)
         paths += [Path(at, name) for name in names if not name.startswith(".")]
-    return sorted(paths)
+    return sorted(paths, key=lambda path: path.parts)
 
 
 def audio_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mixvec import UserError
-from mixvec.audio import audio_length
+from mixvec.audio import audio_header
 
 from .rows import LABEL_KEYS, TEXT_KEYS, Fault, Row, Rows, labels_of
 
@@ -130,7 +130,7 @@ def _parquet_row(stored: ParquetRow, values: dict[str, Any], names: dict[str, An
     source = f"{stored.path}[{number}]"
     try:
         with _opened(values[stored.column]) as file:
-            header = audio_length(file)
+            header = audio_header(file)
     except (UserError, OSError) as error:
         return Fault(source, str(error).replace("stored audio", source, 1))
     text, label = labels_of(_named({n: v for n, v in values.items() if n != stored.column}, names))

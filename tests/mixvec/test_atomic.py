@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mixvec import SpeechEncoder, UserError
-from mixvec.atomic import whole_folder, write_whole
+from mixvec.atomic import whole_file, whole_folder, write_whole
 from mixvec.hub import load_model, save_folder
 from tests.tiny_models import encoder, recogniser
 
@@ -127,6 +127,15 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, "new")
     assert contents(file.parent) == {"results.json": "old é"}
+
+
+def test_of_two_that_write_a_file_the_last_to_finish_stays(tmp_path: Path) -> None:
+    """In one process, as it looks when two machines share a disk and a process number."""
+    file = tmp_path / "index"
+    with whole_file(file) as one, whole_file(file) as other:
+        one.write_text("one")
+        other.write_text("other")
+    assert contents(tmp_path) == {"index": "one"}
 
 
 def test_saving_never_destroys_what_is_not_a_model(tmp_path: Path) -> None:

@@ -1,0 +1,261 @@
+"""What a source of audio holds, before anything is trained on it: hours, durations, what cannot be read, the plan.
+
+    python -m tools.inspect DATA                                  # whatever data.train may be
+    python -m tools.inspect DATA --labels                         # with texts and labels, as finetune needs them
+    python -m tools.inspect DATA --config configs/base.yaml data.max_s=20 --plot plan.png --json plan.json
+
+The batch plan is that of the first epoch on one rank, under ``batch`` and ``data`` of the configuration:
+``configs/small.yaml`` unless --config names another. Padding is what a batch computes on beyond the audio in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mixvec.atomic import write_whole
+from mixvec.errors import UserError, run_cli
+from pretrain.config import PretrainConfig, load_config
+from pretrain.plan import deal, plan_epoch
+from pretrain.sources import Corpus, Utterance, find_utterances
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "small.yaml"
+EDGES_S = (0, 0.5, 1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 60, 300, 1800, 7200)
+"""Bounds of the histogram's bars; the last is open."""
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+EXAMPLES = 3
+BAR = 40
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", help="a folder, manifest, archive, hub name, glob, or list [A,B]")
+    parser.add_argument("keys", metavar="key=value", nargs="*", help="of the configuration, such as data.max_s=20")
+    parser.add_argument("--config", metavar="CONFIG.yaml", type=Path, help="whose batches to plan (configs/small.yaml)")
+    parser.add_argument("--labels", action="store_true", help="texts and labels too; the source must have them")
+    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="durations and padding as a picture")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="all figures, for programs")
+    args = parser.parse_intermixed_args()
+    if args.plot is not None:
+        from tools.picture import check_plot
+
+        check_plot(args.plot)
+    words = [str(args.config or DEFAULT_CONFIG), f"data.train={args.data}", *args.keys]
+    config = load_config(PretrainConfig, words, __doc__ or "")
+    facts = inspect(config, args.labels) | {"config": str(args.config or "configs/small.yaml")}
+    print(table(facts))
+    try:
+        if args.json is not None:
+            write_whole(args.json, json.dumps(facts, indent=2) + "\n")
+        if args.plot is not None:
+            from tools.picture import draw
+
+            draw(facts, args.plot)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename2 or error.filename}: cannot be written ({error.strerror or error})"
+        ) from error
+
+
+def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
+    """All figures of ``config.data.train``, as JSON takes them.
+
+    Raises:
+        UserError: there is no such source, or nothing in it that can be read.
+    """
+    corpus = find_utterances(config.data.train, "data.train", labels=labels)
+    durations_s = np.array([u.duration_s for u in corpus.utterances])
+    counts, _ = np.histogram(durations_s, (*EDGES_S, np.inf))
+    seconds, _ = np.histogram(durations_s, (*EDGES_S, np.inf), weights=durations_s)
+    facts: dict[str, Any] = {
+        "source": str(config.data.train),
+        "utterances": len(durations_s),
+        "hours": durations_s.sum() / 3600,
+        "formats": [
+            {"rate_hz": rate_hz, "channels": channels, "utterances": count}
+            for (rate_hz, channels), count in corpus.formats.most_common()
+        ],
+        "quantiles_s": {f"{100 * q:g}%": float(np.quantile(durations_s, q)) for q in QUANTILES},
+        "mean_s": float(durations_s.mean()),
+        "histogram": [
+            {"from_s": float(low), "utterances": int(count), "hours": float(spent / 3600)}
+            for low, count, spent in zip(EDGES_S, counts, seconds, strict=True)
+        ],
+        "skipped": len(corpus.skipped),
+        "skipped_share": len(corpus.skipped) / (len(corpus.skipped) + len(durations_s)),
+        "reasons": reasons(corpus),
+        "plan": plan(config, corpus),
+    }
+    return facts | ({"labels": label_facts(corpus.utterances)} if labels else {})
+
+
+def reasons(corpus: Corpus) -> list[dict[str, Any]]:
+    """Why something was skipped, the most frequent first: how many, and the first of them."""
+    found: dict[str, list[str]] = {}
+    for row in corpus.skipped:
+        found.setdefault(_general(row["reason"], row["source"]), []).append(row["source"])
+    ordered = sorted(found.items(), key=lambda item: -len(item[1]))
+    return [{"reason": why, "count": len(those), "examples": those[:EXAMPLES]} for why, those in ordered]
+
+
+def _general(reason: str, source: str) -> str:
+    """A reason without the names and numbers that are one file's own."""
+    reason = reason.replace(source, "…")
+    if Path(source).name:
+        reason = re.sub(rf"(?<!\w){re.escape(Path(source).name)}(?!\w)", "…", reason)
+    reason = re.sub(r"(?<![\w-])\d+(\.\d+)?", "N", reason)
+    return _plain(" ".join(reason.split()).removeprefix("…: "))
+
+
+def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
+    """What the first epoch is made of, on one rank: updates, batches, and how much of each batch is padding."""
+    data, batch = config.data, config.batch
+    durations_s = np.array([u.duration_s for u in corpus.utterances])
+    kept_s = durations_s[durations_s >= data.min_s]
+    facts: dict[str, Any] = {
+        "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
+        "left_out": len(durations_s) - len(kept_s),
+        "left_out_hours": float(durations_s[durations_s < data.min_s].sum() / 3600),
+        "cut": int((kept_s > data.max_s).sum()),
+        "hours_an_epoch": 0.0,
+        "updates_an_epoch": 0, "batches_an_epoch": 0, "padding_share": None, "padding_by_update": [],
+        "run_updates": config.run.updates, "epochs_a_run": None,
+    }  # fmt: skip
+    if not len(kept_s):
+        return facts
+    cut_s = np.minimum(kept_s, data.max_s)
+    real_s, padded_s, batches = [], [], 0
+    kept = replace(corpus, utterances=[u for u in corpus.utterances if u.duration_s >= data.min_s])
+    updates = plan_epoch(cut_s, batch.update_s, config.run.seed, 0, kept.repeats(data.temperature))
+    for update in updates:
+        parts = deal(update, cut_s, batch.max_s, ranks=1, rank=0)
+        lengths = [cut_s[part % len(cut_s)] for part in parts]
+        real_s.append(sum(own_s.sum() for own_s in lengths))
+        padded_s.append(sum(own_s.max() * len(own_s) for own_s in lengths))
+        batches += len(parts)
+    return facts | {
+        "hours_an_epoch": float(sum(real_s) / 3600),
+        "updates_an_epoch": len(updates),
+        "batches_an_epoch": batches,
+        "padding_share": float(1 - sum(real_s) / sum(padded_s)),
+        "padding_by_update": [float(1 - real / padded) for real, padded in zip(real_s, padded_s, strict=True)],
+        "epochs_a_run": config.run.updates / len(updates),
+    }
+
+
+def label_facts(utterances: list[Utterance]) -> dict[str, Any]:
+    """Texts and labels: how many have them, how long they are, and of how many kinds."""
+    texts = [(u.text, u.duration_s) for u in utterances if u.text]
+    words = Counter(word for text, _ in texts for word in text.split())
+    characters = Counter(character for text, _ in texts for character in text)
+    labels = Counter(u.label for u in utterances if u.label is not None)
+    seconds = sum(duration_s for _, duration_s in texts)
+    return {
+        "with_text": len(texts),
+        "without_text": len(utterances) - len(texts),
+        "words": words.total(),
+        "different_words": len(words),
+        "characters": characters.total(),
+        "characters_a_second": characters.total() / seconds if texts else None,
+        "different_characters": "".join(sorted(characters)),
+        "with_label": labels.total(),
+        "without_label": len(utterances) - labels.total(),
+        "label_counts": dict(labels.most_common()),
+    }
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The figures as people read them."""
+    formats = ", ".join(
+        f"{f['rate_hz']:,} Hz {_channels(f['channels'])}: {f['utterances']:,}" for f in facts["formats"][:6]
+    )
+    quantiles = "  ".join(f"{name} {_time(value)}" for name, value in facts["quantiles_s"].items())
+    lines = [
+        _plain(facts["source"]),
+        f"{facts['hours']:.2f} h in {facts['utterances']:,} utterances, {_time(facts['mean_s'])} on average",
+        f"as recorded: {formats}",
+        "",
+        "durations, by quantile: " + quantiles,
+        *_histogram(facts["histogram"]),
+    ]
+    if facts["skipped"]:
+        lines += ["", f"not readable: {facts['skipped']:,} ({100 * facts['skipped_share']:.2f} %)"]
+        for row in facts["reasons"]:
+            lines += [f"  {row['count']:,}: {row['reason']}", *(f"      {_plain(name)}" for name in row["examples"])]
+    return "\n".join([*lines, *_label_lines(facts.get("labels")), "", *_plan_lines(facts)])
+
+
+def _histogram(rows: list[dict[str, Any]]) -> list[str]:
+    used = [i for i, row in enumerate(rows) if row["utterances"]]
+    most = max(row["utterances"] for row in rows)
+    lines = []
+    for i in range(used[0], used[-1] + 1):
+        row, upper = rows[i], _time(rows[i + 1]["from_s"]) if i + 1 < len(rows) else "more"
+        bar = "█" * max(round(BAR * row["utterances"] / most), int(row["utterances"] > 0))
+        span = f"{_time(row['from_s'])} to {upper}"
+        lines.append(f"  {span:>18}  {row['utterances']:>10,}  {row['hours']:>9.2f} h  {bar}".rstrip())
+    return lines
+
+
+def _plan_lines(facts: dict[str, Any]) -> list[str]:
+    p = facts["plan"]
+    lines = [f"the plan under {facts['config']}: batch.update_s={p['update_s']:g} batch.max_s={p['batch_max_s']:g} "
+             f"data.min_s={p['min_s']:g} data.max_s={p['max_s']:g}, one rank"]  # fmt: skip
+    if p["left_out"]:
+        lines.append(f"  {p['left_out']:,} utterances ({p['left_out_hours']:.2f} h) are shorter and left out")
+    if p["cut"]:
+        lines.append(f"  {p['cut']:,} are longer and cut at random, anew each epoch")
+    if not p["updates_an_epoch"]:
+        return [*lines, "  nothing is left to train on"]
+    worst = max(p["padding_by_update"])
+    return [
+        *lines,
+        f"  an epoch: {p['hours_an_epoch']:.2f} h in {p['updates_an_epoch']:,} updates, "
+        f"{p['batches_an_epoch']:,} batches",
+        f"  padding: {100 * p['padding_share']:.2f} % of what is computed, {100 * worst:.2f} % in the worst update",
+        f"  run.updates={p['run_updates']:,} are {p['epochs_a_run']:.2f} epochs",
+    ]
+
+
+def _label_lines(labels: dict[str, Any] | None) -> list[str]:
+    if labels is None:
+        return []
+    lines = ["", f"text: {labels['with_text']:,} utterances have one, {labels['without_text']:,} have none"]
+    if labels["with_text"]:
+        lines += [
+            f"  {labels['words']:,} words, {labels['different_words']:,} different; {labels['characters']:,} "
+            f"characters, {labels['characters_a_second']:.1f} a second",
+            f"  {len(labels['different_characters'])} different characters: {_plain(labels['different_characters'])}",
+        ]
+    lines.append(f"labels: {labels['with_label']:,} utterances have one, {labels['without_label']:,} have none")
+    counts = labels["label_counts"]
+    lines += [f"  {count:>10,}  {_plain(label)}" for label, count in list(counts.items())[:20]]
+    return [*lines, f"  and {len(counts) - 20} more"] if len(counts) > 20 else lines
+
+
+def _plain(text: str) -> str:
+    """On one line, and printable whatever bytes a file's name is made of."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)[:300]
+
+
+def _channels(count: int) -> str:
+    return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
+
+
+if __name__ == "__main__":
+    run_cli(main)
