@@ -41,7 +41,7 @@ from .readers.layouts import (
     tedlium_rows,
 )
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
-from .readers.rows import Fault, Row, Rows, Stored, audio_below, files_below, one_split
+from .readers.rows import SPLIT_NAME, Fault, Row, Rows, Stored, audio_below, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -140,7 +140,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     if source in (None, "", []):
         raise UserError(f"{key} is not set: give it a folder of audio, such as {key}=DIR")
     sources = weighted_sources(source, key)
-    corpus = Corpus(", ".join(Path(s).name or s for s, _ in sources), weights=[weight for _, weight in sources])
+    corpus = Corpus(", ".join(_short(name) for name, _ in sources), weights=[weight for _, weight in sources])
     for part, (name, _) in enumerate(sources):
         found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
         if not found:
@@ -152,6 +152,14 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
     return corpus
+
+
+def _short(name: str) -> str:
+    """A source in a line or on a model card: its last part, and the one before where the last is but a split."""
+    path = Path(name)
+    if SPLIT_NAME.match(path.name.lower()) and path.parent.name:
+        return f"{path.parent.name}/{path.name}"
+    return path.name or name
 
 
 def _rows(name: str, key: str, labels: bool) -> Rows:

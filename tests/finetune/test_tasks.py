@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import jiwer
@@ -12,11 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune import evaluate
 from finetune.asr import AsrTask, _frames_needed
 from finetune.batch import collate_labelled
 from finetune.config import AugmentConfig, FinetuneConfig
 from finetune.intent import IntentTask
 from mixvec import UserError
+from pretrain.checkpoint import RunState
 from pretrain.loader import Clip
 from pretrain.sources import Corpus, Utterance
 
@@ -142,3 +145,18 @@ def test_a_clip_shorter_than_a_frame_is_filled_up_and_nothing_readable_still_mak
     assert batch(None, 0.01).lengths.tolist() == [1000]
     empty = batch(AugmentConfig())
     assert empty.references == [] and empty.target_lengths.tolist() == [0] and empty.waveforms.shape == (1, 16_000)
+
+
+@pytest.mark.parametrize(("best_by", "kept"), [("wer", 1), ("cer", 2)])
+def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second evaluation has the lower character error rate, the first the lower word error rate."""
+    scores = {1: {"wer": 0.99, "cer": 0.8}, 2: {"wer": 1.01, "cer": 0.6}}
+    state, saved = RunState(), []
+    monkeypatch.setattr(evaluate, "evaluate", lambda run, task, model, data, name: scores[state.update])
+    monkeypatch.setattr(evaluate, "facts", lambda run, state, corpora: {})
+    monkeypatch.setattr(evaluate, "save_model", lambda run, model, facts: saved.append(facts["metrics"]))
+    task: Any = AsrTask(FinetuneConfig(best_by=best_by), corpus("a b"))  # type: ignore[arg-type]
+    run = SimpleNamespace(log=lambda row, line: None)
+    for state.update in scores:
+        evaluate.keep_best(run, task, None, None, state, {"valid": corpus("a b")})  # type: ignore[arg-type]
+    assert state.best_update == kept and saved[-1] == scores[kept] and len(saved) == kept

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from mixvec import UserError
-from pretrain.sources import Corpus, find_utterances
+from pretrain.sources import Corpus, _short, find_utterances
 
 RATE = 16_000
 
@@ -236,3 +236,12 @@ def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
     ) as caught:
         find("nobody/nothing")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("corpus/train", "corpus/train"), ("cv/de/test.tsv", "de/test.tsv"), ("my/recordings", "recordings"),
+     ("train", "train"), ("training.wav", "training.wav")],
+)  # fmt: skip
+def test_a_split_is_named_with_its_corpus(path: str, name: str) -> None:
+    assert _short(path) == name
