@@ -29,6 +29,7 @@ import torch  # noqa: E402
 
 def pytest_sessionstart() -> None:
     torch.set_num_threads(1)  # toy tensors: more threads only wait for each other
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 
 
 def pytest_sessionfinish() -> None:

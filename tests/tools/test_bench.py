@@ -71,9 +71,9 @@ def test_the_smoke_preset_as_a_user_runs_it(tmp_path: Path) -> None:
             assert row.seconds is None and row.note == "not installed: No module named 'speechbrain'"
             continue
         first = next(other for other in rows if other.case == row.case and other.system == OURS)
-        assert row.seconds and row.seconds_min and row.peak_mb and row.audio_s_per_s, row
+        assert row.seconds and row.seconds_min and row.peak_mb is not None and row.audio_s_per_s, row
         assert 0 < row.seconds_min <= row.seconds <= (row.seconds_max or 0)
-        assert row.peak_mb > 0 and first.seconds
+        assert row.peak_mb >= 0 and first.seconds  # a toy may fit into what the imports had freed
         assert row.ratio_to_ours == pytest.approx(row.seconds / first.seconds)
         assert f"| {row.case} | {row.system} | {row.seconds:.4g} (" in done.stdout
 

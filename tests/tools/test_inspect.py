@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mixvec.errors import run_cli
-from pretrain.config import BatchConfig, DataConfig, PretrainConfig, RunConfig
+from pretrain.config import BatchConfig, DataConfig, PretrainConfig, PretrainRun
 from tests.commands import Run, in_process
 from tests.readers import write, write_text
 from tools import inspect as tool
@@ -85,7 +85,7 @@ def test_every_number_is_the_one_that_was_put_in(folder: Path, tmp_path: Path, i
 def test_padding_is_what_batches_by_hand_give(folder: Path) -> None:
     """Batches of at most 4.5 s: 4, 2.5, then 2 and 2, then 1.5 and 1, in any order of updates."""
     config = PretrainConfig(
-        data=DataConfig(str(folder), min_s=1, max_s=4), batch=BatchConfig(100, 4.5), run=RunConfig(updates=1)
+        data=DataConfig(str(folder), min_s=1, max_s=4), batch=BatchConfig(100, 4.5), run=PretrainRun(updates=1)
     )
     plan = tool.inspect(config, labels=False)["plan"]
     assert plan["batches_an_epoch"] == 5  # 4 | 4 | 2.5 | 2 2 | 1.5 1

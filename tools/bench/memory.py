@@ -39,7 +39,7 @@ class Meter:
     def peak_mb(self) -> float:
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated() / MB
-        return (_resident("VmHWM") - self.base) / MB
+        return max(0.0, _resident("VmHWM") - self.base) / MB  # a toy may fit into what the imports have freed
 
 
 def release(device: str) -> None:
