@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import hashlib
 import json
 import os
 import re
@@ -42,6 +41,7 @@ from mixvec.atomic import whole_folder
 from mixvec.card import model_card
 from mixvec.errors import UserError, run_cli
 from mixvec.hub import OWN_FILES, check_replaceable, read_config, required_files
+from pretrain.manifest import sha256
 from tools.reload import outputs
 
 RULE = """\
@@ -220,7 +220,7 @@ def compare_files(ours: Path, theirs: Path) -> None:
         other = theirs / file.name
         if not other.is_file():
             raise UserError(f"{file.name} is not there")
-        if other.stat().st_size != file.stat().st_size or _sha256(other) != _sha256(file):
+        if other.stat().st_size != file.stat().st_size or sha256(other) != sha256(file):
             raise UserError(f"{file.name} came back different")
 
 
@@ -268,14 +268,6 @@ def _explain(error: BaseException) -> tuple[int | None, str]:
     if isinstance(error, ValueError):
         return 400, f"the hub refuses it: {' '.join(str(error).split())}"
     raise error
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _done(where: str, name: str, config: dict[str, Any]) -> None:
