@@ -45,11 +45,6 @@ def audio_header(path: str | Path | BinaryIO) -> AudioHeader:
         raise UserError(_why(path, error)) from error
 
 
-def audio_length(path: str | Path | BinaryIO) -> tuple[int, int]:
-    """Frames and rate in Hz that a file's header states; raises as ``audio_header`` does."""
-    return audio_header(path)[:2]
-
-
 def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
     """A file, or a part of it found by seeking, as a waveform (S,) at 16 kHz, channels averaged, fp32.
 
