@@ -62,4 +62,4 @@ def _padding(axes: Any, plan: dict[str, Any]) -> None:
     axes.axhline(100 * plan["padding_share"], color=ORANGE)
     axes.set(xlabel="update of the first epoch", ylabel="padding, % of what is computed", ylim=(0, None))
     share, updates = 100 * plan["padding_share"], plan["updates_an_epoch"]
-    axes.set_title(f"padding: {share:.2f} % over {updates:,} updates of {plan['update_s']:g} s")
+    axes.set_title(f"padding: {share:.2f} % (line) over {updates:,} updates of {plan['update_s']:g} s")

@@ -52,6 +52,20 @@ def fake(*systems: tuple[str, str]) -> Case:
     return Case("mixer", "mixer", ((1, 2.0),), made, toy=True)
 
 
+def test_every_panel_of_the_plot_has_numbers_on_both_axes() -> None:
+    """Also where all of a panel lies within one power of ten."""
+    rows = [Row("mixer", "mixer", "mixer", s, OURS, 0.1, 0.1, 0.1, 3.0, 700.0 + s) for s in (2.0, 4.0)]
+    rows.append(Row("mixer", "block", "block", 2.0, OURS, 0.1, 0.1, 0.1, 3.0, 120.0))
+    figure = report.draw({"device": "a CPU", "threads": 1, "torch": "2"}, rows)
+    figure.draw_without_rendering()
+    assert len(figure.axes) == 2
+    for panel in figure.axes:
+        for axis in (panel.xaxis, panel.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            assert [t for t in ticks if t.label1.get_text() and low <= t.get_loc() <= high], axis
+
+
 def test_the_smoke_preset_as_a_user_runs_it(tmp_path: Path) -> None:
     """The one test with every suite and every system."""
     files = ["--json", str(tmp_path / "new" / "rows.json"), "--plot", str(tmp_path / "new" / "cost.png")]

@@ -87,9 +87,15 @@ def require_matplotlib() -> Any:
 def write_plot(path: Path, facts: dict[str, Any], rows: list[Row]) -> None:
     """A panel per group of cases: seconds of work per second of audio against the clips' length, a line per system."""
     measured = [row for row in rows if row.audio_s_per_s is not None]
-    panels = list(dict.fromkeys((row.suite, row.group) for row in measured))
-    if not panels:
+    if not measured:
         raise UserError(f"{path}: not drawn, since nothing was measured")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw(facts, measured).savefig(path, dpi=120, format="png")
+
+
+def draw(facts: dict[str, Any], measured: list[Row]) -> Any:
+    """The figure of ``write_plot``."""
+    panels = list(dict.fromkeys((row.suite, row.group) for row in measured))
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = require_matplotlib()(figsize=(5 * columns, 4 * lines), layout="constrained")
@@ -104,9 +110,8 @@ def write_plot(path: Path, facts: dict[str, Any], rows: list[Row]) -> None:
                  title=panel[0] if panel[0] == panel[1] else f"{panel[0]}: {panel[1]}")  # fmt: skip
         lengths = sorted({row.length_s for row in own})
         axis.set_xticks(lengths, [f"{length:g}" for length in lengths])
-        axis.minorticks_off()
+        axis.xaxis.minorticks_off()  # the y axis keeps its own: within one power of ten they carry its only numbers
         axis.legend(fontsize="small")
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, format="png")
+    return figure
