@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -11,10 +10,9 @@ import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
 from .errors import UserError
-from .frontend import SAMPLE_RATE_HZ
+from .resample import resample
 
 EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
@@ -67,8 +65,7 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
         raise UserError(f"{_name(path)}: no audio in it")
     if not np.isfinite(samples).all():
         raise UserError(f"{_name(path)}: holds values that are not finite (NaN or infinity)")
-    waveform = torch.from_numpy(samples)
-    return waveform if rate_hz == SAMPLE_RATE_HZ else _resample(waveform, rate_hz)
+    return resample(torch.from_numpy(samples), rate_hz)
 
 
 def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHeader:
@@ -90,14 +87,6 @@ def _read_mono(file: soundfile.SoundFile, frames: int) -> np.ndarray[tuple[int],
         blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
         frames -= len(block)
     return np.concatenate(blocks)
-
-
-def _resample(waveform: Tensor, rate_hz: int) -> Tensor:
-    """(S,) at ``rate_hz`` to 16 kHz. A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz:
-    the filter's size is the product of what they do not share, gigabytes at worst."""
-    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 5:
-        rate_hz = round(rate_hz, -1)
-    return resample(waveform, rate_hz, SAMPLE_RATE_HZ)  # type: ignore[no-any-return]
 
 
 def _openable(path: str | Path | BinaryIO) -> str | bytes | BinaryIO:
