@@ -24,7 +24,8 @@ from .config import ObjectiveConfig
 from .masks import MIN_FRAMES, draw_distractors, span_mask
 from .objective import MaskedBatch
 from .plan import deal, plan_epoch
-from .sources import Corpus, Utterance
+from .sources import Corpus
+from .utterances import Utterance
 
 Batch = TypeVar("Batch")
 
@@ -98,7 +99,7 @@ class Updates(Generic[Batch]):
     ) -> None:
         """``batch_max_s`` bounds a padded micro-batch, ``crop_s`` an utterance; under ``min_s`` it is skipped."""
         self.utterances, self.collate = corpus.utterances, collate
-        self.durations_s = np.minimum([u.duration_s for u in corpus.utterances], crop_s)
+        self.durations_s = np.minimum(corpus.utterances.durations_s, crop_s)
         self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s
         self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
         self.waited_s = 0.0

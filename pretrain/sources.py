@@ -15,20 +15,21 @@ on the hub, globs, and lists of all these.
 from __future__ import annotations
 
 import glob
+import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from mixvec import UserError
-from mixvec.audio import AudioHeader, read_audio
+from mixvec.audio import AudioHeader
 
-from .headers import opened, with_headers
+from .headers import with_headers
 from .mixture import repeats_of, weighted_sources
 from .readers.archives import tar_rows
 from .readers.layouts import (
@@ -41,39 +42,13 @@ from .readers.layouts import (
     tedlium_rows,
 )
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
-from .readers.rows import SPLIT_NAME, Fault, Row, Rows, Stored, audio_below, files_below, one_split
+from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows
+from .utterances import Utterance, Utterances
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SPLITS_BELOW = ("*/metadata.*", "*/stm", "legacy/*/stm", "wav/*/S*")
 SPLIT_FILES = ("*.tsv", "*.jsonl", "*.jsonl.gz", "*.csv", "data/*_data.csv", "slurp/*.jsonl", "dataset/slurp/*.jsonl")
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """A stretch of audio in a file, a tar or a table, with its labels where known."""
-
-    source: str
-    """The file; in a tar ``shard.tar/member``, in a table ``name[row]``."""
-    duration_s: float
-    start_s: float = 0.0
-    text: str | None = None
-    label: str | None = None
-    stored: Stored | None = field(default=None, repr=False, compare=False)
-    """Where the audio lies, unless ``source`` is its file."""
-    part: int = field(default=0, repr=False, compare=False)
-    """Which of the corpora of a list it belongs to."""
-
-    def read(self, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
-        """The waveform (S,) at 16 kHz, or the part of it that starts ``start_s`` into the utterance.
-
-        Raises:
-            UserError: it cannot be decoded.
-        """
-        left = self.duration_s - start_s
-        wanted = left if duration_s is None else min(duration_s, left)
-        with opened(self.source, self.stored) as file:
-            return read_audio(file, self.start_s + start_s, wanted)
 
 
 @dataclass
@@ -81,7 +56,7 @@ class Corpus:
     """What was found, and what was passed over and why."""
 
     name: str
-    utterances: list[Utterance] = field(default_factory=list)
+    utterances: Utterances = field(default_factory=Utterances)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     formats: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Utterances by rate in Hz and channels, before any was dropped."""
@@ -90,25 +65,29 @@ class Corpus:
 
     @property
     def hours(self) -> float:
-        return sum(u.duration_s for u in self.utterances) / 3600
+        return float(self.utterances.durations_s.sum()) / 3600
 
     def repeats(self, temperature: float) -> np.ndarray | None:
         """How often each utterance stands in an epoch (N,); None where each does once (``mixture.repeats_of``)."""
-        parts = np.array([u.part for u in self.utterances], dtype=np.int64)
-        return repeats_of(np.array([u.duration_s for u in self.utterances]), parts, self.weights, temperature)
+        return repeats_of(self.utterances.durations_s, self.utterances.parts, self.weights, temperature)
 
     def skip(self, source: str, reason: str) -> None:
         self.skipped.append({"source": source, "reason": reason})
 
-    def keep(self, test: Any, reason: str) -> None:
-        """Drop the utterances that fail ``test``, each counted with ``reason`` (formatted with the utterance)."""
-        kept = []
-        for utterance in self.utterances:
-            if test(utterance):
-                kept.append(utterance)
-            else:
-                self.skip(utterance.source, reason.format(u=utterance))
-        self.utterances = kept
+    def keep(self, test: Callable[[Utterance], Any], reason: str) -> None:
+        """Drop the utterances that fail ``test``, each counted with ``reason``, in which ``u`` is the utterance."""
+        self._keep(np.array([bool(test(utterance)) for utterance in self.utterances], dtype=bool), reason)
+
+    def keep_durations(self, min_s: float = 0.0, max_s: float = math.inf) -> None:
+        """Drop what is shorter than ``min_s`` or longer than ``max_s``, which are ``data``'s in the configuration."""
+        self._keep(self.utterances.durations_s <= max_s, "{u.source}: {u.duration_s:.1f} s is over data.max_s")
+        self._keep(self.utterances.durations_s >= min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
+
+    def _keep(self, kept: np.ndarray, reason: str) -> None:
+        for number in np.flatnonzero(~kept):
+            utterance = self.utterances[int(number)]
+            self.skip(utterance.source, reason.format(u=utterance))
+        self.utterances = self.utterances.where(kept)
 
     def reasons(self, count: int) -> str:
         """The first reasons for which something was skipped, on one line, whatever the names of the files."""

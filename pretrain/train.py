@@ -88,7 +88,7 @@ def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> 
     corpus = find_utterances(data.train, "data.train")
     run.note_skipped(corpus.skipped, fresh=True)
     corpus.check_skipped(data.max_skipped, f"data.train={data.train}")
-    corpus.keep(lambda u: u.duration_s >= data.min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
+    corpus.keep_durations(min_s=data.min_s)
     run.note_skipped(corpus.skipped, fresh=True)
     if not corpus.utterances:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")

@@ -18,7 +18,8 @@ from pretrain.config import ObjectiveConfig
 from pretrain.loader import Clip, Loaded, Updates, collate_masked, pad
 from pretrain.masks import draw_distractors, span_mask
 from pretrain.objective import MaskedBatch
-from pretrain.sources import Corpus, Utterance, find_utterances
+from pretrain.sources import Corpus, find_utterances
+from pretrain.utterances import Utterance, Utterances
 
 OBJECTIVE = ObjectiveConfig(mask_span_frames=4, distractors=5)
 FRONT_END = MelFrontEnd(10, 4, (2, 1))
@@ -167,9 +168,9 @@ def test_nothing_readable_still_gives_batches(folder: Path) -> None:
 
 def test_too_much_missing_is_an_error_and_a_little_is_not(folder: Path) -> None:
     corpus = find_utterances(str(folder / "0.wav"), "data.train")
-    corpus.utterances = [replace(corpus.utterances[0], duration_s=0.6)]
+    corpus.utterances = Utterances([replace(corpus.utterances[0], duration_s=0.6)])
     assert len(updates_of(corpus).read(0, 0).waveform) == 8_000
-    corpus.utterances = [replace(corpus.utterances[0], start_s=0.45)]
+    corpus.utterances = Utterances([replace(corpus.utterances[0], start_s=0.45)])
     with pytest.raises(UserError, match=r"0\.wav: only 0\.05 s of its 0\.60 s could be decoded"):
         updates_of(corpus).read(0, 0)
 
