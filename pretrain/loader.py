@@ -79,7 +79,7 @@ class _MicroBatches(Dataset[Any]):
 class Updates(Generic[Batch]):
     """A run's data, update by update, for one rank.
 
-    Iterate with ``start(epoch, position)``; the pair is all there is to save.
+    Iterate with ``start(place)``; the place is all there is to save.
     """
 
     def __init__(
@@ -125,29 +125,31 @@ class Updates(Generic[Batch]):
     def epoch_length(self, epoch: int) -> int:
         return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats))
 
-    def start(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Loaded[Batch]]]]:
-        """For ever: the epoch and position to go on from *after* this update, and this rank's micro-batches of it.
+    def start(self, place: list[int] | None = None) -> Iterator[tuple[list[int], list[Loaded[Batch]]]]:
+        """For ever: the place to go on from *after* this update, and this rank's micro-batches of it.
 
-        The workers run on from epoch to epoch, decoding ahead.
+        A place is an epoch and the number of its next update; None is the beginning. The workers run on from epoch to
+        epoch, decoding ahead.
         """
-        loader = iter(self._loader((e, part) for e, _, parts in self._deal(epoch, position) for part in parts))
-        for number, (e, after, parts) in enumerate(self._deal(epoch, position)):
+        epoch, position = place or (0, 0)
+        loader = iter(self._loader((e, part) for (e, _), parts in self._deal(epoch, position) for part in parts))
+        for number, (after, parts) in enumerate(self._deal(epoch, position)):
             began = time.monotonic()
             loaded = [next(loader) for _ in parts]
             self.waited_s += time.monotonic() - began if number else 0.0
-            yield e, after, loaded
+            yield after, loaded
 
     def once(self) -> Iterator[Loaded[Batch]]:
         """This rank's share of the corpus, each utterance once, in a fixed order, for scoring."""
         parts = deal(np.arange(len(self.utterances)), self.durations_s, self.batch_max_s, self.ranks, self.rank)
         yield from self._loader((0, part) for part in parts)
 
-    def _deal(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
+    def _deal(self, epoch: int, position: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         while True:
             plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats)
             for number in range(position, len(plan)):
                 parts = deal(plan[number], self.durations_s, self.batch_max_s, self.ranks, self.rank)
-                yield epoch, number + 1, parts
+                yield [epoch, number + 1], parts
             epoch, position = epoch + 1, 0
 
     def _loader(self, asked: Iterator[tuple[int, np.ndarray]]) -> DataLoader[Any]:

@@ -49,7 +49,7 @@ def train(config: PretrainConfig) -> int:
     window = Window(run.elapsed_s)
     model.train()
     todo = range(state.update + 1, config.run.updates + 1)
-    for update, (epoch, position, loaded) in zip(todo, updates.start(state.epoch, state.position), strict=False):
+    for update, (place, loaded) in zip(todo, updates.start(state.place), strict=False):
         progress = update / config.run.updates
         goal = config.objective
         temperature = gumbel_temperature(progress, goal.gumbel_start, goal.gumbel_end, goal.gumbel_fraction)
@@ -65,7 +65,7 @@ def train(config: PretrainConfig) -> int:
                 window.add(sums)
                 losses.append(sums.loss.detach())
             norm = step(run, model, optimizer, state, torch.stack(losses).sum(), loaded)
-        state.update, state.epoch, state.position = update, epoch, position
+        state.update, state.place = update, place
         state.seconds_seen += seconds
         window.count(totals, seconds, loaded, norm)
         stop = run.should_stop()
