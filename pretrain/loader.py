@@ -56,6 +56,15 @@ class Loaded(Generic[Batch]):
         return len(self.sources) * self.longest_s
 
 
+def loaded_of(
+    clips: list[Clip], skipped: list[dict[str, Any]], collate: Callable[[list[Clip]], Batch]
+) -> Loaded[Batch]:
+    """A micro-batch of these clips."""
+    seconds = [len(clip.waveform) / SAMPLE_RATE_HZ for clip in clips]
+    sources = [clip.utterance.source for clip in clips]
+    return Loaded(collate(clips), sum(seconds), skipped, sources, max(seconds, default=0.0))
+
+
 class _MicroBatches(Dataset[Any]):
     """Micro-batches by epoch and utterances, decoded when asked for."""
 
@@ -71,9 +80,7 @@ class _MicroBatches(Dataset[Any]):
             except UserError as error:
                 source = self.updates.utterances[index % len(self.updates.utterances)].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
-        seconds = [len(clip.waveform) / SAMPLE_RATE_HZ for clip in clips]
-        sources = [clip.utterance.source for clip in clips]
-        return Loaded(self.updates.collate(clips), sum(seconds), skipped, sources, max(seconds, default=0.0))
+        return loaded_of(clips, skipped, self.updates.collate)
 
 
 class Updates(Generic[Batch]):
@@ -114,13 +121,7 @@ class Updates(Generic[Batch]):
         """
         index = number % len(self.utterances)
         utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, number])
-        spare_s = utterance.duration_s - self.crop_s
-        start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
-        waveform = utterance.read(start_s, self.crop_s)
-        if len(waveform) < round(min(self.min_s, self.durations_s[index]) * SAMPLE_RATE_HZ * 0.99):
-            raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
-                            f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
-        return Clip(utterance, waveform[: round(self.crop_s * SAMPLE_RATE_HZ)], rng)
+        return read_clip(utterance, rng, self.crop_s, self.min_s)
 
     def epoch_length(self, epoch: int) -> int:
         return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats))
@@ -160,11 +161,26 @@ class Updates(Generic[Batch]):
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
             generator=torch.Generator(),  # its own: the run's random numbers stay untouched
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
 
 
-def _start_worker(_: int) -> None:
+def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min_s: float) -> Clip:
+    """Decode an utterance, or a random part of it that lasts ``crop_s``.
+
+    Raises:
+        UserError: unreadable, or shorter than the header said and than ``min_s``.
+    """
+    spare_s = utterance.duration_s - crop_s
+    start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
+    waveform = utterance.read(start_s, crop_s)
+    if len(waveform) < round(min(min_s, utterance.duration_s) * SAMPLE_RATE_HZ * 0.99):
+        raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
+                        f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
+    return Clip(utterance, waveform[: round(crop_s * SAMPLE_RATE_HZ)], rng)
+
+
+def start_worker(_: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process answers them, and ends its workers
