@@ -3,7 +3,8 @@
 A frame is loud where its energy lies less than ``below_db`` under the recording's own loud level, and speech where most
 frames around it are loud, as in Kaldi's energy-based detector (``compute-vad``: frames-context, proportion-threshold).
 Pauses shorter than ``silence_s`` do not end it, like the hangover of ITU-T P.56, whose margin below the active level is
-that of a meter; here weak consonants must pass. An energy gate cannot tell speech from music or steady noise.
+that of a meter; here weak consonants must pass. An energy gate cannot tell speech from music or steady noise, and
+skips nothing of a recording of which speech is under a twentieth.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class GateConfig:
 def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tuple[np.ndarray, float]:
     """Energies of a part of a file, in frames of about 20 ms: dB of full scale (F,), and the seconds of a frame.
 
-    Read once in blocks: an hour takes 0.7 MB. A constant offset counts as nothing, and so do values that are not finite.
+    Read once, in blocks: an hour takes 0.7 MB. A constant offset counts as silence, and so do values that are not
+    finite.
 
     Raises:
         UserError: the file cannot be decoded.
@@ -64,8 +66,8 @@ def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tup
 def find_speech(levels_db: np.ndarray, frame_s: float, min_s: float, max_s: float, gate: GateConfig) -> np.ndarray:
     """Stretches of speech, in order and apart: begin and end in seconds (K, 2); none where all is silence.
 
-    Each lasts from ``min_s`` to ``max_s``: a shorter one is widened into the silence around it, a longer one cut where it
-    is quietest.
+    Each lasts from ``min_s`` to ``max_s``: a shorter one is widened into the silence around it, a longer one is cut
+    where it is quietest.
 
     Args:
         levels_db: (F,) of ``frame_levels``, of at least ``min_s`` seconds.

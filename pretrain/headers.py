@@ -42,7 +42,7 @@ def with_headers(rows: Rows, source: str, labels: bool) -> Iterator[tuple[Row, A
     old: Entries = {}
     found: dict[Place, Entry | UserError] = {}
     asked: set[Place] = set()
-    progress, whole, loaded = _Progress(), False, False
+    progress, whole, loaded = Progress("looked at", "utterances"), False, False
     waiting: deque[tuple[list[Row | Fault], Future[Looked] | None]] = deque()
     pool = ThreadPoolExecutor(THREADS, thread_name_prefix="headers")
     rows = iter(rows)
@@ -152,15 +152,16 @@ def opened(source: str, stored: Stored | None) -> Iterator[str | BinaryIO]:
         raise UserError(str(error).replace("stored audio", source, 1)) from error
 
 
-class _Progress:
+class Progress:
     """A line on stderr once it takes seconds: renewed in place on a terminal, every ten seconds elsewhere."""
 
-    def __init__(self) -> None:
-        self.count, self.started_s, self.terminal = 0, time.monotonic(), sys.stderr.isatty()
+    def __init__(self, what: str, unit: str) -> None:
+        self.what, self.unit = what, unit
+        self.count, self.started_s, self.terminal = 0.0, time.monotonic(), sys.stderr.isatty()
         self.next_s = self.started_s + (SILENT_S if self.terminal else LOG_EVERY_S)
         self.speaks, self.spoke = os.environ.get("RANK", "0") == "0", False
 
-    def add(self, count: int) -> None:
+    def add(self, count: float) -> None:
         self.count += count
         if self.speaks and time.monotonic() >= self.next_s:
             self._say("" if self.terminal else "\n")
@@ -172,7 +173,6 @@ class _Progress:
 
     def _say(self, end: str) -> None:
         self.spoke, spent_s = True, time.monotonic() - self.started_s
-        line = (
-            f"looked at {self.count:,} utterances in {spent_s:.0f} s, {self.count / max(spent_s, 1e-9):,.0f} a second"
-        )
+        line = (f"{self.what} {self.count:,.0f} {self.unit} in {spent_s:.0f} s, "
+                f"{self.count / max(spent_s, 1e-9):,.0f} a second")  # fmt: skip
         print("\r" + line if self.terminal else line, end=end, file=sys.stderr, flush=True)

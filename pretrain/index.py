@@ -32,15 +32,19 @@ Entries = dict[tuple[str, int], Entry]
 """By absolute path and, in a tar, the member's offset; -1 for a whole file."""
 
 
-def index_path(source: str, labels: bool) -> Path | None:
-    """Where the index of a source lies, whatever folder it is named from; None where there is no home."""
+def cache_path(kind: str, identity: bytes, suffix: str) -> Path | None:
+    """A file of the cache; None where there is no home."""
     folder = os.environ.get("MIXVEC_CACHE")
     try:
         cache = Path(folder) if folder else Path.home() / ".cache" / "mixvec"
     except RuntimeError:
         return None
-    identity = os.fsencode(os.path.abspath(source)) + (b"\0labels" if labels else b"")
-    return cache / "index" / f"{hashlib.sha256(identity).hexdigest()[:32]}.arrow"
+    return cache / kind / (hashlib.sha256(identity).hexdigest()[:32] + suffix)
+
+
+def index_path(source: str, labels: bool) -> Path | None:
+    """Where the index of a source lies, whatever folder it is named from; None where there is no home."""
+    return cache_path("index", os.fsencode(os.path.abspath(source)) + (b"\0labels" if labels else b""), ".arrow")
 
 
 def load_index(path: Path | None) -> Entries:

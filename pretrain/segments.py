@@ -3,9 +3,9 @@
 Without ``data.gate`` the stretches of a recording are of even length and cover all of it, so an epoch hears everything
 once; with it they are where there is speech (``gate.py``). Only what is longer than ``data.max_s`` is ever cut.
 
-To find speech every long recording is read once. What was found is remembered beside the index of headers
-(``$MIXVEC_CACHE/speech``), by name, size, time and the settings; never any audio. A file there that is damaged or cannot
-be kept only means reading again.
+To find speech every long recording is read once. What was found is remembered beside the index of headers, in
+``$MIXVEC_CACHE/speech``, by name, size, time and settings; never any audio. Where that is lost, damaged or cannot be
+kept, recordings are read again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,16 +26,20 @@ import numpy as np
 from mixvec import UserError
 from mixvec.atomic import whole_file
 
-from .gate import GateConfig, find_speech, frame_levels
+from .config import DataConfig
+from .gate import find_speech, frame_levels
 from .headers import Progress, opened
 from .index import cache_path
-from .sources import Corpus, Utterance
+from .mixture import weighted_sources
+from .sources import Corpus
+from .utterances import Utterance
 
 VERSION = "1"
 GRID_S = 0.04
 """Even cuts fall on multiples of it: a whole number of samples at every rate in use, so none is read twice or never."""
 SAVE_EVERY_S = 60.0
 
+Once = Callable[[Callable[[], list[np.ndarray | str]]], list[np.ndarray | str]]
 Found = dict[bytes, np.ndarray]
 """By the key of a recording: begin and end of its stretches in seconds (K, 2)."""
 
@@ -56,15 +60,19 @@ class Cut:
 
     recordings: int
     stretches: int
-    silence_s: float
-    """Left out by the gate."""
+    left_out_s: float
+    """What no stretch covers."""
+
+    def __str__(self) -> str:
+        left_out = f"; {self.left_out_s / 3600:.2f} h are left out" if self.left_out_s >= 1 else ""
+        return f"{self.recordings:,} long recordings are cut into {self.stretches:,} stretches{left_out}"
 
 
 def even_stretches(durations_s: np.ndarray, min_s: float, max_s: float) -> Stretches:
     """Recordings of (N,) seconds in as few stretches as ``max_s`` allows, which cover them evenly.
 
-    None lasts less than ``min_s``, unless its recording does; where ``min_s`` is over half of ``max_s`` that can mean
-    leaving out the end.
+    None lasts less than ``min_s``, unless its recording does (or ``min_s`` is within ``GRID_S`` of ``max_s``). Where
+    ``min_s`` is over half of ``max_s``, that can mean leaving out the end.
     """
     longest_s = max(np.floor(max_s / GRID_S + 1e-9) * GRID_S, min(GRID_S, max_s))
     counts = np.where(durations_s > max_s, np.ceil(durations_s / longest_s - 1e-9), 1).astype(np.int64)
@@ -79,37 +87,24 @@ def even_stretches(durations_s: np.ndarray, min_s: float, max_s: float) -> Stret
     return Stretches(owners, starts_s, ends_s - starts_s)
 
 
-def cut_long(
-    corpus: Corpus,
-    sources: list[str],
-    *,
-    min_s: float,
-    max_s: float,
-    gate: GateConfig,
-    once: Callable[[Callable[[], list[np.ndarray | str]]], list[np.ndarray | str]] = lambda work: work(),
-) -> Cut:
-    """Put stretches in the place of the recordings of ``corpus`` that are longer than ``max_s``.
+def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work()) -> Cut:
+    """Put stretches in the place of the recordings of ``corpus`` that are longer than ``data.max_s``.
 
     Args:
-        corpus: of utterances of at least ``min_s``.
-        sources: what its ``part`` numbers stand for; what is found is remembered under these names.
+        corpus: of ``data.train``, with no utterance under ``data.min_s``.
         once: calls what it is given on one rank and returns that on all.
     """
-    whole, durations_s = corpus.utterances, np.array([u.duration_s for u in corpus.utterances])
-    long = np.flatnonzero(durations_s > max_s)
-    if gate.below_db is None or not len(long):
-        stretches = even_stretches(durations_s, min_s, max_s)
+    whole, durations_s = corpus.utterances, corpus.utterances.durations_s
+    long = np.flatnonzero(durations_s > data.max_s)
+    if data.gate.below_db is None or not len(long):
+        stretches = even_stretches(durations_s, data.min_s, data.max_s)
     else:
-        found = once(lambda: _speech([whole[i] for i in long], sources, min_s, max_s, gate))
+        found = once(lambda: _speech([whole[int(i)] for i in long], data))
         for i, why in zip(long, found, strict=True):
             if isinstance(why, str):
-                corpus.skip(whole[i].source, why)
+                corpus.skip(whole[int(i)].source, why)
         stretches = _gated(durations_s, long, [np.zeros((0, 2)) if isinstance(f, str) else f for f in found])
-    corpus.utterances = [
-        whole[i] if durations_s[i] <= max_s
-        else replace(whole[i], start_s=whole[i].start_s + start_s, duration_s=duration_s, text=None, label=None)
-        for i, start_s, duration_s in zip(*(column.tolist() for column in stretches), strict=True)
-    ]  # fmt: skip
+    corpus.utterances = whole.stretches(*stretches)
     parts = int(np.isin(stretches.owners, long).sum())
     return Cut(len(long), parts, max(0.0, float(durations_s.sum() - stretches.durations_s.sum())))
 
@@ -124,18 +119,15 @@ def _gated(durations_s: np.ndarray, long: np.ndarray, found: list[np.ndarray]) -
     return Stretches(owners, starts_s, ends_s - starts_s)
 
 
-def _speech(
-    recordings: list[Utterance], sources: list[str], min_s: float, max_s: float, gate: GateConfig
-) -> list[np.ndarray | str]:
+def _speech(recordings: list[Utterance], data: DataConfig) -> list[np.ndarray | str]:
     """What ``find_speech`` says of each recording, or why it cannot be used; from the cache where nothing changed."""
     answers: list[np.ndarray | str] = [""] * len(recordings)
+    settings = repr((VERSION, data.min_s, data.max_s, data.gate)).encode()
     progress = Progress("listened to", "minutes")
-    settings = repr((VERSION, min_s, max_s, gate)).encode()
-    for part in sorted({recording.part for recording in recordings}):
-        identity = os.fsencode(os.path.abspath(sources[part])) + b"\0" + settings
+    for part, (name, _) in enumerate(weighted_sources(data.train, "data.train")):
         numbers = [i for i, recording in enumerate(recordings) if recording.part == part]
-        listened = _listen([recordings[i] for i in numbers], cache_path("speech", identity, ".npz"),
-                           lambda own: _find(own, min_s, max_s, gate), progress)  # fmt: skip
+        path = cache_path("speech", os.fsencode(_absolute(name)) + b"\0" + settings, ".npz")
+        listened = _listen([recordings[i] for i in numbers], path, data, progress)
         for i, answer in zip(numbers, listened, strict=True):
             answers[i] = answer
     progress.close()
@@ -143,9 +135,9 @@ def _speech(
 
 
 def _listen(
-    recordings: list[Utterance], path: Path | None, find: Callable[[Utterance], np.ndarray], progress: Progress
+    recordings: list[Utterance], path: Path | None, data: DataConfig, progress: Progress
 ) -> list[np.ndarray | str]:
-    """Those of one source, several at a time. What was found is saved now and then, at the end, or on an interruption."""
+    """Those of one source, several at a time. What was found is saved now and then, and when it ends in any way."""
     old, found, answers = _load(path), Found(), list[np.ndarray | str]()
     pool = ThreadPoolExecutor(_cores(), thread_name_prefix="gate")
     saved_s, whole = time.monotonic(), False
@@ -153,7 +145,7 @@ def _listen(
     def look(recording: Utterance) -> tuple[bytes, np.ndarray | str]:
         key = _key(recording)
         try:
-            return key, old[key] if key in old else find(recording)
+            return key, old[key] if key in old else _find(recording, data)
         except UserError as error:
             return key, str(error)
 
@@ -176,25 +168,29 @@ def _listen(
     return answers
 
 
-def _find(recording: Utterance, min_s: float, max_s: float, gate: GateConfig) -> np.ndarray:
+def _find(recording: Utterance, data: DataConfig) -> np.ndarray:
     with opened(recording.source, recording.stored) as file:
         levels_db, frame_s = frame_levels(file, recording.start_s, recording.duration_s)
-    if len(levels_db) * frame_s < min_s:
-        raise UserError(f"{recording.source}: only {len(levels_db) * frame_s:.2f} s of its {recording.duration_s:.2f} s "
-                        "could be decoded")  # fmt: skip
-    return find_speech(levels_db, frame_s, min_s, max_s, gate)
+    if len(levels_db) * frame_s < data.min_s:
+        raise UserError(f"{recording.source}: only {len(levels_db) * frame_s:.2f} s of its "
+                        f"{recording.duration_s:.2f} s could be decoded")  # fmt: skip
+    return find_speech(levels_db, frame_s, data.min_s, data.max_s, data.gate)
 
 
 def _key(recording: Utterance) -> bytes:
     """Of a recording as it is now: 16 bytes that another one, or the same one after a change, does not have."""
-    path = getattr(recording.stored, "path", recording.source)
+    path, version = (getattr(recording.stored, name, None) for name in ("path", "version"))
     try:
-        state = os.stat(path)
+        state = os.stat(path or recording.source)
         size, mtime_ns = state.st_size, state.st_mtime_ns
     except (OSError, ValueError):
         size, mtime_ns = -1, -1
-    facts = (os.path.abspath(recording.source), size, mtime_ns, recording.start_s, recording.duration_s)
+    facts = (_absolute(recording.source), version, size, mtime_ns, recording.start_s, recording.duration_s)
     return hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
+
+
+def _absolute(name: str) -> str:
+    return name if "://" in name else os.path.abspath(name)
 
 
 def _load(path: Path | None) -> Found:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Generic
 
@@ -31,6 +31,7 @@ from .mixture import weighted_sources
 from .plan import deal, plan_pool
 from .readers.rows import Fault, Row, Rows
 from .readers.tables import Held
+from .segments import even_stretches
 from .sources import parts_of, utterance_of
 from .utterances import Utterance
 
@@ -49,7 +50,18 @@ class Streamed:
 
     utterance: Utterance
     numbers: tuple[int, ...]
-    """Epoch, source, shard and row."""
+    """Epoch, source, shard and row; and which stretch of a long recording."""
+
+    def stretches(self, min_s: float, max_s: float) -> list[Streamed]:
+        """It, or what a recording longer than ``max_s`` is cut into."""
+        if self.utterance.duration_s <= max_s:
+            return [self]
+        _, starts_s, durations_s = even_stretches(np.array([self.utterance.duration_s]), min_s, max_s)
+        return [
+            Streamed(replace(self.utterance, start_s=self.utterance.start_s + start_s, duration_s=duration_s),
+                     (*self.numbers, number))
+            for number, (start_s, duration_s) in enumerate(zip(starts_s.tolist(), durations_s.tolist(), strict=True))
+        ]  # fmt: skip
 
 
 @dataclass
@@ -223,8 +235,8 @@ class StreamedUpdates(Generic[Batch]):
             if isinstance(found, Fault):
                 pool.skipped.append({"source": found.source, "reason": found.reason})
             else:
-                pool.utterances.append(found)
-                seconds[turn] += min(found.utterance.duration_s, self.crop_s)
+                pool.utterances += found.stretches(self.min_s, self.crop_s)
+                seconds[turn] += found.utterance.duration_s
         bad, count = sum(own.bad_count for own in self.sources), sum(own.read_count for own in self.sources)
         if bad > self.max_skipped * count:
             reasons = " ".join("; ".join(row["reason"] for row in pool.skipped[:3]).split())
@@ -234,7 +246,7 @@ class StreamedUpdates(Generic[Batch]):
 
     def _deal(self, pool: Pool, begins: list[At | None], first: int) -> Iterator[tuple[Place, list[np.ndarray]]]:
         """The updates of a pool from ``first`` on, as micro-batches, each with the place after it."""
-        durations_s = np.minimum([s.utterance.duration_s for s in pool.utterances], self.crop_s)
+        durations_s = np.array([streamed.utterance.duration_s for streamed in pool.utterances])
         count = min(len(durations_s), max(1, round(float(durations_s.sum()) / self.update_s)))
         where = [value for at in begins for value in at or [0, 0, 0, 0]]
         rng = np.random.default_rng([self.seed, self.rank, *where, 6])

@@ -29,6 +29,11 @@ class TableRow:
     table: Any = field(repr=False)
     row: int
 
+    @property
+    def path(self) -> str | None:
+        """The first file of the table; None where it lies in memory."""
+        return next((file["filename"] for file in self.table.cache_files), None)
+
     def open(self) -> BinaryIO:
         return _opened(self.table[self.row]["audio"])
 

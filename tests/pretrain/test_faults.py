@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ import torch
 from finetune.asr import AsrTask
 from mixvec import UserError
 from pretrain.objective import MaskedPrediction, Sums
+from pretrain.run import Run
 from tests.runs import PRETRAIN, ROOT, finetune, identical, in_forward, pretrain, rows, weights
 
 ONE_BATCH = ("batch.max_s=60", "run.save_every=1", "run.keep=9")
@@ -168,6 +173,28 @@ def test_a_rank_that_hangs_is_given_up_after_the_stated_time(corpus: Path, tmp_p
     done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", stop, "run.updates=100000", "run.timeout_s=5")
     assert done.returncode != 0 and time.monotonic() - began < 75
     assert "error: rank 0: another rank is gone, or did not answer within run.timeout_s=5" in done.stderr
+
+
+def test_the_other_ranks_wait_as_long_as_it_takes(monkeypatch: Patch) -> None:
+    """Each hears from the main one within run.timeout_s, here a stand-in's patience, and has its answer in the end."""
+    line: queue.Queue[list[Any]] = queue.Queue()
+    local = threading.local()
+
+    def broadcast(told: list[Any]) -> list[Any]:
+        if local.main:
+            line.put(told)
+            return told
+        return line.get(timeout=1.0)
+
+    def rank(main: bool) -> str:
+        local.main = main
+        place = SimpleNamespace(num_processes=2, is_main_process=main)
+        own: Any = SimpleNamespace(accelerator=place, config=SimpleNamespace(run=SimpleNamespace(timeout_s=1.0)))
+        return Run.on_main(own, lambda: time.sleep(1.6) or "found")
+
+    monkeypatch.setattr("pretrain.run.broadcast_object_list", broadcast)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(rank, (True, False))) == ["found", "found"]
 
 
 def test_one_rank_without_a_finite_loss_skips_the_update_on_both(
