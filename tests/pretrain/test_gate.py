@@ -62,7 +62,7 @@ def test_what_is_short_is_widened_within_the_recording(tmp_path: Path) -> None:
 
 def test_a_run_that_is_too_long_is_cut_in_its_pauses(tmp_path: Path) -> None:
     """In the last third before ``max_s``, however short the pauses are; where there is none, somewhere there."""
-    spans = [(0.0, 8.0), (8.3, 17.0), (17.2, 25.0), (25.25, 50.0)]
+    spans = [(0.0, 2.0), (2.4, 8.0), (8.3, 17.0), (17.2, 25.0), (25.25, 50.0)]
     cut = found(spoken(tmp_path / "a.wav", 50.0, spans), max_s=10.0)
     ends = [end for _, end in cut]
     assert [begin for begin, _ in cut] == [0.0, *ends[:-1]] and ends[-1] == pytest.approx(50.0)
