@@ -95,28 +95,33 @@ def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work())
         once: calls what it is given on one rank and returns that on all.
     """
     whole, durations_s = corpus.utterances, corpus.utterances.durations_s
-    long = np.flatnonzero(durations_s > data.max_s)
-    if data.gate.below_db is None or not len(long):
-        stretches = even_stretches(durations_s, data.min_s, data.max_s)
+    is_long = durations_s > data.max_s
+    long = np.flatnonzero(is_long)
+    if not len(long):
+        return Cut(0, 0, 0.0)
+    if data.gate.below_db is None:
+        parts = even_stretches(durations_s[long], data.min_s, data.max_s)
     else:
-        found = once(lambda: _speech([whole[int(i)] for i in long], data))
-        for i, why in zip(long, found, strict=True):
-            if isinstance(why, str):
-                corpus.skip(whole[int(i)].source, why)
-        stretches = _gated(durations_s, long, [np.zeros((0, 2)) if isinstance(f, str) else f for f in found])
-    corpus.utterances = whole.stretches(*stretches)
-    parts = int(np.isin(stretches.owners, long).sum())
-    return Cut(len(long), parts, max(0.0, float(durations_s.sum() - stretches.durations_s.sum())))
+        recordings = [whole[int(number)] for number in long]
+        parts = _usable(recordings, once(lambda: _speech(recordings, data)), corpus)
+    counts = np.ones(len(whole), dtype=np.int64)
+    counts[long] = np.bincount(parts.owners, minlength=len(long))
+    owners, cut = np.repeat(np.arange(len(whole)), counts), np.repeat(is_long, counts)
+    starts_s, lengths_s = np.zeros(len(owners)), durations_s[owners]
+    starts_s[cut], lengths_s[cut] = parts.starts_s, parts.durations_s
+    corpus.utterances = whole.stretches(owners, starts_s, lengths_s)
+    return Cut(len(long), len(parts.owners), max(0.0, float(durations_s[long].sum() - parts.durations_s.sum())))
 
 
-def _gated(durations_s: np.ndarray, long: np.ndarray, found: list[np.ndarray]) -> Stretches:
-    """The long recordings by what was found in each, the others whole."""
-    counts = np.ones(len(durations_s), dtype=np.int64)
-    counts[long] = [len(bounds_s) for bounds_s in found]
-    owners = np.repeat(np.arange(len(durations_s)), counts)
-    starts_s, ends_s = np.zeros(len(owners)), durations_s[owners]
-    starts_s[np.isin(owners, long)], ends_s[np.isin(owners, long)] = np.concatenate(found).T
-    return Stretches(owners, starts_s, ends_s - starts_s)
+def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: Corpus) -> Stretches:
+    """What was found, end to end; recordings of which there is only a reason are skipped with it."""
+    bounds_s = [np.zeros((0, 2)) if isinstance(answer, str) else answer for answer in found]
+    for recording, answer in zip(recordings, found, strict=True):
+        if isinstance(answer, str):
+            corpus.skip(recording.source, answer)
+    owners = np.repeat(np.arange(len(bounds_s)), [len(own) for own in bounds_s])
+    begins_s, ends_s = np.concatenate(bounds_s).T
+    return Stretches(owners, begins_s, ends_s - begins_s)
 
 
 def _speech(recordings: list[Utterance], data: DataConfig) -> list[np.ndarray | str]:
