@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
 
+from .augment import WaveformAugmentConfig
 from .objective import ObjectiveConfig
 
 
@@ -33,6 +34,8 @@ class DataConfig:
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
     """The largest share of the utterances that may be skipped as unreadable before the run stops; 1 never stops."""
+    augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
+    """What is done to the waveforms; nothing by default. ``min_s`` is before, ``max_s`` after a change of speed."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch.optim import AdamW
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
+from .augment import Augmentation
 from .config import PretrainConfig
 from .export import save_model, training_facts
 from .faults import memory_named
@@ -83,8 +84,11 @@ def train(config: PretrainConfig) -> int:
 def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> tuple[Corpus, Updates[MaskedBatch]]:
     """Find the audio, leave out what is too short, say what there is, and plan it for this rank."""
     data, frame_lengths = config.data, objective.encoder.frame_lengths
-    if frame_lengths(round(data.min_s * SAMPLE_RATE_HZ)) < MIN_FRAMES:
-        raise UserError(f"data.min_s={data.min_s} is too short to mask: {MIN_FRAMES} frames of the encoder are needed")
+    if frame_lengths(round(data.min_s / data.augment.fastest * SAMPLE_RATE_HZ)) < MIN_FRAMES:
+        fast = f" at data.augment.speed={data.augment.fastest:g}" if data.augment.fastest > 1 else ""
+        raise UserError(
+            f"data.min_s={data.min_s} is too short to mask{fast}: {MIN_FRAMES} frames of the encoder are needed"
+        )
     corpus = find_utterances(data.train, "data.train")
     run.note_skipped(corpus.skipped, fresh=True)
     corpus.check_skipped(data.max_skipped, f"data.train={data.train}")
@@ -92,12 +96,14 @@ def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> 
     run.note_skipped(corpus.skipped, fresh=True)
     if not corpus.utterances:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
+    augment = Augmentation(data.augment, corpus, config.run.seed)
+    run.note_skipped(augment.skipped)
     updates = Updates(
         corpus, partial(collate_masked, config=config.objective, frame_lengths=frame_lengths),
         update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=data.max_s, min_s=data.min_s,
         workers=data.workers, seed=config.run.seed,
         ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
-        temperature=data.temperature,
+        temperature=data.temperature, augment=augment,
     )  # fmt: skip
     skipped = f", {len(corpus.skipped)} files skipped (why: {run.dir / 'skipped.jsonl'})" if corpus.skipped else ""
     parameters = sum(p.numel() for p in objective.parameters()) / 1e6
