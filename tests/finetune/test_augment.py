@@ -41,6 +41,7 @@ def opened(corpus: Path, run_dir: Path, *keys: str) -> dict[str, Updates[Labelle
 def test_only_training_is_augmented(corpus: Path, tmp_path: Path) -> None:
     noise = f"data.augment.noise={corpus}/intent/test"
     plain, augmented = opened(corpus, tmp_path / "plain"), opened(corpus, tmp_path / "on", *ON, noise)
+    assert augmented["valid"].augment is None
     for one, other in zip(plain["valid"].once(), augmented["valid"].once(), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.batch[:6], other.batch[:6], strict=True))
     assert not torch.equal(plain["train"].read(0, 0).waveform, augmented["train"].read(0, 0).waveform)
