@@ -84,8 +84,13 @@ class Augmentation:
         """Find the noises and impulse responses.
 
         Raises:
-            UserError: a source does not exist, or holds no audio that can be read; the message names its key.
+            UserError: a source does not exist, or holds no audio that can be read; or there is nothing to mix with. The
+                message names the key.
         """
+        if config.mix_prob and len(corpus.utterances) < 2:
+            raise UserError(
+                f"data.augment.mix_prob={config.mix_prob:g} needs a second utterance in data.train to mix with"
+            )
         self.config, self.utterances, self.seed = config, corpus.utterances, seed
         self.rirs = _Sounds(config.reverb, "data.augment.reverb")
         self.noises = _Sounds(config.noise, "data.augment.noise")
@@ -113,7 +118,7 @@ class Augmentation:
         if self.rirs and rng.random() < config.reverb_prob:
             with _named(self.rirs.key):
                 waveform = reverberate(waveform, self.rirs.draw(rng).read(0.0, RIR_MAX_S))
-        if len(self.utterances) > 1 and config.mix_prob and rng.random() < config.mix_prob:
+        if config.mix_prob and rng.random() < config.mix_prob:
             other = (index + 1 + int(rng.integers(len(self.utterances) - 1))) % len(self.utterances)
             with _named("data.augment.mix_prob"):
                 partner = read_stretch(self.utterances[other], len(waveform) / SAMPLE_RATE_HZ, rng)
