@@ -12,7 +12,8 @@ from torch import Tensor
 from mixvec import CtcRecognizer, EncoderConfig, UserError
 from mixvec.output import EncoderOutput
 from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_characters
-from pretrain.sources import Corpus, Utterance
+from pretrain.sources import Corpus
+from pretrain.utterances import Utterance
 
 from .batch import LabelledBatch
 from .config import FinetuneConfig

@@ -12,7 +12,7 @@ from torch import Tensor
 from mixvec.frontend import SAMPLE_RATE_HZ
 from pretrain.loader import Clip, pad
 from pretrain.masks import MIN_FRAMES, span_mask
-from pretrain.sources import Utterance
+from pretrain.utterances import Utterance
 
 from .config import AugmentConfig
 

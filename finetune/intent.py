@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mixvec import Classifier, EncoderConfig, UserError
 from mixvec.output import EncoderOutput
-from pretrain.sources import Corpus, Utterance
+from pretrain.sources import Corpus
+from pretrain.utterances import Utterance
 
 from .batch import LabelledBatch
 from .config import FinetuneConfig

@@ -16,7 +16,8 @@ from mixvec.output import EncoderOutput
 from pretrain.augment import Augmentation
 from pretrain.loader import Loaded, Updates
 from pretrain.run import Run
-from pretrain.sources import Corpus, Utterance, find_utterances
+from pretrain.sources import Corpus, find_utterances
+from pretrain.utterances import Utterance
 
 from .asr import AsrTask
 from .batch import LabelledBatch, collate_labelled
@@ -35,8 +36,7 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
         corpus = find_utterances(getattr(data, split), f"data.{split}", labels=True)
         corpus.check_skipped(data.max_skipped, f"data.{split}={getattr(data, split)}")
         if split != "test":
-            corpus.keep(lambda u: u.duration_s <= data.max_s, "{u.source}: {u.duration_s:.1f} s is over data.max_s")
-            corpus.keep(lambda u: u.duration_s >= data.min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
+            corpus.keep_durations(data.min_s, data.max_s)
         if not corpus.utterances:
             raise UserError(f"data.{split}={getattr(data, split)}: nothing between data.min_s and data.max_s in it")
         found[split] = corpus
@@ -85,9 +85,9 @@ def open_data(
     run.note_skipped(corpus.skipped, fresh=training)
     if corpus.skipped:
         run.say(f"data.{split}: {len(corpus.skipped)} utterances left out (why: {run.dir / 'skipped.jsonl'})")
-    augment = Augmentation(data.augment, corpus, config.run.seed) if training else None
+    augment = Augmentation(data.augment, config.run.seed) if training else None
     run.note_skipped(augment.skipped if augment else [])
-    longest_s = max(u.duration_s for u in corpus.utterances) / slowest
+    longest_s = float(corpus.utterances.durations_s.max()) / slowest
     collate = partial(
         collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
         frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,

@@ -49,7 +49,7 @@ def train(config: FinetuneConfig) -> int:
     state = run.resume(model, optimizer)
     losses: list[torch.Tensor] = []
     todo = range(state.update + 1, config.run.updates + 1)
-    for update, (epoch, position, loaded) in zip(todo, data["train"].start(state.epoch, state.position), strict=False):
+    for update, (place, loaded) in zip(todo, data["train"].start(state.place), strict=False):
         progress = update / config.run.updates
         set_learning_rate(optimizer, learning_rate(progress, optim))
         frozen = config.pretrained is not None and progress <= config.freeze
@@ -66,7 +66,7 @@ def train(config: FinetuneConfig) -> int:
                 losses[-1] += loss.detach()
             sum_gradients(run, model)
             norm = step(run, model, optimizer, state, losses[-1], loaded)
-        state.update, state.epoch, state.position = update, epoch, position
+        state.update, state.place = update, place
         state.seconds_seen += seconds
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:

@@ -14,7 +14,7 @@ clipped: the front end normalises.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,8 @@ from torchaudio.functional import fftconvolve, resample
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
-from .sources import Corpus, Utterance, find_utterances
+from .sources import Corpus, find_utterances
+from .utterances import Utterance
 
 RIR_MAX_S = 20.0
 """Of an impulse response no more is read: the longest of real rooms are over by then."""
@@ -80,35 +81,38 @@ class WaveformAugmentConfig:
 class Augmentation:
     """The augmentation of a run. Calling it augments one clip; ``speeds`` is for the plan."""
 
-    def __init__(self, config: WaveformAugmentConfig, corpus: Corpus, seed: int) -> None:
+    def __init__(self, config: WaveformAugmentConfig, seed: int) -> None:
         """Find the noises and impulse responses.
 
         Raises:
-            UserError: a source does not exist, or holds no audio that can be read; or there is nothing to mix with. The
-                message names the key.
+            UserError: a source does not exist, or holds no audio that can be read; the message names its key.
         """
-        if config.mix_prob and len(corpus.utterances) < 2:
-            raise UserError(
-                f"data.augment.mix_prob={config.mix_prob:g} needs a second utterance in data.train to mix with"
-            )
-        self.config, self.utterances, self.seed = config, corpus.utterances, seed
+        self.config, self.seed = config, seed
         self.rirs = _Sounds(config.reverb, "data.augment.reverb")
         self.noises = _Sounds(config.noise, "data.augment.noise")
         self.skipped = self.rirs.skipped + self.noises.skipped
 
-    def speeds(self, epoch: int, first: int, count: int) -> np.ndarray:
-        """(count,) the speed factors of utterances ``first`` and following in an epoch; further copies have the same.
+    def speeds(self, where: tuple[int, ...], first: int, count: int) -> np.ndarray:
+        """(count,) the speed factors of the utterances from the ``first`` on; further copies of one have the same.
 
         The n-th utterance takes the n-th draw, to which the generator leaps, so one costs no more than its own.
+
+        Args:
+            where: the epoch; in a stream also the source and the shard in which utterances are numbered.
         """
         if not self.config.speed:
             return np.ones(count)
-        draws = np.random.Generator(np.random.PCG64([self.seed, epoch, 0, 3]).advance(first)).random(count)
+        draws = np.random.Generator(np.random.PCG64([self.seed, *where, 0, 3]).advance(first)).random(count)
         factors: np.ndarray = np.array(self.config.speed)[(draws * len(self.config.speed)).astype(np.int64)]
         return factors
 
-    def __call__(self, waveform: Tensor, index: int, speed: float, rng: np.random.Generator) -> Tensor:
-        """The waveform (S,) of utterance ``index``, augmented: (⌈S / speed⌉,), finite where it was.
+    def __call__(
+        self, waveform: Tensor, speed: float, utterances: Sequence[Utterance], own: int, rng: np.random.Generator
+    ) -> Tensor:
+        """A waveform (S,) augmented: (⌈S / speed⌉,), finite where it was.
+
+        Args:
+            utterances: of which another than number ``own``, this one, may be mixed in; itself where it is alone.
 
         Raises:
             UserError: a noise, an impulse response or the utterance to mix in cannot be decoded.
@@ -119,9 +123,9 @@ class Augmentation:
             with _named(self.rirs.key):
                 waveform = reverberate(waveform, self.rirs.draw(rng).read(0.0, RIR_MAX_S))
         if config.mix_prob and rng.random() < config.mix_prob:
-            other = (index + 1 + int(rng.integers(len(self.utterances) - 1))) % len(self.utterances)
+            other = (own + 1 + int(rng.integers(max(1, len(utterances) - 1)))) % len(utterances)
             with _named("data.augment.mix_prob"):
-                partner = read_stretch(self.utterances[other], len(waveform) / SAMPLE_RATE_HZ, rng)
+                partner = read_stretch(utterances[other], len(waveform) / SAMPLE_RATE_HZ, rng)
             waveform = mix(waveform, partner, float(rng.uniform(*config.mix_ratio_db)), rng)
         if self.noises and rng.random() < config.noise_prob:
             with _named(self.noises.key):

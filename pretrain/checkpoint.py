@@ -40,9 +40,8 @@ class RunState:
     """Where a run stands: all there is to resume beside weights, optimizer and generators."""
 
     update: int = 0
-    epoch: int = 0
-    position: int = 0
-    """The next update within the epoch."""
+    place: Any = None
+    """Where this rank's data goes on (``loader.Updates.start``, ``stream.StreamedUpdates.start``); None: it begins."""
     seconds_seen: float = 0.0
     wall_s: float = 0.0
     skipped_updates: int = 0
@@ -93,6 +92,7 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
 def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accelerator: Accelerator, run: Any) -> None:
     """Write a checkpoint; keep the ``run.keep`` newest and every ``run.keep_every``-th. Every rank calls this."""
     generators: list[dict[str, Tensor]] = gather_object([_generators()])
+    places: list[Any] = gather_object([state.place])
     if not accelerator.is_main_process:
         return
     moments = {
@@ -101,7 +101,7 @@ def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accele
         for name, value in values.items()
     }
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-    about = {"state": asdict(state), "ranks": accelerator.num_processes, "scaler": scaler}
+    about = {"state": asdict(state), "ranks": accelerator.num_processes, "places": places, "scaler": scaler}
     with whole_folder(folder / f"update_{state.update:08d}") as new:
         save_tensors(model.state_dict(), new / "model.safetensors")
         save_tensors(moments, new / "optimizer.safetensors")
@@ -128,12 +128,13 @@ def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator)
     """
     try:
         saved = json.loads((path / "state.json").read_text())
-        state, ranks = RunState(**saved["state"]), int(saved["ranks"])
+        state, ranks, places = RunState(**saved["state"]), int(saved["ranks"]), list(saved["places"])
         moments, generators = load_file(path / "optimizer.safetensors"), load_file(path / "rng.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{path}: not a checkpoint of this version of mixvec ({error}); choose another run.dir"
         ) from error
+    state.place = places[min(accelerator.process_index, ranks - 1)]  # in a plan they are alike, and ranks may be more
     load_tensors(model, read_tensors(path), path)
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():

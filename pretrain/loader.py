@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -25,7 +25,8 @@ from .config import ObjectiveConfig
 from .masks import MIN_FRAMES, draw_distractors, span_mask
 from .objective import MaskedBatch
 from .plan import deal, plan_epoch
-from .sources import Corpus, Utterance
+from .sources import Corpus
+from .utterances import Utterance
 
 Batch = TypeVar("Batch")
 
@@ -56,6 +57,15 @@ class Loaded(Generic[Batch]):
         return len(self.sources) * self.longest_s
 
 
+def loaded_of(
+    clips: list[Clip], skipped: list[dict[str, Any]], collate: Callable[[list[Clip]], Batch]
+) -> Loaded[Batch]:
+    """A micro-batch of these clips."""
+    seconds = [len(clip.waveform) / SAMPLE_RATE_HZ for clip in clips]
+    sources = [clip.utterance.source for clip in clips]
+    return Loaded(collate(clips), sum(seconds), skipped, sources, max(seconds, default=0.0))
+
+
 class _MicroBatches(Dataset[Any]):
     """Micro-batches by epoch and utterances, decoded when asked for."""
 
@@ -71,15 +81,13 @@ class _MicroBatches(Dataset[Any]):
             except UserError as error:
                 source = self.updates.utterances[index % len(self.updates.utterances)].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
-        seconds = [len(clip.waveform) / SAMPLE_RATE_HZ for clip in clips]
-        sources = [clip.utterance.source for clip in clips]
-        return Loaded(self.updates.collate(clips), sum(seconds), skipped, sources, max(seconds, default=0.0))
+        return loaded_of(clips, skipped, self.updates.collate)
 
 
 class Updates(Generic[Batch]):
     """A run's data, update by update, for one rank.
 
-    Iterate with ``start(epoch, position)``; the pair is all there is to save.
+    Iterate with ``start(place)``; the place is all there is to save.
     """
 
     def __init__(
@@ -100,8 +108,7 @@ class Updates(Generic[Batch]):
     ) -> None:
         """``batch_max_s`` bounds a padded micro-batch, ``crop_s`` an utterance; under ``min_s`` it is skipped."""
         self.utterances, self.collate, self.augment = corpus.utterances, collate, augment
-        self.recorded_s = np.array([u.duration_s for u in corpus.utterances])
-        self.durations_s = np.minimum(self.recorded_s, crop_s)
+        self.durations_s = np.minimum(corpus.utterances.durations_s, crop_s)
         self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s
         self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
         self.waited_s = 0.0
@@ -116,49 +123,48 @@ class Updates(Generic[Batch]):
         """
         index, augment = number % len(self.utterances), self.augment if augmented else None
         utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, number])
-        speed = float(augment.speeds(epoch, index, 1)[0]) if augment else 1.0
-        wanted_s = self.crop_s * speed
-        waveform = read_stretch(utterance, wanted_s, rng)
-        if len(waveform) < round(min(self.min_s, utterance.duration_s, wanted_s) * SAMPLE_RATE_HZ * 0.99):
-            raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
-                            f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
-        if augment:
-            waveform = augment(waveform, index, speed, rng)
-        return Clip(utterance, waveform[: round(self.crop_s * SAMPLE_RATE_HZ)], rng)
+        if augment is None:
+            return read_clip(utterance, rng, self.crop_s, self.min_s)
+        speed = float(augment.speeds((epoch,), index, 1)[0])
+        clip = read_clip(utterance, rng, self.crop_s * speed, self.min_s)
+        return replace(clip, waveform=augment(clip.waveform, speed, self.utterances, index, rng))
 
     def planned_s(self, epoch: int) -> np.ndarray:
         """(N,) seconds of each utterance in this epoch, at its speed and cropped."""
         if self.augment is None:
             return self.durations_s
-        return np.minimum(self.recorded_s / self.augment.speeds(epoch, 0, len(self.recorded_s)), self.crop_s)
+        recorded_s = self.utterances.durations_s
+        return np.minimum(recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s)), self.crop_s)
 
     def epoch_length(self, epoch: int) -> int:
         return len(plan_epoch(self.planned_s(epoch), self.update_s, self.seed, epoch, self.repeats))
 
-    def start(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[Loaded[Batch]]]]:
-        """For ever: the epoch and position to go on from *after* this update, and this rank's micro-batches of it.
+    def start(self, place: list[int] | None = None) -> Iterator[tuple[list[int], list[Loaded[Batch]]]]:
+        """For ever: the place to go on from *after* this update, and this rank's micro-batches of it.
 
-        The workers run on from epoch to epoch, decoding ahead.
+        A place is an epoch and the number of its next update; None is the beginning. The workers run on from epoch to
+        epoch, decoding ahead.
         """
-        loader = iter(self._loader((e, part) for e, _, parts in self._deal(epoch, position) for part in parts))
-        for number, (e, after, parts) in enumerate(self._deal(epoch, position)):
+        epoch, position = place or (0, 0)
+        loader = iter(self._loader((e, part) for (e, _), parts in self._deal(epoch, position) for part in parts))
+        for number, (after, parts) in enumerate(self._deal(epoch, position)):
             began = time.monotonic()
             loaded = [next(loader) for _ in parts]
             self.waited_s += time.monotonic() - began if number else 0.0
-            yield e, after, loaded
+            yield after, loaded
 
     def once(self) -> Iterator[Loaded[Batch]]:
         """This rank's share of the corpus, each utterance once, in a fixed order, as it is, for scoring."""
         parts = deal(np.arange(len(self.utterances)), self.durations_s, self.batch_max_s, self.ranks, self.rank)
         yield from self._loader(((0, part) for part in parts), augmented=False)
 
-    def _deal(self, epoch: int, position: int) -> Iterator[tuple[int, int, list[np.ndarray]]]:
+    def _deal(self, epoch: int, position: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         while True:
             durations_s = self.planned_s(epoch)
             plan = plan_epoch(durations_s, self.update_s, self.seed, epoch, self.repeats)
             for number in range(position, len(plan)):
                 parts = deal(plan[number], durations_s, self.batch_max_s, self.ranks, self.rank)
-                yield epoch, number + 1, parts
+                yield [epoch, number + 1], parts
             epoch, position = epoch + 1, 0
 
     def _loader(self, asked: Iterator[tuple[int, np.ndarray]], *, augmented: bool = True) -> DataLoader[Any]:
@@ -169,11 +175,24 @@ class Updates(Generic[Batch]):
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
             generator=torch.Generator(),  # its own: the run's random numbers stay untouched
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
         )
 
 
-def _start_worker(_: int) -> None:
+def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min_s: float) -> Clip:
+    """Decode an utterance, or a random part of it that lasts ``crop_s``.
+
+    Raises:
+        UserError: unreadable, or shorter than the header said and than ``min_s``.
+    """
+    waveform = read_stretch(utterance, crop_s, rng)
+    if len(waveform) < round(min(min_s, utterance.duration_s, crop_s) * SAMPLE_RATE_HZ * 0.99):
+        raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
+                        f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
+    return Clip(utterance, waveform[: round(crop_s * SAMPLE_RATE_HZ)], rng)
+
+
+def start_worker(_: int) -> None:
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process answers them, and ends its workers

@@ -6,43 +6,85 @@ update with the same number of micro-batches, so none waits for another that has
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .mixture import draw_copies
 
-POOL_UPDATES = 50
-"""Utterances are shuffled over the corpus, then sorted by duration within pools of this many updates."""
+POOL_UPDATES = 200
+"""Utterances are shuffled over the corpus, then sorted by duration within pools of about this many updates."""
+JITTER = 0.02
+"""Durations are taken to be up to this much shorter or longer when they are sorted, so that neighbours change."""
+
+
+class EpochPlan(Sequence[np.ndarray]):
+    """The updates of an epoch: arrays of utterance numbers, each utterance in exactly one.
+
+    Within a pool, utterances of like duration share an update (little padding), and the updates come in any order.
+    A pool is planned when one of its updates is asked for, so that to go on in mid-epoch costs a shuffle and a pool.
+    """
+
+    def __init__(
+        self, durations_s: np.ndarray, update_s: float, seed: int, epoch: int, repeats: np.ndarray | None = None
+    ) -> None:
+        """See ``plan_epoch``."""
+        self._durations_s, self._seed = durations_s, [seed, epoch]
+        copies = None if repeats is None else draw_copies(repeats, seed, epoch)
+        count = len(durations_s) if copies is None else len(copies)
+        total_s = float((durations_s if copies is None else durations_s[copies % len(durations_s)]).sum())
+        order = np.random.default_rng(self._seed).permutation(count)
+        self._order = order if copies is None else copies[order]
+        self._updates = min(count, max(1, round(total_s / update_s)))
+        pools = max(1, round(self._updates / POOL_UPDATES))
+        self._firsts = self._updates * np.arange(pools + 1) // pools  # each pool's first update, and the end
+        self._planned: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self._updates
+
+    def __getitem__(self, number: int) -> np.ndarray:  # type: ignore[override]
+        if not 0 <= number < self._updates:
+            raise IndexError(f"update {number} of {self._updates}")
+        pool = int(np.searchsorted(self._firsts, number, "right")) - 1
+        if self._planned[0] != pool:
+            self._planned = pool, self._plan(pool)
+        return self._planned[1][number - int(self._firsts[pool])]
+
+    def _plan(self, pool: int) -> list[np.ndarray]:
+        first, end = int(self._firsts[pool]), int(self._firsts[pool + 1])
+        count = len(self._order)
+        own = self._order[count * first // self._updates : count * end // self._updates]
+        rng = np.random.default_rng([*self._seed, pool, 2])
+        return plan_pool(own, self._durations_s[own % len(self._durations_s)], end - first, rng)
+
+
+def plan_pool(numbers: np.ndarray, durations_s: np.ndarray, updates: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Utterances (N,) with their seconds (N,), as that many updates of like duration, in any order; none is empty."""
+    order = np.argsort(durations_s * rng.uniform(1 - JITTER, 1 + JITTER, len(durations_s)))
+    seconds = np.cumsum(durations_s[order])
+    middle = seconds - durations_s[order] / 2  # an utterance belongs where its middle falls
+    inner = np.arange(1, updates)
+    bounds = np.searchsorted(middle, seconds[-1] * inner / updates)
+    bounds = np.maximum.accumulate(np.maximum(bounds - inner, 0)) + inner  # at least one utterance in each, though
+    bounds = np.minimum(bounds, len(order) - updates + inner)  # it be longer than an update
+    parts = np.split(numbers[order], bounds)
+    return [parts[i] for i in rng.permutation(updates)]
 
 
 def plan_epoch(
     durations_s: np.ndarray, update_s: float, seed: int, epoch: int, repeats: np.ndarray | None = None
-) -> list[np.ndarray]:
-    """The updates of an epoch in order: arrays of utterance numbers, each utterance in exactly one.
+) -> EpochPlan:
+    """The updates of an epoch in order, each of about ``update_s`` seconds: a pure function of its arguments.
 
-    With ``repeats``, each stands in the epoch that often, its further copies numbered as ``draw_copies`` has it.
-
-    Within a pool, utterances of like duration share an update (little padding) with some jitter, so that an epoch
-    never repeats another's updates. Each holds about ``update_s`` seconds.
+    With ``repeats``, each utterance stands in the epoch that often, its further copies numbered as ``draw_copies`` has
+    it. An epoch repeats hardly any of another's updates.
 
     Args:
         durations_s: (N,) seconds of each utterance, after cropping.
         repeats: (N,) how often each stands in an epoch, in expectation; None: once.
     """
-    if repeats is not None:
-        copies = draw_copies(repeats, seed, epoch)
-        updates = plan_epoch(durations_s[copies % len(durations_s)], update_s, seed, epoch)
-        return [copies[update] for update in updates]
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(durations_s))
-    jitter = durations_s[order] * rng.uniform(0.9, 1.1, len(order))
-    pool = (np.cumsum(durations_s[order]) / (update_s * POOL_UPDATES)).astype(np.int64)
-    order = order[np.lexsort((jitter, pool))]
-    seconds = np.cumsum(durations_s[order])
-    count = max(1, round(float(seconds[-1]) / update_s))
-    middle = seconds - durations_s[order] / 2  # an utterance belongs where its middle falls
-    bounds = np.searchsorted(middle, seconds[-1] * np.arange(1, count) / count)
-    updates = [part for part in np.split(order, bounds) if len(part)]
-    return [updates[i] for i in rng.permutation(len(updates))]
+    return EpochPlan(durations_s, update_s, seed, epoch, repeats)
 
 
 def deal(update: np.ndarray, durations_s: np.ndarray, max_s: float, ranks: int, rank: int) -> list[np.ndarray]:

@@ -14,7 +14,8 @@ import datasets
 import numpy as np
 import soundfile
 
-from pretrain.sources import Corpus, Utterance, find_utterances
+from pretrain.sources import Corpus, find_utterances
+from pretrain.utterances import Utterance
 
 RATE = 16_000
 

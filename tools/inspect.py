@@ -24,7 +24,8 @@ from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
 from pretrain.config import PretrainConfig, load_config
 from pretrain.plan import deal, plan_epoch
-from pretrain.sources import Corpus, Utterance, find_utterances
+from pretrain.sources import Corpus, find_utterances
+from pretrain.utterances import Utterances
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "small.yaml"
 EDGES_S = (0, 0.5, 1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 60, 300, 1800, 7200)
@@ -73,7 +74,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
         UserError: there is no such source, or nothing in it that can be read.
     """
     corpus = find_utterances(config.data.train, "data.train", labels=labels)
-    durations_s = np.array([u.duration_s for u in corpus.utterances])
+    durations_s = corpus.utterances.durations_s
     counts, _ = np.histogram(durations_s, (*EDGES_S, np.inf))
     seconds, _ = np.histogram(durations_s, (*EDGES_S, np.inf), weights=durations_s)
     facts: dict[str, Any] = {
@@ -119,7 +120,7 @@ def _general(reason: str, source: str) -> str:
 def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     """What the first epoch is made of, on one rank: updates, batches, and how much of each batch is padding."""
     data, batch = config.data, config.batch
-    durations_s = np.array([u.duration_s for u in corpus.utterances])
+    durations_s = corpus.utterances.durations_s
     kept_s = durations_s[durations_s >= data.min_s]
     facts: dict[str, Any] = {
         "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
@@ -134,7 +135,7 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
         return facts
     cut_s = np.minimum(kept_s, data.max_s)
     real_s, padded_s, batches = [], [], 0
-    kept = replace(corpus, utterances=[u for u in corpus.utterances if u.duration_s >= data.min_s])
+    kept = replace(corpus, utterances=corpus.utterances.where(durations_s >= data.min_s))
     updates = plan_epoch(cut_s, batch.update_s, config.run.seed, 0, kept.repeats(data.temperature))
     for update in updates:
         parts = deal(update, cut_s, batch.max_s, ranks=1, rank=0)
@@ -152,7 +153,7 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def label_facts(utterances: list[Utterance]) -> dict[str, Any]:
+def label_facts(utterances: Utterances) -> dict[str, Any]:
     """Texts and labels: how many have them, how long they are, and of how many kinds."""
     texts = [(u.text, u.duration_s) for u in utterances if u.text]
     words = Counter(word for text, _ in texts for word in text.split())

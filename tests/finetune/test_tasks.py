@@ -21,11 +21,14 @@ from finetune.intent import IntentTask
 from mixvec import UserError
 from pretrain.checkpoint import RunState
 from pretrain.loader import Clip
-from pretrain.sources import Corpus, Utterance
+from pretrain.sources import Corpus
+from pretrain.utterances import Utterance, Utterances
 
 
 def corpus(*texts: str | None, label: str | None = None) -> Corpus:
-    return Corpus("some", [Utterance(f"{i}.wav", 2.0, text=t, label=label or t) for i, t in enumerate(texts)])
+    return Corpus(
+        "some", Utterances([Utterance(f"{i}.wav", 2.0, text=t, label=label or t) for i, t in enumerate(texts)])
+    )
 
 
 def test_vocabulary_is_the_training_texts_characters() -> None:

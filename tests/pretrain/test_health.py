@@ -20,11 +20,11 @@ from pretrain.config import DIAGNOSES, PretrainConfig
 from pretrain.diagnose import diagnose
 from pretrain.health import effective_rank
 from pretrain.optim import is_loud, median_norm, remember
-from pretrain.sources import Utterance
+from pretrain.utterances import Utterance
 from tests.runs import PRETRAIN, command, in_forward, pretrain, rows
 
 Output = pytest.CaptureFixture[str]
-COLLAPSE = ("optim.lr=3", "optim.warmup_fraction=0", "run.updates=20", "batch.max_s=60")
+COLLAPSE = ("optim.lr=10", "optim.warmup_fraction=0", "run.updates=20", "batch.max_s=60")
 
 
 def row(loss: float, accuracy: float, codes: float, share: float = 0.5, **others: float) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from pretrain.config import ObjectiveConfig
 from pretrain.loader import Clip, Loaded, Updates, collate_masked, pad
 from pretrain.masks import draw_distractors, span_mask
 from pretrain.objective import MaskedBatch
-from pretrain.sources import Corpus, Utterance, find_utterances
+from pretrain.sources import Corpus, find_utterances
+from pretrain.utterances import Utterance, Utterances
 
 OBJECTIVE = ObjectiveConfig(mask_span_frames=4, distractors=5)
 FRONT_END = MelFrontEnd(10, 4, (2, 1))
@@ -45,16 +46,16 @@ def updates_of(
 
 
 def stream(
-    updates: Updates[MaskedBatch], epoch: int, position: int, count: int
-) -> list[tuple[int, int, list[Loaded[MaskedBatch]]]]:
-    return list(itertools.islice(updates.start(epoch, position), count))
+    updates: Updates[MaskedBatch], place: list[int] | None, count: int
+) -> list[tuple[list[int], list[Loaded[MaskedBatch]]]]:
+    return list(itertools.islice(updates.start(place), count))
 
 
 def assert_equal(
-    one: list[tuple[int, int, list[Loaded[MaskedBatch]]]], other: list[tuple[int, int, list[Loaded[MaskedBatch]]]]
+    one: list[tuple[list[int], list[Loaded[MaskedBatch]]]], other: list[tuple[list[int], list[Loaded[MaskedBatch]]]]
 ) -> None:
-    assert [item[:2] for item in one] == [item[:2] for item in other]
-    for (_, _, first), (_, _, second) in zip(one, other, strict=True):
+    assert [place for place, _ in one] == [place for place, _ in other]
+    for (_, first), (_, second) in zip(one, other, strict=True):
         assert [part.seconds for part in first] == [part.seconds for part in second]
         assert [part.skipped for part in first] == [part.skipped for part in second]
         for a, b in zip(first, second, strict=True):
@@ -66,27 +67,25 @@ def test_workers_change_nothing_and_a_resume_is_exact(folder: Path) -> None:
     corpus = find_utterances(str(folder), "data.train")
     length = updates_of(corpus).epoch_length(0)
     assert length >= 3
-    whole = stream(updates_of(corpus), 0, 0, 2 * length)
-    assert_equal(whole, stream(updates_of(corpus, workers=2), 0, 0, 2 * length))
+    whole = stream(updates_of(corpus), None, 2 * length)
+    assert_equal(whole, stream(updates_of(corpus, workers=2), None, 2 * length))
     for done in range(1, len(whole)):
-        epoch, position, _ = whole[done - 1]
-        assert_equal(whole[done:], stream(updates_of(corpus), epoch, position, 2 * length - done))
-    epoch, position, _ = whole[1]
-    assert_equal(whole[2:5], stream(updates_of(corpus, workers=2), epoch, position, 3))
+        assert_equal(whole[done:], stream(updates_of(corpus), whole[done - 1][0], 2 * length - done))
+    assert_equal(whole[2:5], stream(updates_of(corpus, workers=2), whole[1][0], 3))
 
 
 def test_the_runs_own_random_numbers_stay_untouched(folder: Path) -> None:
     corpus = find_utterances(str(folder), "data.train")
     for workers in (0, 2):
         before = torch.get_rng_state()
-        stream(updates_of(corpus, workers=workers), 0, 0, 2)
+        stream(updates_of(corpus, workers=workers), None, 2)
         assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_epochs_and_seeds_differ(folder: Path) -> None:
     corpus = find_utterances(str(folder), "data.train")
     batches = [
-        next(updates_of(corpus, seed=seed).start(epoch, 0))[2][0].batch for seed, epoch in ((3, 0), (3, 1), (4, 0))
+        next(updates_of(corpus, seed=seed).start([epoch, 0]))[1][0].batch for seed, epoch in ((3, 0), (3, 1), (4, 0))
     ]
     assert len({tuple(batch.waveforms.flatten()[:50].tolist()) for batch in batches}) == 3
 
@@ -97,7 +96,7 @@ def test_ranks_share_what_one_rank_would_see(folder: Path) -> None:
 
     def rows(ranks: int, rank: int) -> list[set[tuple[float, ...]]]:
         seen = []
-        for _, _, parts in stream(updates_of(corpus, ranks=ranks, rank=rank), 0, 0, 3):
+        for _, parts in stream(updates_of(corpus, ranks=ranks, rank=rank), None, 3):
             clips = set()
             for batch in (part.batch for part in parts):
                 for row, count in enumerate(batch.counts.tolist()):
@@ -125,7 +124,7 @@ def test_crops_lie_within_the_file_anew_each_epoch(folder: Path) -> None:
         starts.add(start)
     assert len(starts) == 8
     assert len(updates.read(0, 0).waveform) == 8_000
-    assert all(part.batch.waveforms.shape[1] <= 24_000 for _, _, parts in stream(updates, 0, 0, 5) for part in parts)
+    assert all(part.batch.waveforms.shape[1] <= 24_000 for _, parts in stream(updates, None, 5) for part in parts)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -137,7 +136,7 @@ def test_a_file_that_cannot_be_decoded_is_named_and_the_others_go_on(folder: Pat
     (folder / "7.wav").write_text("no audio at all")
     length = updates_of(corpus).epoch_length(0)
     skipped, clips, seconds = [], 0, 0.0
-    for _, _, parts in stream(updates_of(corpus, workers=workers), 0, 0, length):
+    for _, parts in stream(updates_of(corpus, workers=workers), None, length):
         for part in parts:
             skipped += part.skipped
             clips += int((part.batch.counts > 0).sum())
@@ -156,7 +155,7 @@ def test_nothing_readable_still_gives_batches(folder: Path) -> None:
     corpus = find_utterances(str(folder), "data.train")
     for path in folder.iterdir():
         path.unlink()
-    for _, _, parts in stream(updates_of(corpus), 0, 0, 3):
+    for _, parts in stream(updates_of(corpus), None, 3):
         for part in parts:
             assert part.seconds == 0
             assert len(part.skipped) >= 1
@@ -167,9 +166,9 @@ def test_nothing_readable_still_gives_batches(folder: Path) -> None:
 
 def test_too_much_missing_is_an_error_and_a_little_is_not(folder: Path) -> None:
     corpus = find_utterances(str(folder / "0.wav"), "data.train")
-    corpus.utterances = [replace(corpus.utterances[0], duration_s=0.6)]
+    corpus.utterances = Utterances([replace(corpus.utterances[0], duration_s=0.6)])
     assert len(updates_of(corpus).read(0, 0).waveform) == 8_000
-    corpus.utterances = [replace(corpus.utterances[0], start_s=0.45)]
+    corpus.utterances = Utterances([replace(corpus.utterances[0], start_s=0.45)])
     with pytest.raises(UserError, match=r"0\.wav: only 0\.05 s of its 0\.60 s could be decoded"):
         updates_of(corpus).read(0, 0)
 

@@ -106,10 +106,10 @@ def test_a_weight_reaches_the_batches(tmp_path: Path) -> None:
 
     own = updates(first_samples)
     assert own.epoch_length(0) == 2
-    seen = [row for _, _, loaded in islice(own.start(0, 0), 2) for part in loaded for row in part.batch]
+    seen = [row for _, loaded in islice(own.start(), 2) for part in loaded for row in part.batch]
     assert Counter(name for name, _ in seen) == {"0.wav": 1, "1.wav": 3}
     assert len(set(seen)) == 4
-    resumed = [row for _, _, loaded in islice(own.start(0, 1), 1) for part in loaded for row in part.batch]
+    resumed = [row for _, loaded in islice(own.start([0, 1]), 1) for part in loaded for row in part.batch]
     assert seen[-len(resumed) :] == resumed
     assert sorted(name for part in own.once() for name, _ in part.batch) == ["0.wav", "1.wav"]
 

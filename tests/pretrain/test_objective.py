@@ -16,7 +16,7 @@ from pretrain.config import ObjectiveConfig
 from pretrain.loader import Clip, collate_masked
 from pretrain.loss import diversity
 from pretrain.objective import MaskedBatch, MaskedPrediction, Sums, Totals
-from pretrain.sources import Utterance
+from pretrain.utterances import Utterance
 
 ENCODER = EncoderConfig(
     mel_bins=40, conv_channels=12, dim=16, num_layers=2, ffn_dim=24, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0

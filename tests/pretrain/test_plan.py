@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pretrain import plan
 from pretrain.plan import POOL_UPDATES, deal, plan_epoch
 
 durations = st.lists(st.floats(0.5, 30.0), min_size=1, max_size=80).map(np.array)
@@ -101,10 +104,45 @@ def test_updates_hold_what_was_asked_for() -> None:
 
 def test_updates_are_bucketed_by_duration_and_come_in_any_order() -> None:
     """Little padding, yet neither short ones first nor long ones: a curriculum was not asked for."""
-    durations_s = np.random.default_rng(0).uniform(1, 20, 3000)
-    updates = plan_epoch(durations_s, 160.0, 0, 0)
-    assert len(updates) > 3 * POOL_UPDATES
-    padded = sum(padded_s(update, durations_s) for update in updates)
-    assert padded < 1.25 * durations_s.sum()
-    longest = np.array([durations_s[update].max() for update in updates])
-    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.2
+    rng = np.random.default_rng(0)
+    durations_s = np.concatenate([rng.lognormal(1.2, 0.8, 24_000).clip(1, 20), np.ones(6_000)])
+    for update_s in (64.0, 1_000.0):
+        updates = plan_epoch(durations_s, update_s, 0, 0)
+        assert len(updates) > 100
+        padded = sum(padded_s(part, durations_s) for update in updates for part in deal(update, durations_s, 96, 1, 0))
+        assert padded < durations_s.sum() / 0.97
+        longest = np.array([durations_s[update].max() for update in updates])
+        assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 3 / len(longest) ** 0.5
+
+
+@settings(max_examples=60, deadline=None)
+@given(durations_s=durations, update_s=st.floats(1.0, 60.0), seed=seeds, data=st.data())
+def test_any_update_alone_is_that_of_the_whole_epoch(
+    durations_s: np.ndarray, update_s: float, seed: int, data: st.DataObject
+) -> None:
+    """To go on from an update, the ones before need not be planned."""
+    whole = list(plan_epoch(durations_s, update_s, seed, 1))
+    number = data.draw(st.integers(0, len(whole) - 1))
+    assert plan_epoch(durations_s, update_s, seed, 1)[number].tolist() == whole[number].tolist()
+    with pytest.raises(IndexError, match=f"update {len(whole)} of {len(whole)}"):
+        plan_epoch(durations_s, update_s, seed, 1)[len(whole)]
+
+
+def test_going_on_plans_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the epoch: the work is a shuffle and a pool, whatever the position."""
+    durations_s = np.random.default_rng(0).uniform(1, 20, 60_000)
+    planned: list[int] = []
+    plan_pool = plan.plan_pool
+
+    def counted(numbers: np.ndarray, *rest: Any) -> list[np.ndarray]:
+        planned.append(len(numbers))
+        return plan_pool(numbers, *rest)
+
+    monkeypatch.setattr(plan, "plan_pool", counted)
+    for position in (0, 5_000, 9_000):
+        planned.clear()
+        updates = plan_epoch(durations_s, 64.0, 0, 0)
+        assert planned == []
+        for number in range(position, position + 3):
+            assert len(updates[number])
+        assert len(planned) == 1 and planned[0] < 60_000 / len(updates) * (POOL_UPDATES + 5)
