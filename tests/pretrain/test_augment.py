@@ -55,10 +55,16 @@ def everything(tmp_path: Path) -> WaveformAugmentConfig:
 
 
 def updates_of(
-    corpus: Corpus, config: WaveformAugmentConfig | None, *, workers: int = 0, ranks: int = 1, rank: int = 0
+    corpus: Corpus,
+    config: WaveformAugmentConfig | None,
+    *,
+    workers: int = 0,
+    ranks: int = 1,
+    rank: int = 0,
+    min_s: float = 0.3,
 ) -> Updates[MaskedBatch]:
     return Updates(
-        corpus, COLLATE, update_s=4.0, batch_max_s=2.5, crop_s=1.5, min_s=0.3, workers=workers, seed=3,
+        corpus, COLLATE, update_s=4.0, batch_max_s=2.5, crop_s=1.5, min_s=min_s, workers=workers, seed=3,
         ranks=ranks, rank=rank, augment=config and Augmentation(config, 3),
     )  # fmt: skip
 
@@ -225,6 +231,8 @@ def test_clips_last_as_planned_and_no_batch_is_above_its_bound(
         lengths = [len(updates.read(n, epoch).waveform) for n in range(len(SECONDS))]
         assert all(p - 1e-6 <= n < p + 1 for p, n in zip(planned, lengths, strict=True))
         assert all(n == 24_000 for p, n in zip(planned, lengths, strict=True) if p == 24_000)
+    slow = updates_of(speech, WaveformAugmentConfig((0.5,)), min_s=1.5)
+    assert len(slow.read(3, 0).waveform) == 24_000, "though half as much is read"
     for _, parts in stream(updates, 30):
         assert all(part.padded_s <= 2.5 + len(part.sources) / 16_000 for part in parts)
         assert not any(part.skipped for part in parts)
