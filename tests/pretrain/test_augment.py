@@ -54,18 +54,10 @@ def everything(tmp_path: Path) -> WaveformAugmentConfig:
     return WaveformAugmentConfig(SPEEDS, str(reverb), 0.7, 0.6, noise=str(noise), noise_prob=0.6)
 
 
-def updates_of(
-    corpus: Corpus,
-    config: WaveformAugmentConfig | None,
-    *,
-    workers: int = 0,
-    ranks: int = 1,
-    rank: int = 0,
-    min_s: float = 0.3,
-) -> Updates[MaskedBatch]:
+def updates_of(corpus: Corpus, config: WaveformAugmentConfig | None, **others: Any) -> Updates[MaskedBatch]:
     return Updates(
-        corpus, COLLATE, update_s=4.0, batch_max_s=2.5, crop_s=1.5, min_s=min_s, workers=workers, seed=3,
-        ranks=ranks, rank=rank, augment=config and Augmentation(config, 3),
+        corpus, COLLATE, augment=config and Augmentation(config, 3),
+        **{"update_s": 4.0, "batch_max_s": 2.5, "crop_s": 1.5, "min_s": 0.3, "workers": 0, "seed": 3, **others},
     )  # fmt: skip
 
 
