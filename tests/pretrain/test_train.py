@@ -226,3 +226,23 @@ def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
     ):
         pretrain(tmp_path / "as", tmp_path / "stopped", *keys, "data.max_skipped=0.2")
     assert (tmp_path / "stopped/skipped.jsonl").read_text().count("\n") == 3
+
+
+def test_an_augmented_run_is_resumed_bitwise_and_names_its_bad_noises(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise/good.flac").write_bytes(next((corpus / "unlabelled").rglob("*.flac")).read_bytes())
+    (tmp_path / "noise/bad.flac").write_text("this is no audio")
+    sounds = (f"data.augment.noise={tmp_path}/noise", f"data.augment.reverb={tmp_path}/noise")
+    keys = ("run.updates=4", "run.save_every=2", "data.workers=1", "data.augment.speed=[0.9,1.1]",
+            "data.augment.mix_prob=0.5", *sounds)  # fmt: skip
+    assert pretrain(corpus, tmp_path / "whole", *keys) == 0
+    assert (tmp_path / "whole/skipped.jsonl").read_text().count("bad.flac: not audio") == 2
+    stop_after(2, corpus, tmp_path / "parts", *keys)
+    with pytest.raises(UserError, match=r"other settings: data\.augment\.speed \(\(0\.9, 1\.1\) → \(\)\);"):
+        pretrain(corpus, tmp_path / "parts", *keys[:3], *keys[4:])
+    assert pretrain(corpus, tmp_path / "parts", *keys) == 0
+    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert pretrain(corpus, tmp_path / "plain", *keys[:3]) == 0
+    assert not identical(weights(tmp_path / "whole"), weights(tmp_path / "plain"))
+    with pytest.raises(UserError, match=r"data\.min_s=0\.2 is too short to mask at data\.augment\.speed=2"):
+        pretrain(corpus, tmp_path / "short", "data.min_s=0.2", "data.augment.speed=[2.0]")
