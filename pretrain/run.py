@@ -57,7 +57,7 @@ def start_accelerator(run: RunConfig) -> Accelerator:
     gpu = torch.cuda.is_available()
     precision = run.precision
     if precision == "auto":
-        precision = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if precision == "fp16" and not gpu:
         raise UserError("run.precision=fp16 needs a GPU; use fp32 or bf16 here")
     torch.manual_seed(run.seed)
