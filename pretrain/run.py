@@ -52,8 +52,15 @@ def start_accelerator(run: RunConfig) -> Accelerator:
     """The device, the ranks and the precision.
 
     Raises:
-        UserError: fp16 without a GPU.
+        UserError: fp16 without a GPU, or a torchrun whose restarts would fail.
     """
+    restarts, store = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
+    if restarts != "0" and store == "True":  # github.com/pytorch/pytorch/issues/135712
+        raise UserError(
+            "torchrun --max-restarts keeps the addresses of dead ranks, and the new ones fail on them: run it as "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --standalone --max-restarts ... (several machines: "
+            "--rdzv-backend=c10d)"
+        )
     gpu = torch.cuda.is_available()
     precision = run.precision
     if precision == "auto":
@@ -103,6 +110,7 @@ class Run:
             raise UserError(f"run.dir={self.dir}: not a folder")
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = (self.dir / ".lock").open("w")
+        os.register_at_fork(after_in_child=self._lock.close)  # a loader's worker may outlive a killed run by seconds
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
