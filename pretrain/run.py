@@ -19,6 +19,7 @@ import os
 import random
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -110,7 +111,8 @@ class Run:
             raise UserError(f"run.dir={self.dir}: not a folder")
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = (self.dir / ".lock").open("w")
-        os.register_at_fork(after_in_child=self._lock.close)  # a loader's worker may outlive a killed run by seconds
+        lock = weakref.ref(self._lock)  # a loader's worker may outlive a killed run by seconds, and does not keep it
+        os.register_at_fork(after_in_child=lambda: (held := lock()) and held.close())
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

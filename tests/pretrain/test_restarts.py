@@ -140,11 +140,11 @@ def test_slurm_queues_a_stopped_run_again_and_it_goes_on(corpus: Path, cluster: 
     wait_for(run, 5, process)
     for task in (cluster / "tasks").read_text().split():  # --signal=USR1@300: each task, none of their children
         os.kill(int(task), signal.SIGUSR1)
-    assert process.wait(60) == 0
+    assert process.wait(120) == 0
     stopped = len(rows(run))
     assert stopped < UPDATES
     assert (cluster / "requeued").read_text() == "77\n"
-    assert slurm(cluster, *arguments(corpus, run)).wait(60) == 0
+    assert slurm(cluster, *arguments(corpus, run)).wait(120) == 0
     said = (cluster / "log").read_text()
     assert "2 x cpu" in said and "--cpus-per-task=3" in (cluster / "options").read_text()
     assert f"going on from {run}/checkpoints/update_{stopped:08d}" in said
@@ -164,7 +164,7 @@ codes=({codes})
 exit "${{codes[RANK]}}"
 """,
     )
-    ended = slurm(cluster, "finetune", "a b").wait(60)
+    ended = slurm(cluster, "finetune", "a b").wait(120)
     said = sorted((cluster / "log").read_text().splitlines())
     assert said == [f"{rank} {rank} 2 127.0.0.1 20077 1: -m finetune a b" for rank in "01"]
     assert (cluster / "requeued").exists() == bool(again)
