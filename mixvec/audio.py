@@ -21,7 +21,7 @@ EXTENSIONS = frozenset(
 )
 LOWEST_RATE_HZ = 1_000
 UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where a streamed file states none
-BLOCK_FRAMES = 1 << 18
+BLOCK_FRAMES = 1 << 20
 
 Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 
@@ -54,7 +54,8 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
     """
     with _sound(path) as file:
         rate_hz = file.samplerate
-        samples = np.concatenate([np.zeros(0, np.float32), *_mono(file, path, start_s, duration_s)])
+        blocks = list(_mono(file, path, start_s, duration_s, BLOCK_FRAMES))
+    samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)])
     if samples.shape[0] == 0:
         raise UserError(f"{_name(path)}: no audio in it")
     if not np.isfinite(samples).all():
@@ -63,15 +64,15 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
 
 
 def audio_blocks(
-    path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: float | None = None
+    path: str | Path | BinaryIO, start_s: float, duration_s: float | None, block_frames: int
 ) -> Iterator[tuple[int, Samples]]:
-    """The same part as it is stored, block after block: the rate in Hz, and the samples (S,), channels averaged.
+    """The same part at its own rate, block after block: the rate in Hz, and the samples (S,), channels averaged.
 
     Raises:
         UserError: the file is missing or unreadable.
     """
     with _sound(path) as file:
-        for block in _mono(file, path, start_s, duration_s):
+        for block in _mono(file, path, start_s, duration_s, block_frames):
             yield file.samplerate, block
 
 
@@ -94,7 +95,7 @@ def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHead
 
 
 def _mono(
-    file: soundfile.SoundFile, path: str | Path | BinaryIO, start_s: float, duration_s: float | None
+    file: soundfile.SoundFile, path: str | Path | BinaryIO, start_s: float, duration_s: float | None, block_frames: int
 ) -> Iterator[Samples]:
     """That part, channels averaged, in blocks (S,): a header may promise what is not there."""
     frames, rate_hz, channels = _header(file, path)
@@ -104,7 +105,7 @@ def _mono(
         file.seek(start)
     left = frames - start if duration_s is None else min(round(duration_s * rate_hz), frames - start)
     while left > 0:
-        block = file.read(min(left, BLOCK_FRAMES), dtype="float32", always_2d=True)  # (frames, channels)
+        block = file.read(min(left, block_frames), dtype="float32", always_2d=True)  # (frames, channels)
         if not len(block):
             break
         yield block[:, 0] if channels == 1 else block @ weights

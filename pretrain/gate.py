@@ -19,6 +19,7 @@ import numpy as np
 from mixvec.audio import audio_blocks
 
 FRAME_S = 0.02
+BLOCK_FRAMES = 1 << 16
 LOUD_QUANTILE = 0.95
 FLOOR_DB = -70.0
 """dB of full scale. What lies below is silence, whatever the recording's level."""
@@ -52,7 +53,7 @@ def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tup
         UserError: the file cannot be decoded.
     """
     levels, rest, hop, rate_hz = [np.zeros(0, np.float32)], np.zeros(0, np.float32), 1, 1
-    for rate_hz, block in audio_blocks(file, start_s, duration_s):
+    for rate_hz, block in audio_blocks(file, start_s, duration_s, BLOCK_FRAMES):
         hop = round(rate_hz * FRAME_S)
         rest = np.concatenate([rest, block])
         whole = len(rest) // hop * hop

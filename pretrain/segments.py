@@ -17,7 +17,7 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,6 +85,15 @@ def even_stretches(durations_s: np.ndarray, min_s: float, max_s: float) -> Stret
     starts_s = np.ceil(numbers * step - 1e-6) * GRID_S
     ends_s = np.where(numbers + 1 < counts[owners], np.ceil((numbers + 1) * step - 1e-6) * GRID_S, covered_s[owners])
     return Stretches(owners, starts_s, ends_s - starts_s)
+
+
+def stretches_of(utterance: Utterance, min_s: float, max_s: float) -> list[Utterance]:
+    """The ``even_stretches`` of one."""
+    _, starts_s, durations_s = even_stretches(np.array([utterance.duration_s]), min_s, max_s)
+    return [
+        replace(utterance, start_s=utterance.start_s + start_s, duration_s=duration_s)
+        for start_s, duration_s in zip(starts_s.tolist(), durations_s.tolist(), strict=True)
+    ]
 
 
 def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work()) -> Cut:

@@ -25,13 +25,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from mixvec import UserError
 from mixvec.audio import audio_header
 
+from .augment import Augmentation
 from .headers import opened
 from .loader import Batch, Clip, Loaded, loaded_of, read_clip, start_worker
 from .mixture import weighted_sources
 from .plan import deal, plan_pool
 from .readers.rows import Fault, Row, Rows
 from .readers.tables import Held
-from .segments import even_stretches
+from .segments import stretches_of
 from .sources import parts_of, utterance_of
 from .utterances import Utterance
 
@@ -56,12 +57,8 @@ class Streamed:
         """It, or what a recording longer than ``max_s`` is cut into."""
         if self.utterance.duration_s <= max_s:
             return [self]
-        _, starts_s, durations_s = even_stretches(np.array([self.utterance.duration_s]), min_s, max_s)
-        return [
-            Streamed(replace(self.utterance, start_s=self.utterance.start_s + start_s, duration_s=duration_s),
-                     (*self.numbers, number))
-            for number, (start_s, duration_s) in enumerate(zip(starts_s.tolist(), durations_s.tolist(), strict=True))
-        ]  # fmt: skip
+        parts = stretches_of(self.utterance, min_s, max_s)
+        return [Streamed(part, (*self.numbers, number)) for number, part in enumerate(parts)]
 
 
 @dataclass
@@ -166,6 +163,7 @@ class StreamedUpdates(Generic[Batch]):
         seed: int,
         ranks: int = 1,
         rank: int = 0,
+        augment: Augmentation | None = None,
     ) -> None:
         """``workers`` threads decode, in one process of their own; with 0 one does, in this process.
 
@@ -174,7 +172,7 @@ class StreamedUpdates(Generic[Batch]):
         """
         named = weighted_sources(source, key)
         self.sources = [Source(name, key, n, min_s, seed, ranks, rank) for n, (name, _) in enumerate(named)]
-        self.weights, self.collate, self.key = [weight for _, weight in named], collate, key
+        self.weights, self.collate, self.key, self.augment = [weight for _, weight in named], collate, key, augment
         self.update_s, self.batch_max_s = update_s / ranks, batch_max_s
         self.pool_s, self.crop_s, self.min_s = max(buffer_s, self.update_s), crop_s, min_s
         self.workers, self.max_skipped, self.seed, self.ranks, self.rank = workers, max_skipped, seed, ranks, rank
@@ -217,7 +215,7 @@ class StreamedUpdates(Generic[Batch]):
                     pool = coming.result()
                     coming = filler.submit(self._fill, streams, pool.after)
                     for after, parts in self._deal(pool, begins, first):
-                        loaded = [self._decoded([pool.utterances[i] for i in part], workers) for part in parts]
+                        loaded = [self._decoded(pool, part, workers) for part in parts]
                         if first == 0:
                             loaded[0].skipped.extend(pool.skipped)
                         first += 1
@@ -235,8 +233,9 @@ class StreamedUpdates(Generic[Batch]):
             if isinstance(found, Fault):
                 pool.skipped.append({"source": found.source, "reason": found.reason})
             else:
-                pool.utterances += found.stretches(self.min_s, self.crop_s)
-                seconds[turn] += found.utterance.duration_s
+                stretches = found.stretches(self.min_s, self.crop_s)
+                pool.utterances += stretches
+                seconds[turn] += sum(map(self._planned_s, stretches))
         bad, count = sum(own.bad_count for own in self.sources), sum(own.read_count for own in self.sources)
         if bad > self.max_skipped * count:
             reasons = " ".join("; ".join(row["reason"] for row in pool.skipped[:3]).split())
@@ -246,7 +245,7 @@ class StreamedUpdates(Generic[Batch]):
 
     def _deal(self, pool: Pool, begins: list[At | None], first: int) -> Iterator[tuple[Place, list[np.ndarray]]]:
         """The updates of a pool from ``first`` on, as micro-batches, each with the place after it."""
-        durations_s = np.array([streamed.utterance.duration_s for streamed in pool.utterances])
+        durations_s = np.array([self._planned_s(streamed) for streamed in pool.utterances])
         count = min(len(durations_s), max(1, round(float(durations_s.sum()) / self.update_s)))
         where = [value for at in begins for value in at or [0, 0, 0, 0]]
         rng = np.random.default_rng([self.seed, self.rank, *where, 6])
@@ -256,20 +255,32 @@ class StreamedUpdates(Generic[Batch]):
             end = {"sources": pool.after, "update": 0, "ranks": self.ranks}
             yield on if number + 1 < count else end, deal(updates[number], durations_s, self.batch_max_s, 1, 0)
 
-    def _decoded(self, some: list[Streamed], workers: ThreadPoolExecutor) -> Loaded[Batch]:
-        made = list(workers.map(self._clip, some))
+    def _decoded(self, pool: Pool, part: np.ndarray, workers: ThreadPoolExecutor) -> Loaded[Batch]:
+        others = [streamed.utterance for streamed in pool.utterances]
+        made = list(workers.map(lambda own: self._clip(pool.utterances[own], others, own), part.tolist()))
         return loaded_of(
             [clip for clip in made if isinstance(clip, Clip)],
             [skipped for skipped in made if isinstance(skipped, dict)],
             self.collate,
         )
 
-    def _clip(self, streamed: Streamed) -> Clip | dict[str, Any]:
-        rng = np.random.default_rng([self.seed, *streamed.numbers, 7])
+    def _clip(self, streamed: Streamed, others: list[Utterance], own: int) -> Clip | dict[str, Any]:
+        rng, speed = np.random.default_rng([self.seed, *streamed.numbers, 7]), self._speed(streamed)
         try:
-            return read_clip(streamed.utterance, rng, self.crop_s, self.min_s)
+            clip = read_clip(streamed.utterance, rng, self.crop_s * speed, self.min_s)
+            if self.augment is None:
+                return clip
+            return replace(clip, waveform=self.augment(clip.waveform, speed, others, own, rng))
         except UserError as error:
             return {"source": streamed.utterance.source, "reason": str(error), "epoch": streamed.numbers[0]}
+
+    def _speed(self, streamed: Streamed) -> float:
+        epoch, source, shard, row = streamed.numbers[:4]
+        return 1.0 if self.augment is None else float(self.augment.speeds((epoch, source, shard), row, 1)[0])
+
+    def _planned_s(self, streamed: Streamed) -> float:
+        """Seconds at its speed and cropped."""
+        return min(streamed.utterance.duration_s / self._speed(streamed), self.crop_s)
 
 
 class _Stream(IterableDataset[Any]):
