@@ -30,7 +30,7 @@ class DataConfig:
     min_s: float = 1.0
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
-    """Longer ones are cut into stretches of at most this, of even length, which cover them; or as ``gate`` says."""
+    """Longer ones are cut into stretches of even length, at most this, which cover all of them; or as ``gate`` says."""
     gate: GateConfig = field(default_factory=GateConfig)
     """An energy gate for what is longer than ``max_s`` (``pretrain/gate.py``); off unless ``below_db`` is set."""
     workers: int = 2
