@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 from mixvec.atomic import whole_file
 from mixvec.audio import AudioHeader
 
+from .readers.ranges import is_url
+
 VERSION = "1"
 COLUMNS = ("path", "offset", "size", "mtime_ns", "frames", "rate_hz", "channels")
 
@@ -39,7 +41,7 @@ def index_path(source: str, labels: bool) -> Path | None:
         cache = Path(folder) if folder else Path.home() / ".cache" / "mixvec"
     except RuntimeError:
         return None
-    identity = os.fsencode(os.path.abspath(source)) + (b"\0labels" if labels else b"")
+    identity = os.fsencode(source if is_url(source) else os.path.abspath(source)) + (b"\0labels" if labels else b"")
     return cache / "index" / f"{hashlib.sha256(identity).hexdigest()[:32]}.arrow"
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mixvec import UserError
 from mixvec.audio import AudioHeader, read_audio
+from mixvec.errors import redacted
 
 from .headers import opened, with_headers
 from .mixture import repeats_of, weighted_sources
@@ -41,6 +42,8 @@ from .readers.layouts import (
     tedlium_rows,
 )
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
+from .readers.ranges import is_url
+from .readers.remote import RemotePath, each_shard, expanded, forget, settled, source_path
 from .readers.rows import SPLIT_NAME, Fault, Row, Rows, Stored, audio_below, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows
 
@@ -142,11 +145,12 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     sources = weighted_sources(source, key)
     corpus = Corpus(", ".join(_short(name) for name, _ in sources), weights=[weight for _, weight in sources])
     for part, (name, _) in enumerate(sources):
-        found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
+        forget()
+        found = _matching(name)
         if not found:
             raise UserError(f"{key}={name}: nothing matches")
         rows = chain.from_iterable(_rows(path, key, labels) for path in found)
-        for looked_at in with_headers(rows, name, labels):
+        for looked_at in with_headers(settled(rows), name, labels):
             _add(corpus, looked_at, part)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
@@ -154,16 +158,26 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     return corpus
 
 
+def _matching(name: str) -> list[str]:
+    """The sources that a pattern stands for, in order; ``name`` where it is none."""
+    if is_url(name):
+        return expanded(name)
+    return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
+
+
 def _short(name: str) -> str:
     """A source in a line or on a model card: its last part, and the one before where the last is but a split."""
-    path = Path(name)
+    path = Path(redacted(name).removesuffix("?***"))
     if SPLIT_NAME.match(path.name.lower()) and path.parent.name:
         return f"{path.parent.name}/{path.name}"
     return path.name or name
 
 
 def _rows(name: str, key: str, labels: bool) -> Rows:
-    path = Path(name)
+    try:
+        path = source_path(name)
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
     if path.is_dir():
         return _folder_rows(path, key, labels)
     if path.is_file():
@@ -188,6 +202,7 @@ def _file_rows(path: Path, key: str) -> Rows:
     if name.endswith(".parquet"):
         return parquet_rows(path)
     if name.endswith(".arrow"):
+        _on_disk(path, key)
         return dataset_rows(str(path), key)
     if name.endswith(".trans.txt"):
         return librispeech_rows(path, key)
@@ -198,6 +213,7 @@ def _file_rows(path: Path, key: str) -> Rows:
 
 def _folder_rows(folder: Path, key: str, labels: bool) -> Rows:
     if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+        _on_disk(folder, key)
         return dataset_rows(str(folder), key)
     if (folder / "wav.scp").is_file():
         return kaldi_rows(folder)
@@ -216,8 +232,14 @@ def _folder_rows(folder: Path, key: str, labels: bool) -> Rows:
     for pattern, reader in (("*.tar", tar_rows), ("*.parquet", parquet_rows), ("data/*.parquet", parquet_rows)):
         if shards := sorted(folder.glob(pattern)):
             one_split(key, folder, [(shard.name, str(_family(shard).relative_to(folder))) for shard in shards])
-            return (row for shard in shards for row in reader(shard))
+            return each_shard(reader, shards)
     return _labelled_rows(folder, key) if labels else iter(())
+
+
+def _on_disk(path: Path, key: str) -> None:
+    if isinstance(path, RemotePath):
+        raise UserError(f"{key}={path}: a datasets directory is mapped into memory, so it has to be on disk; copy it, "
+                        "or write it as Parquet (to_parquet) and name that")  # fmt: skip
 
 
 def _family(shard: Path) -> Path:

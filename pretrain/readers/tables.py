@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from mixvec import UserError
 from mixvec.audio import audio_header
 
+from .ranges import RemoteFile, is_url
+from .remote import located
 from .rows import LABEL_KEYS, TEXT_KEYS, Fault, Row, Rows, labels_of
 
 PAGE_BYTES = 1 << 16
@@ -44,7 +46,7 @@ class ParquetRow:
 
     def open(self) -> BinaryIO:
         left = self.row
-        for batch in _batches(Path(self.path), self.group, [self.column]):
+        for batch in _batches(located(self.path), self.group, [self.column]):
             if left < len(batch):
                 return _opened(batch.column(0)[left].as_py())
             left -= len(batch)
@@ -55,7 +57,9 @@ def _opened(stored: Any) -> BinaryIO:
     """What an ``audio`` struct holds: the bytes, or the path of a file."""
     if not isinstance(stored, dict) or (stored.get("bytes") is None and not stored.get("path")):
         raise UserError("stored audio: none in this row")
-    return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else open(stored["path"], "rb")
+    if stored.get("bytes") is not None:
+        return io.BytesIO(stored["bytes"])
+    return RemoteFile(stored["path"]).open() if is_url(stored["path"]) else open(stored["path"], "rb")
 
 
 def dataset_rows(name: str, key: str) -> Rows:
@@ -149,7 +153,8 @@ def _parquet(path: Path) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, buffer_size=PAGE_BYTES, pre_buffer=False) as file:
+        source = nullcontext(path) if isinstance(path, Path) else path.open("rb")
+        with source as opened, parquet.ParquetFile(opened, buffer_size=PAGE_BYTES, pre_buffer=False) as file:
             yield file
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not Parquet that can be read ({_reason(error)})") from error
