@@ -13,7 +13,7 @@ PLACE_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
 """Faults of the place that is written to, which its owner can mend."""
 
 SECRET_USER = re.compile(r"(https?://|\w+://(?=[^/\s@]*:))[^/\s]+@")
-SECRET_QUERY = re.compile(r"(https?://[^?\n]*)\?[^\s'\"]+")
+SECRET_QUERY = re.compile(r"(https?://[^?\n]*)\?[^\s'\"]*[^\s'\":;,.)]")
 
 
 class UserError(Exception):

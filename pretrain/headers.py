@@ -27,6 +27,7 @@ from .index import Entries, Entry, index_path, load_index, save_index
 from .readers.archives import TarMember
 from .readers.ranges import RemoteFile, is_url, state
 from .readers.rows import Fault, Row, Rows, Stored
+from .readers.tables import ParquetRow
 
 THREADS = 16
 BATCH_ROWS = 64
@@ -80,7 +81,7 @@ def _jobs(batch: list[Row | Fault], asked: set[Place]) -> dict[Place, Row]:
     """What is to be looked at, each file once: a long one stands in many rows."""
     jobs = {}
     for row in batch:
-        if isinstance(row, Row) and row.header is None:
+        if isinstance(row, Row):
             place = _place(row)
             if place is not None and place not in asked:
                 jobs[place] = row
@@ -101,12 +102,12 @@ def _keep(path: Path | None, old: Entries, new: Entries, whole: bool) -> None:
 
 
 def _place(row: Row) -> Place | None:
-    """Where the audio of a row lies; None for what the index does not keep, such as the rows of a table."""
+    """Where the audio of a row lies; None for what the index does not keep, a data set on disk."""
     if row.stored is None:
         return row.source if row.source.startswith("/") else os.path.abspath(row.source), -1
-    offset = row.stored.offset if isinstance(row.stored, TarMember) else -1
+    offset = row.stored.offset if isinstance(row.stored, TarMember | ParquetRow) else -1
     if (url := _url(row)) is None:
-        return (os.path.abspath(row.stored.path), offset) if isinstance(row.stored, TarMember) else None
+        return (os.path.abspath(row.stored.path), offset) if isinstance(row.stored, TarMember | ParquetRow) else None
     shown = redacted(url)  # the index keeps no secrets either, but tells such URLs apart
     return (url if shown == url else f"{shown}#{hashlib.sha256(url.encode()).hexdigest()[:16]}"), offset
 
@@ -115,7 +116,7 @@ def _url(row: Row) -> str | None:
     """The remote file that holds the row; None where it lies on disk."""
     if isinstance(row.stored, RemoteFile):
         return row.stored.url
-    return row.stored.path if isinstance(row.stored, TarMember) and is_url(row.stored.path) else None
+    return row.stored.path if isinstance(row.stored, TarMember | ParquetRow) and is_url(row.stored.path) else None
 
 
 def _look(jobs: dict[Place, Row], old: Entries) -> Looked:
@@ -150,8 +151,6 @@ def _state(row: Row, path: str) -> tuple[int, int]:
 def _with_header(row: Row | Fault, found: dict[Place, Entry | UserError]) -> tuple[Row, AudioHeader] | Fault:
     if isinstance(row, Fault):
         return row
-    if row.header is not None:
-        return row, row.header
     place = _place(row)
     if place is not None:
         entry = found[place]
@@ -167,6 +166,11 @@ def _with_header(row: Row | Fault, found: dict[Place, Entry | UserError]) -> tup
 
 
 def _header(row: Row) -> AudioHeader:
+    if row.look is not None:
+        try:
+            return row.look()
+        except UserError as error:
+            raise UserError(str(error).replace("stored audio", row.source, 1)) from error
     with opened(row.source, row.stored) as file:
         return audio_header(file)
 

@@ -1,7 +1,8 @@
 """The index: what the headers of a source's files said, kept so that the next start opens only what has changed.
 
-One Arrow file for each source, in ``$MIXVEC_CACHE/index`` (else ``~/.cache/mixvec/index``), with a row for each file or
-tar member: path, offset (-1: the whole file), size in bytes and mtime in ns of the file, frames, rate in Hz, channels.
+One Arrow file for each source, in ``$MIXVEC_CACHE/index`` (else ``~/.cache/mixvec/index``), with a row for each file,
+tar member or row of Parquet: path, offset (-1: the whole file), size in bytes and mtime in ns of the file (of a remote
+one a digest of its etag or time), frames, rate in Hz, channels.
 It is a cache and no more: never any audio, and where it is lost, damaged or cannot be kept, files are opened again.
 """
 

@@ -8,8 +8,9 @@ webdataset tars (``*.tar``) or Parquet files (``*.parquet``, or in ``data``).
 A file is, by its name: a manifest (``.jsonl``, ``.jsonl.gz``, ``.json``, ``.csv``, ``.tsv``; ``readers/manifests.py``),
 a tar, a Parquet or Arrow table, a transcript or split list of an official layout, or audio. A corpus that keeps its
 splits in files is named by one of them, ``data.train=DIR/train.tsv``; one that keeps them in folders by a folder,
-``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. Also taken are names of data sets
-on the hub, globs, and lists of all these.
+``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. Any of these may be a URL that
+fsspec opens (``readers/remote.py``). Also taken are names of data sets on the hub (``org/name``,
+``org/name:config/split``), globs, and lists of all these.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from __future__ import annotations
 import glob
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -47,6 +50,7 @@ from .readers.remote import RemotePath, each_shard, expanded, forget, settled, s
 from .readers.rows import SPLIT_NAME, Fault, Row, Rows, Stored, audio_below, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows
 
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SPLITS_BELOW = ("*/metadata.*", "*/stm", "legacy/*/stm", "wav/*/S*")
 SPLIT_FILES = ("*.tsv", "*.jsonl", "*.jsonl.gz", "*.csv", "data/*_data.csv", "slurp/*.jsonl", "dataset/slurp/*.jsonl")
@@ -146,7 +150,8 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     corpus = Corpus(", ".join(_short(name) for name, _ in sources), weights=[weight for _, weight in sources])
     for part, (name, _) in enumerate(sources):
         forget()
-        found = _matching(name)
+        with _named(key):
+            found = _matching(name)
         if not found:
             raise UserError(f"{key}={name}: nothing matches")
         rows = chain.from_iterable(_rows(path, key, labels) for path in found)
@@ -165,6 +170,15 @@ def _matching(name: str) -> list[str]:
     return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
 
 
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors begin with the key whose value they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
+
+
 def _short(name: str) -> str:
     """A source in a line or on a model card: its last part, and the one before where the last is but a split."""
     path = Path(redacted(name).removesuffix("?***"))
@@ -174,15 +188,13 @@ def _short(name: str) -> str:
 
 
 def _rows(name: str, key: str, labels: bool) -> Rows:
-    try:
+    with _named(key):
         path = source_path(name)
-    except UserError as error:
-        raise UserError(f"{key}={error}") from error
     if path.is_dir():
         return _folder_rows(path, key, labels)
     if path.is_file():
         return _file_rows(path, key)
-    if name.count("/") == 1 and not path.exists() and not name.startswith((".", "/", "~")):
+    if HUB_NAME.fullmatch(name) and not path.exists():
         return dataset_rows(name, key)
     raise UserError(f"{key}={name}: no such file or folder")
 

@@ -36,7 +36,7 @@ def is_url(name: str) -> bool:
 
 
 class Missing(UserError):
-    """There is no such file, folder or bucket."""
+    """There is no such file, folder or bucket, or not for these credentials: many a server answers both alike."""
 
 
 class State(NamedTuple):
@@ -44,6 +44,16 @@ class State(NamedTuple):
 
     size: int
     version: int
+
+
+listed: dict[str, dict[str, State | None]] = {}
+"""What is in each folder that was listed, by URL: a file's state, or None for a folder."""
+
+
+def listed_state(url: str) -> State | None:
+    """What a listing told of a file; None where there was none."""
+    folder, _, name = url.rpartition("/")
+    return listed.get(folder, {}).get(name)
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,9 @@ def state(url: str) -> State:
     Raises:
         UserError: it is not there (``Missing``), or cannot be asked for.
     """
+    told = listed_state(url)
+    if told is not None and told.size >= 0:
+        return told
     fs, path = filesystem(url)
     info = retried(url, lambda: fs.info(path))
     if info.get("type") == "directory":
@@ -240,8 +253,8 @@ def retried(url: str, work: Callable[[], Result]) -> Result:
         except Exception as error:  # each file system raises its own
             why, lasting = _judged(error)
             if lasting or wait_s is None:
-                kind = Missing if why.startswith("no such") else UserError
-                raise kind(f"{url}: {why}") from error
+                absent = why.startswith(("no such", "no permission")) or isinstance(error, NotImplementedError)
+                raise (Missing if absent else UserError)(f"{url}: {why}") from error
         time.sleep(wait_s)
     raise AssertionError  # never reached
 
@@ -263,7 +276,7 @@ def _judged(error: Exception) -> tuple[str, bool]:
         return f"{said}: set them in the environment", True
     if isinstance(error, TimeoutError) or not said:
         return f"no answer in time ({type(error).__name__})", False
-    return said, isinstance(error, ImportError | ValueError | TypeError)
+    return said, isinstance(error, ImportError | ValueError | TypeError | NotImplementedError)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -25,7 +25,19 @@ from mixvec import UserError
 from mixvec.audio import EXTENSIONS
 from mixvec.errors import redacted
 
-from .ranges import Missing, RemoteFile, State, filesystem, is_url, opened_range, retried, state, state_of
+from .ranges import (
+    Missing,
+    RemoteFile,
+    State,
+    filesystem,
+    is_url,
+    listed,
+    listed_state,
+    opened_range,
+    retried,
+    state,
+    state_of,
+)
 from .rows import Fault, Row, Rows
 
 SHARDS_AT_ONCE = 8
@@ -33,8 +45,6 @@ FILES = (*EXTENSIONS, ".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt", ".tar", 
          ".parquet", ".arrow")  # fmt: skip
 """What a file is called behind ``http``, which knows no folders."""
 
-_listed: dict[str, dict[str, State | None]] = {}
-"""What is in each folder that was listed: a file's state, or None for a folder."""
 _whole: dict[str, list[RemotePath]] = {}
 """The files below each folder that was listed to any depth."""
 
@@ -93,9 +103,9 @@ class RemotePath(PurePosixPath):
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        listed = self._listed_beside()
-        if listed is not None:
-            return listed.get(self.parts[-1]) is not None
+        beside = self._listed_beside()
+        if beside is not None:
+            return beside.get(self.parts[-1]) is not None
         try:
             return state(str(self)) is not None
         except Missing:
@@ -112,9 +122,12 @@ class RemotePath(PurePosixPath):
 
     def glob(self, pattern: str) -> list[RemotePath]:
         """What matches, in order; no ``**``."""
-        found = [self]
+        found = [self] if len(self.parts) > 1 else []
         for part in pattern.split("/"):
-            found = [child for path in found for child in path.iterdir() if fnmatchcase(child.name, part)]
+            if has_magic(part):
+                found = [child for path in found for child in path.iterdir() if fnmatchcase(child.name, part)]
+            else:  # not listed for that: the folder may be anyone's
+                found = [child for path in found if (child := path / part).exists()]
         return sorted(found)
 
     def _child(self, name: str) -> RemotePath:
@@ -123,21 +136,21 @@ class RemotePath(PurePosixPath):
 
     def _listed_beside(self) -> dict[str, State | None] | None:
         """What is in its folder, where that was listed."""
-        listed = _listed.get(str(self.parent))
-        return {} if listed is None and self._within_listed() else listed
+        beside = listed.get(str(self.parent))
+        return {} if beside is None and self._within_listed() else beside
 
     def _within_listed(self) -> bool:
         return bool(_whole) and any(str(path) in _whole for path in (self, *self.parents))
 
     def _children(self) -> dict[str, State | None]:
         url = str(self)
-        if url not in _listed and len(self.parts) > 1:
+        if url not in listed:
             if self._within_listed():
                 return {}
             fs, root = filesystem(url)
             with suppress(Missing):
                 self._note({entry["name"]: entry for entry in retried(url, lambda: fs.ls(root, detail=True))}, root)
-        return _listed.setdefault(url, {})
+        return listed.setdefault(url, {})
 
     def _note(self, entries: dict[str, dict[str, Any]], root: str) -> list[RemotePath]:
         """Remember a listing of this folder; the files in it, hidden ones left out."""
@@ -147,7 +160,7 @@ class RemotePath(PurePosixPath):
             if not below or below.startswith(".") or "/." in below or (self.over_http and "?" in below):
                 continue
             parent, _, last = f"{url}/{below}".rpartition("/")
-            folder = _listed.get(parent)
+            folder = listed.get(parent)
             if folder is None:
                 folder = _folder_below(url, parent)
             if entry.get("type") == "directory":
@@ -162,18 +175,34 @@ class RemotePath(PurePosixPath):
         url = str(self)
         if url not in _whole:
             fs, root = filesystem(url)
-            files = self._note(retried(url, lambda: fs.find(root, detail=True)), root.rstrip("/"))
-            _listed.setdefault(url, {})
-            _whole[url] = sorted(files, key=lambda path: path.parts)
+            files = self._note(retried(url, lambda: _found(fs, root)), root.rstrip("/"))
+            listed.setdefault(url, {})
+            plain = unquote if self.over_http else str
+            _whole[url] = sorted(files, key=lambda path: plain(str(path)).split("/"))
         return _whole[url]
+
+
+def _found(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    """All files below ``root``. File systems that walk would pass over in silence what they cannot list."""
+    from fsspec.asyn import AbstractFileSystem, AsyncFileSystem
+
+    walks = type(fs)._find is AsyncFileSystem._find if fs.async_impl else type(fs).find is AbstractFileSystem.find
+    if not walks:
+        return fs.find(root, detail=True)  # type: ignore[no-any-return]
+    errors: list[Exception] = []
+    found = fs.find(root, detail=True, on_error=errors.append)
+    for error in errors:
+        if not found or not isinstance(error, FileNotFoundError):  # a page may well link to what is not there
+            raise error
+    return found  # type: ignore[no-any-return]
 
 
 def _folder_below(top: str, url: str) -> dict[str, State | None]:
     """The listing of a folder at or below ``top``, begun, and so named in all above it."""
     for at in range(len(top), len(url)):
         if url[at] == "/":
-            _listed.setdefault(url[:at], {}).setdefault(url[at + 1 :].partition("/")[0])
-    return _listed.setdefault(url, {})
+            listed.setdefault(url[:at], {}).setdefault(url[at + 1 :].partition("/")[0])
+    return listed.setdefault(url, {})
 
 
 def source_path(name: str) -> Path | RemotePath:
@@ -210,7 +239,7 @@ def expanded(name: str) -> list[str]:
 
 def forget() -> None:
     """Ask anew for whatever is looked at from here on."""
-    _listed.clear()
+    listed.clear()
     _whole.clear()
     state.cache_clear()
 
@@ -225,19 +254,16 @@ def settled(rows: Rows) -> Rows:
         elif row.stored is not None:
             yield replace(row, source=redacted(row.source), where=redacted(row.where))
         else:
-            stored = _file(row.source)
-            source = row.source if stored is None else redacted(stored.url)
-            yield replace(row, source=source, where=redacted(row.where), stored=stored)
+            source, stored = _place(row.source)
+            yield replace(row, source=redacted(source), where=redacted(row.where), stored=stored)
 
 
-def _file(url: str) -> RemoteFile | None:
-    """The file that a row names, with what is known of it; None for a local one."""
-    folder, _, name = url.rpartition("/")
-    known = _listed.get(folder, {}).get(name)
-    if known is not None:
-        return RemoteFile(url, *known)
+def _place(url: str) -> tuple[str, RemoteFile | None]:
+    """The name of a file, and where it lies unless on this machine, with what is known of it."""
+    if (told := listed_state(url)) is not None:
+        return url, RemoteFile(url, *told)
     path = located(url)
-    return RemoteFile(str(path)) if isinstance(path, RemotePath) else None
+    return str(path), RemoteFile(str(path)) if isinstance(path, RemotePath) else None
 
 
 def each_shard(reader: Callable[[Any], Rows], shards: list[Any]) -> Rows:

@@ -14,7 +14,7 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -51,8 +51,8 @@ class Row:
     text: str | None = None
     label: str | None = None
     stored: Stored | None = None
-    header: AudioHeader | None = None
-    """Where the reader has met it."""
+    look: Callable[[], AudioHeader] | None = None
+    """How to find its header, where to open ``stored`` for it is a slow way."""
 
 
 @dataclass(frozen=True)

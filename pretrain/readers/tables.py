@@ -2,6 +2,7 @@
 
 The stored bytes are never decoded here. A data set on disk is memory-mapped. A Parquet file is read group by group of
 its rows; one row costs unpacking its group up to that row, so groups of about a hundred rows, as the hub has them, do.
+Its audio is read through once, for the headers, and not again while the index knows them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from mixvec import UserError
-from mixvec.audio import audio_header
+from mixvec.audio import AudioHeader, audio_header
 
 from .ranges import RemoteFile, is_url
 from .remote import located
-from .rows import LABEL_KEYS, TEXT_KEYS, Fault, Row, Rows, labels_of
+from .rows import LABEL_KEYS, TEXT_KEYS, Row, Rows, labels_of
 
 PAGE_BYTES = 1 << 16
 ROWS_AT_ONCE = 8
@@ -44,6 +48,11 @@ class ParquetRow:
     group: int
     row: int
 
+    @property
+    def offset(self) -> int:
+        """Its place in the file, for the index."""
+        return self.group << 32 | self.row
+
     def open(self) -> BinaryIO:
         left = self.row
         for batch in _batches(located(self.path), self.group, [self.column]):
@@ -63,7 +72,8 @@ def _opened(stored: Any) -> BinaryIO:
 
 
 def dataset_rows(name: str, key: str) -> Rows:
-    """A datasets directory, an ``.arrow`` file of one, or a data set of the hub."""
+    """A datasets directory, an ``.arrow`` file of one, or a data set of the hub: ``org/name``, its only or default
+    config and ``train``, or ``org/name:config/split``. From the hub, datasets copies it into its own cache."""
     import datasets
 
     table = _load(name, key)
@@ -89,9 +99,15 @@ def _load(name: str, key: str) -> Any:
     try:
         if name.endswith(".arrow"):
             return datasets.Dataset.from_file(name)
-        return datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split="train")
+        if Path(name).is_dir():
+            return datasets.load_from_disk(name)
+        repo, _, part = name.partition(":")
+        config, _, split = part.partition("/")
+        return datasets.load_dataset(repo, config or None, split=split or "train")
     except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
         why = f"no such folder, and no data set of that name could be loaded ({_reason(error)})"
+        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            why += f"; its files can be read in place: {key}=hf://datasets/{name.partition(':')[0]}"
         raise UserError(f"{key}={name}: {why}") from error
 
 
@@ -112,33 +128,71 @@ def parquet_rows(path: Path) -> Rows:
     import datasets
 
     with _parquet(path) as file:
-        schema, groups = file.schema_arrow, file.num_row_groups
-    try:
-        names = _class_names(datasets.Features.from_arrow_schema(schema))
-    except (ValueError, TypeError, KeyError):  # types that datasets does not know, or metadata that is not its own
-        names = {}
-    structs = [f.name for f in schema if hasattr(f.type, "get_field_index") and f.type.get_field_index("bytes") >= 0]
-    if not structs:
-        raise UserError(f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path")
-    column, number = structs[0], 0
-    columns = [column, *(n for n in schema.names if n in (*TEXT_KEYS, *LABEL_KEYS) and n != column)]
-    for group in range(groups):
-        at = 0
-        for batch in _batches(path, group, columns):
-            for values in batch.to_pylist():
-                yield _parquet_row(ParquetRow(str(path), column, group, at), values, names, number)
-                at, number = at + 1, number + 1
+        schema = file.schema_arrow
+        try:
+            names = _class_names(datasets.Features.from_arrow_schema(schema))
+        except (ValueError, TypeError, KeyError):  # types that datasets does not know, or metadata that is not its own
+            names = {}
+        structs = [
+            f.name for f in schema if hasattr(f.type, "get_field_index") and f.type.get_field_index("bytes") >= 0
+        ]
+        if not structs:
+            raise UserError(
+                f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path"
+            )
+        column, numbers = structs[0], count()
+        others = [n for n in schema.names if n in (*TEXT_KEYS, *LABEL_KEYS) and n != column]
+        for group in range(file.num_row_groups):
+            headers = _Headers(path, column, group)
+            for at, values in enumerate(_values(file, group, others)):
+                text, label = labels_of(_named(values, names))
+                stored = ParquetRow(str(path), column, group, at)
+                yield Row(
+                    f"{path}[{next(numbers)}]", text=text, label=label, stored=stored, look=partial(headers.of, at)
+                )
 
 
-def _parquet_row(stored: ParquetRow, values: dict[str, Any], names: dict[str, Any], number: int) -> Row | Fault:
-    source = f"{stored.path}[{number}]"
+def _values(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a group, in these columns."""
+    if not columns:
+        return iter([{}] * file.metadata.row_group(group).num_rows)
+    batches = file.iter_batches(row_groups=[group], columns=columns, use_threads=False)
+    return chain.from_iterable(batch.to_pylist() for batch in batches)
+
+
+class _Headers:
+    """The headers of a group's rows, found in one pass over its audio when the first is asked for, in any thread."""
+
+    def __init__(self, path: Path, column: str, group: int) -> None:
+        self.path, self.column, self.group = path, column, group
+        self.lock = Lock()
+        self.found: list[AudioHeader | UserError] | UserError | None = None
+
+    def of(self, row: int) -> AudioHeader:
+        with self.lock:
+            if self.found is None:
+                self.found = self._pass()
+        found = self.found if isinstance(self.found, UserError) else self.found[row]
+        if isinstance(found, UserError):
+            raise UserError(str(found))
+        return found
+
+    def _pass(self) -> list[AudioHeader | UserError] | UserError:
+        found: list[AudioHeader | UserError] = []
+        try:
+            for batch in _batches(self.path, self.group, [self.column]):
+                found += map(_header, batch.column(0).to_pylist())
+        except UserError as error:
+            return error
+        return found
+
+
+def _header(stored: Any) -> AudioHeader | UserError:
     try:
-        with _opened(values[stored.column]) as file:
-            header = audio_header(file)
+        with _opened(stored) as file:
+            return audio_header(file)
     except (UserError, OSError) as error:
-        return Fault(source, str(error).replace("stored audio", source, 1))
-    text, label = labels_of(_named({n: v for n, v in values.items() if n != stored.column}, names))
-    return Row(source, text=text, label=label, stored=stored, header=header)
+        return UserError(str(error))
 
 
 def _batches(path: Path, group: int, columns: list[str]) -> Iterator[Any]:
@@ -160,5 +214,7 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: not Parquet that can be read ({_reason(error)})") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
