@@ -62,11 +62,12 @@ def located(name: str) -> Path | RemotePath:
     protocol, _, rest = name.partition("://")
     if protocol in ("file", "local"):
         return Path(filesystem(name)[1])
+    query = mark = ""
     if protocol in ("http", "https"):
         rest, mark, query = rest.partition("?")
         rest = rest.partition("#")[0]
-        return RemotePath(f"{protocol}:/" + posixpath.normpath("/" + rest) + mark + query.replace("/", "%2F"))
-    return RemotePath(f"{protocol}:/" + posixpath.normpath("/" + rest.lstrip("/")))
+    top, _, below = rest.lstrip("/").partition("/")
+    return RemotePath(f"{protocol}:/{top}{posixpath.normpath('/' + below)}{mark}{query.replace('/', '%2F')}")
 
 
 class RemotePath(PurePosixPath):
@@ -90,7 +91,8 @@ class RemotePath(PurePosixPath):
         text = str(other)
         if is_url(text) or text.startswith("/"):
             return located(text)
-        return type(self)(posixpath.normpath(f"{super().__str__()}/{quote(text) if self.over_http else text}"))
+        below = "/".join((*self.parts[2:], quote(text) if self.over_http else text))
+        return type(self)(*self.parts[:2], posixpath.normpath("/" + below)[1:])  # .. ends at the host or bucket
 
     def resolve(self) -> RemotePath:
         return self

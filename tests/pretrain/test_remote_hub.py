@@ -39,6 +39,11 @@ def test_a_data_set_of_the_hub_in_place(
             assert_reads(utterance, path)
         bare = find("hf://datasets/org/speech", labels=False)
         assert len(bare.utterances) == 5
+        more = write(tmp_path / "new" / "e.flac", 0.3)
+        HfApi(token="secret").upload_file(
+            path_or_fileobj=more, path_in_repo="e.flac", repo_id="org/speech", repo_type="dataset"
+        )
+        assert len(find("hf://datasets/org/speech", labels=False).utterances) == 6  # no listing is older than a search
         with pytest.raises(UserError, match=r"hf://datasets/org/none: no such file or folder \(.*not found\)"):
             find("hf://datasets/org/none")
 
