@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
+from mixvec.errors import redacted
 
 from .augment import WaveformAugmentConfig
 from .gate import GateConfig
@@ -252,8 +253,8 @@ def _one_line(error: Exception) -> str:
 
 
 def write_config(config: Any, path: Path) -> str:
-    """The merged configuration as YAML, written to ``path``."""
-    text: str = OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The merged configuration as YAML, written to ``path``, without what may be secret in a URL."""
+    text: str = redacted(OmegaConf.to_yaml(OmegaConf.structured(config)))
     path.write_text(text, encoding="utf-8")
     return text
 
@@ -265,6 +266,6 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
         key, a, b = prefix + item.name, getattr(old, item.name), getattr(new, item.name)
         if is_dataclass(b):
             keys += changed_keys(a, b, key + ".")
-        elif a != b and key not in KEEP_ON_RESUME:
+        elif a != b and redacted(str(a)) != redacted(str(b)) and key not in KEEP_ON_RESUME:
             keys.append(f"{key} ({a} → {b})")
     return keys

@@ -31,6 +31,7 @@ from .gate import find_speech, frame_levels
 from .headers import Progress, opened
 from .index import cache_path
 from .mixture import weighted_sources
+from .readers.ranges import is_url
 from .sources import Corpus
 from .utterances import Utterance
 
@@ -204,7 +205,7 @@ def _key(recording: Utterance) -> bytes:
 
 
 def _absolute(name: str) -> str:
-    return name if "://" in name else os.path.abspath(name)
+    return name if is_url(name) else os.path.abspath(name)
 
 
 def _load(path: Path | None) -> Found:

@@ -30,6 +30,7 @@ from .headers import opened
 from .loader import Batch, Clip, Loaded, loaded_of, read_clip, start_worker
 from .mixture import weighted_sources
 from .plan import deal, plan_pool
+from .readers.remote import forget, settled
 from .readers.rows import Fault, Row, Rows
 from .readers.tables import Held
 from .segments import stretches_of
@@ -111,7 +112,7 @@ class Source:
 
     def shards(self, epoch: int) -> list[tuple[int, Rows]]:
         """This rank's shards of an epoch, or its share of each, with their numbers."""
-        parts = parts_of(self.name, self.key, labels=False, stream=True)
+        parts = [settled(part) for part in parts_of(self.name, self.key, labels=False, stream=True)]
         order = np.random.default_rng([self.seed, epoch, self.number, 0, 5]).permutation(len(parts)).tolist()
         if len(parts) >= self.ranks:
             return [(number, parts[number]) for number in order[self.rank :: self.ranks]]
@@ -133,12 +134,10 @@ class Source:
             with opened(row.source, row.stored) as file:
                 held = row.stored if isinstance(file, str) or isinstance(row.stored, Held) else Held(file.read())
             with opened(row.source, held) as file:
-                made = utterance_of(row, row.header or audio_header(file), self.number)
+                made = utterance_of(row, audio_header(file), self.number)
         except UserError as error:
             return Fault(row.source, str(error))
-        if isinstance(made, Fault):
-            return made
-        return Utterance(made.source, made.duration_s, made.start_s, stored=held, part=made.part)
+        return made if isinstance(made, Fault) else replace(made, text=None, label=None, stored=held)
 
 
 class StreamedUpdates(Generic[Batch]):
@@ -179,6 +178,7 @@ class StreamedUpdates(Generic[Batch]):
         self._ended = False
         self.waited_s = 0.0
         """Seconds that ``start`` has waited for audio so far, but for the first update."""
+        forget()
         for name, _ in named:
             parts_of(name, key, labels=False, stream=True)  # so that a wrong name is told at once
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mixvec.atomic import write_whole
-from mixvec.errors import UserError, run_cli
+from mixvec.errors import UserError, redacted, run_cli
 from pretrain.config import PretrainConfig, load_config
 from pretrain.plan import deal, plan_epoch
 from pretrain.segments import cut_long
@@ -79,7 +79,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
     counts, _ = np.histogram(durations_s, (*EDGES_S, np.inf))
     seconds, _ = np.histogram(durations_s, (*EDGES_S, np.inf), weights=durations_s)
     facts: dict[str, Any] = {
-        "source": str(config.data.train),
+        "source": redacted(str(config.data.train)),
         "utterances": len(durations_s),
         "hours": durations_s.sum() / 3600,
         "formats": [
