@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -141,7 +142,8 @@ class _Ranges(io.RawIOBase):
         if file is None:
             fs, path = filesystem(self.url)
             file = fs.open(path, "rb", block_size=MOST_BYTES, cache_type="none", size=self.offset + self.size)
-            file.details = {"name": path, "size": self.offset + self.size}  # else some ask for them first
+            with suppress(AttributeError):
+                file.details = {"name": path, "size": self.offset + self.size}  # else some ask for them first
         file.seek(start)
         try:
             found: bytes = file.read(count)
