@@ -19,7 +19,9 @@ from .frontend import SAMPLE_RATE_HZ
 EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
 )
-LOWEST_RATE_HZ = 1_000
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
+FRAMES_PER_BYTE = 2_000  # silence in Opus takes a byte for up to 1,440 frames; nothing that sounds comes near
+LOUDEST = 1e10  # sound is within ±1, or ±2^31 where integers were kept as floats; the square of more overflows soon
 UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where a streamed file states none
 BLOCK_FRAMES = 1 << 20
 
@@ -36,7 +38,7 @@ def audio_header(path: str | Path | BinaryIO) -> AudioHeader:
     """A file's header, read without decoding.
 
     Raises:
-        UserError: the file is missing, libsndfile cannot read it, or its header states no length.
+        UserError: the file is missing, libsndfile cannot read it, or its header states no length or one that cannot be.
     """
     try:
         with soundfile.SoundFile(_openable(path)) as file:
@@ -51,7 +53,7 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
     A part that reaches beyond the end is cut off there.
 
     Raises:
-        UserError: the file is missing, unreadable, empty (in that part), or holds values that are not finite.
+        UserError: the file is missing, unreadable, empty (in that part), or holds values that are no sound.
     """
     try:
         with soundfile.SoundFile(_openable(path)) as file:
@@ -65,8 +67,8 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
         raise UserError(_why(path, error)) from error
     if samples.shape[0] == 0:
         raise UserError(f"{_name(path)}: no audio in it")
-    if not np.isfinite(samples).all():
-        raise UserError(f"{_name(path)}: holds values that are not finite (NaN or infinity)")
+    if not -LOUDEST <= samples.min() <= samples.max() <= LOUDEST:  # nor where one is NaN
+        raise UserError(f"{_name(path)}: holds values that are no sound (NaN, infinity or over {LOUDEST:g})")
     waveform = torch.from_numpy(samples)
     return waveform if rate_hz == SAMPLE_RATE_HZ else _resample(waveform, rate_hz)
 
@@ -77,6 +79,12 @@ def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHead
         raise UserError(f"{_name(path)}: its header does not state its length, as when streamed; convert it once more")
     if file.samplerate < LOWEST_RATE_HZ:
         raise UserError(f"{_name(path)}: {file.samplerate} Hz is too low a rate for speech; is the header right?")
+    if file.samplerate > HIGHEST_RATE_HZ:
+        raise UserError(f"{_name(path)}: {file.samplerate} Hz is beyond any recording; is the header right?")
+    size = _bytes(path)
+    if file.frames > FRAMES_PER_BYTE * size:
+        hours = file.frames / file.samplerate / 3600
+        raise UserError(f"{_name(path)}: its header claims {hours:.1f} h of audio, which {size} bytes cannot hold")
     return AudioHeader(int(file.frames), int(file.samplerate), int(file.channels))
 
 
@@ -84,19 +92,22 @@ def _read_mono(file: soundfile.SoundFile, frames: int) -> np.ndarray[tuple[int],
     """Up to ``frames`` frames from here, channels averaged (S,). In blocks: a header may promise what is not there."""
     blocks = [np.zeros(0, np.float32)]
     while frames > 0:
-        block = file.read(min(frames, BLOCK_FRAMES), dtype="float32", always_2d=True)  # (frames, channels)
+        wanted = min(frames, BLOCK_FRAMES // file.channels)
+        block = file.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
         if not len(block):
             break
-        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+        with np.errstate(all="ignore"):  # of what is not finite the caller hears
+            blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
         frames -= len(block)
     return np.concatenate(blocks)
 
 
 def _resample(waveform: Tensor, rate_hz: int) -> Tensor:
-    """(S,) at ``rate_hz`` to 16 kHz. A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz:
-    the filter's size is the product of what they do not share, gigabytes at worst."""
-    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 5:
-        rate_hz = round(rate_hz, -1)
+    """(S,) at ``rate_hz`` to 16 kHz. A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz, a
+    high one to 100 Hz: the filter's size is the product of what they do not share, gigabytes at worst."""
+    digits = 1 if rate_hz < 50_000 else 2
+    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 10**digits:
+        rate_hz = round(rate_hz, -digits)
     return resample(waveform, rate_hz, SAMPLE_RATE_HZ)  # type: ignore[no-any-return]
 
 
@@ -104,6 +115,15 @@ def _openable(path: str | Path | BinaryIO) -> str | bytes | BinaryIO:
     if not isinstance(path, str | Path):
         return path
     return str(path) if os.name == "nt" else os.fsencode(path)  # bytes: soundfile cannot encode a name that is no text
+
+
+def _bytes(path: str | Path | BinaryIO) -> int:
+    if isinstance(path, str | Path):
+        return os.path.getsize(path)
+    at = path.tell()
+    size = path.seek(0, os.SEEK_END)
+    path.seek(at)
+    return size
 
 
 def _name(path: str | Path | BinaryIO) -> str:
