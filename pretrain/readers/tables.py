@@ -82,13 +82,18 @@ def dataset_rows(name: str, key: str) -> Rows:
 def _load(name: str, key: str) -> Any:
     import datasets
 
+    local = Path(name).exists()
     try:
         if name.endswith(".arrow"):
-            return datasets.Dataset.from_file(name)
-        return datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split="train")
-    except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
-        why = f"no such folder, and no data set of that name could be loaded ({_reason(error)})"
-        raise UserError(f"{key}={name}: {why}") from error
+            table = datasets.Dataset.from_file(name)
+        else:
+            table = datasets.load_from_disk(name) if local else datasets.load_dataset(name, split="train")
+        if isinstance(table, datasets.Dataset):
+            table.data.validate(full=True)  # offsets that lie would crash the process; audio itself is not looked at
+        return table
+    except Exception as error:  # where its files are damaged, datasets raises whatever comes first
+        why = "not a data set" if local else "no such folder, and no data set of that name"
+        raise UserError(f"{key}={name}: {why} that can be loaded ({_reason(error)})") from error
 
 
 def _class_names(features: Any) -> dict[str, Callable[[int], str]]:
