@@ -147,7 +147,7 @@ def fairseq_rows(path: Path) -> Rows:
     for (number, line), text in zip(lines[1:], texts, strict=True):
         name, tab, frames = line.rpartition("\t")
         if not tab or not frames.strip().isdecimal():
-            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line!r}")
+            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line[:200]!r}")
         yield Row(existing(name, f"{path}:{number}", root), f"{path}:{number}", text=text)
 
 

@@ -52,3 +52,10 @@ def test_other_faults_of_a_thread_keep_their_traceback() -> None:
 def test_each_ends_in_one_line(error: str, line: str, code: int) -> None:
     done = ended(f"from mixvec.errors import *\ndef main(): raise {error}\nrun_cli(main)")
     assert (done.stderr, done.returncode) == (line, code)
+
+
+def test_an_error_is_one_line_whatever_the_name_of_the_file() -> None:
+    code = (
+        "from mixvec.errors import UserError, run_cli\n@run_cli\ndef main(): raise UserError('a\\nb\\r.wav: no such')"
+    )
+    assert ended(code).stderr == "error: a b .wav: no such\n"
