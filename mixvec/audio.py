@@ -90,7 +90,7 @@ def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHead
 
 def _read_mono(file: soundfile.SoundFile, frames: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     """Up to ``frames`` frames from here, channels averaged (S,). In blocks: a header may promise what is not there."""
-    blocks = [np.zeros(0, np.float32)]
+    blocks = []
     while frames > 0:
         wanted = min(frames, BLOCK_FRAMES // file.channels)
         block = file.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
@@ -99,7 +99,7 @@ def _read_mono(file: soundfile.SoundFile, frames: int) -> np.ndarray[tuple[int],
         with np.errstate(all="ignore"):  # of what is not finite the caller hears
             blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
         frames -= len(block)
-    return np.concatenate(blocks)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)])
 
 
 def _resample(waveform: Tensor, rate_hz: int) -> Tensor:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
 
+from .augment import WaveformAugmentConfig
 from .objective import ObjectiveConfig
 
 
@@ -33,6 +34,12 @@ class DataConfig:
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
     """The largest share of the utterances that may be skipped as unreadable before the run stops; 1 never stops."""
+    stream: bool = False
+    """Read as it lies, each rank its own shards, with nothing looked through first (``pretrain/stream.py``)."""
+    buffer_s: float = 3600.0
+    """What each rank of a streamed run holds, undecoded, to choose utterances of like duration from."""
+    augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
+    """What is done to the waveforms; nothing by default. ``min_s`` is before, ``max_s`` after a change of speed."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +111,19 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_run(self)
-        at_least = {"data.temperature": 0.1, "objective.distractors": 1, "objective.mask_span_frames": 2,
-                    "objective.codebooks": 1, "objective.entries": 2, "objective.logit_temperature": 1e-6,
-                    "objective.gumbel_start": 1e-6, "objective.gumbel_end": 1e-6,
-                    "objective.gumbel_fraction": 0}  # fmt: skip
+        at_least = {"data.temperature": 0.1, "data.buffer_s": 0, "objective.distractors": 1,
+                    "objective.mask_span_frames": 2, "objective.codebooks": 1, "objective.entries": 2,
+                    "objective.logit_temperature": 1e-6, "objective.gumbel_start": 1e-6,
+                    "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0}  # fmt: skip
         check_at_least(self, at_least)
         if not 0.0 < self.objective.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
         if self.objective.code_dim % self.objective.codebooks:
             raise ValueError("objective.code_dim must be a multiple of objective.codebooks")
+        if self.data.stream and self.data.temperature != 1.0:
+            raise ValueError(
+                "data.temperature needs the hours of each corpus, which a stream does not know; give weights"
+            )
         for name in self.run.stop_on:
             if name not in DIAGNOSES:
                 raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(DIAGNOSES)}")

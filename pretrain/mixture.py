@@ -19,8 +19,10 @@ def weighted_sources(source: Any, key: str) -> list[tuple[str, float]]:
     """The sources that ``key`` names, each with its weight.
 
     Raises:
-        UserError: an entry is neither a name nor a mapping of a source and a weight above 0.
+        UserError: there is none, or an entry is neither a name nor a mapping of a source and a weight above 0.
     """
+    if source in (None, "", []):
+        raise UserError(f"{key} is not set: give it a folder of audio, such as {key}=DIR")
     found = []
     for entry in source if isinstance(source, list | tuple) else [source]:
         if not isinstance(entry, dict):

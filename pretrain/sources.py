@@ -43,7 +43,7 @@ from .readers.layouts import (
 )
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
 from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, files_below, one_split
-from .readers.tables import dataset_rows, parquet_rows
+from .readers.tables import dataset_rows, parquet_rows, streamed_parts
 from .utterances import Utterance, Utterances
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -116,21 +116,21 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     Raises:
         UserError: ``source`` is missing, or holds no audio that can be read.
     """
-    if source in (None, "", []):
-        raise UserError(f"{key} is not set: give it a folder of audio, such as {key}=DIR")
     sources = weighted_sources(source, key)
-    corpus = Corpus(", ".join(_short(name) for name, _ in sources), weights=[weight for _, weight in sources])
+    corpus = Corpus(source_names(source, key), weights=[weight for _, weight in sources])
     for part, (name, _) in enumerate(sources):
-        found = sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
-        if not found:
-            raise UserError(f"{key}={name}: nothing matches")
-        rows = chain.from_iterable(_rows(path, key, labels) for path in found)
+        rows = chain.from_iterable(parts_of(name, key, labels))
         for looked_at in with_headers(rows, name, labels):
             _add(corpus, looked_at, part)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
     return corpus
+
+
+def source_names(source: Any, key: str) -> str:
+    """The sources that ``key`` names, in a line or on a model card."""
+    return ", ".join(_short(name) for name, _ in weighted_sources(source, key))
 
 
 def _short(name: str) -> str:
@@ -141,18 +141,35 @@ def _short(name: str) -> str:
     return path.name or name
 
 
-def _rows(name: str, key: str, labels: bool) -> Rows:
+def parts_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list[Rows]:
+    """The rows of a source that is one name or a glob, shard by shard where it lies in tars or Parquet files.
+
+    With ``stream``, rows of Parquet and of the hub hold their audio's bytes, and nothing is fetched ahead of them.
+
+    Raises:
+        UserError: there is no such source.
+    """
+    if glob.has_magic(name) and not Path(name).exists():
+        found = sorted(glob.glob(name))
+        if not found:
+            raise UserError(f"{key}={name}: nothing matches")
+        return [part for path in found for part in parts_of(path, key, labels, stream=stream)]
     path = Path(name)
     if path.is_dir():
-        return _folder_rows(path, key, labels)
+        return _folder_parts(path, key, labels, stream)
     if path.is_file():
-        return _file_rows(path, key)
-    if name.count("/") == 1 and not path.exists() and not name.startswith((".", "/", "~")):
-        return dataset_rows(name, key)
+        return [_file_rows(path, key, stream)]
+    if is_hub_name(name):
+        return streamed_parts(name, key) if stream else [dataset_rows(name, key)]
     raise UserError(f"{key}={name}: no such file or folder")
 
 
-def _file_rows(path: Path, key: str) -> Rows:
+def is_hub_name(name: str) -> bool:
+    """Whether ``name`` can only mean a data set of the hub, org/name."""
+    return name.count("/") == 1 and not Path(name).exists() and not name.startswith((".", "/", "~"))
+
+
+def _file_rows(path: Path, key: str, stream: bool) -> Rows:
     name = path.name.lower()
     if name.endswith((".jsonl", ".json", ".jsonl.gz", ".json.gz")):
         return json_rows(path)
@@ -165,7 +182,7 @@ def _file_rows(path: Path, key: str) -> Rows:
     if name.endswith(COMPRESSED_TARS):
         raise UserError(f"{key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
     if name.endswith(".parquet"):
-        return parquet_rows(path)
+        return parquet_rows(path, hold=stream)
     if name.endswith(".arrow"):
         return dataset_rows(str(path), key)
     if name.endswith(".trans.txt"):
@@ -175,28 +192,28 @@ def _file_rows(path: Path, key: str) -> Rows:
     return iter([Row(str(path))])
 
 
-def _folder_rows(folder: Path, key: str, labels: bool) -> Rows:
+def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Rows]:
     if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        return dataset_rows(str(folder), key)
+        return [dataset_rows(str(folder), key)]
     if (folder / "wav.scp").is_file():
-        return kaldi_rows(folder)
+        return [kaldi_rows(folder)]
     if labels and (folder / "metadata.jsonl").is_file():
-        return json_rows(folder / "metadata.jsonl")
+        return [json_rows(folder / "metadata.jsonl")]
     if labels and (folder / "metadata.csv").is_file():
-        return csv_rows(folder / "metadata.csv")
+        return [csv_rows(folder / "metadata.csv")]
     if all((folder / name).is_file() for name in SPLIT_LISTS):
-        return speech_commands_rows(folder)
+        return [speech_commands_rows(folder)]
     if labels and (folder / "stm").is_dir() and (folder / "sph").is_dir():
-        return tedlium_rows(folder)
+        return [tedlium_rows(folder)]
     faults: list[Fault] = []
     files = [] if labels else audio_below(folder, faults)
     if files or faults:
-        return chain(faults, (Row(str(file)) for file in files))
-    for pattern, reader in (("*.tar", tar_rows), ("*.parquet", parquet_rows), ("data/*.parquet", parquet_rows)):
+        return [chain(faults, (Row(str(file)) for file in files))]
+    for pattern in ("*.tar", "*.parquet", "data/*.parquet"):
         if shards := sorted(folder.glob(pattern)):
             one_split(key, folder, [(shard.name, str(_family(shard).relative_to(folder))) for shard in shards])
-            return (row for shard in shards for row in reader(shard))
-    return _labelled_rows(folder, key) if labels else iter(())
+            return [_file_rows(shard, key, stream) for shard in shards]
+    return [_labelled_rows(folder, key)] if labels else []
 
 
 def _family(shard: Path) -> Path:
@@ -218,9 +235,17 @@ def _labelled_rows(folder: Path, key: str) -> Rows:
 
 def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int) -> None:
     """Append one utterance, or count why not."""
-    if isinstance(found, Fault):
-        return corpus.skip(found.source, found.reason)
-    row, (frames, rate_hz, channels) = found
+    made = found if isinstance(found, Fault) else utterance_of(*found, part)
+    if isinstance(made, Fault):
+        return corpus.skip(made.source, made.reason)
+    corpus.utterances.append(made)
+    corpus.formats[found[1].rate_hz, found[1].channels] += 1  # type: ignore[union-attr,index]
+    return None
+
+
+def utterance_of(row: Row, header: AudioHeader, part: int) -> Utterance | Fault:
+    """What a row states and its audio's header make together; a fault where no audio is left."""
+    frames, rate_hz, _ = header
     start_s, wanted_s = row.start_s, row.duration_s
     if row.span_samples is not None:
         start, stop = row.span_samples
@@ -229,7 +254,5 @@ def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int) -> N
     duration_s = left_s if wanted_s is None else min(left_s, wanted_s)
     if duration_s <= 0:
         beyond = f" from {start_s:g} s on, as {row.where} has it" if start_s else ""
-        return corpus.skip(row.source, f"{row.source}: no audio in it{beyond}")
-    corpus.utterances.append(Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored, part))
-    corpus.formats[rate_hz, channels] += 1
-    return None
+        return Fault(row.source, f"{row.source}: no audio in it{beyond}")
+    return Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored, part)

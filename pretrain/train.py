@@ -18,6 +18,7 @@ from torch.optim import AdamW
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
+from .augment import Augmentation
 from .config import PretrainConfig
 from .export import save_model, training_facts
 from .faults import memory_named
@@ -28,7 +29,8 @@ from .objective import MaskedBatch, MaskedPrediction, Totals
 from .optim import learning_rate, set_learning_rate, step
 from .quantizer import gumbel_temperature
 from .run import Run, start_accelerator
-from .sources import Corpus, find_utterances
+from .sources import Corpus, find_utterances, source_names
+from .stream import StreamedUpdates
 
 
 def train(config: PretrainConfig) -> int:
@@ -40,7 +42,7 @@ def train(config: PretrainConfig) -> int:
     accelerator = start_accelerator(config.run)
     run = Run(config, accelerator)
     objective = MaskedPrediction(config.encoder, config.objective)
-    corpus, updates = open_data(config, run, objective)
+    name, updates = open_data(config, run, objective)
     optimizer = AdamW(
         objective.parameters(), config.optim.lr, config.optim.betas, config.optim.eps, config.optim.weight_decay
     )
@@ -74,17 +76,61 @@ def train(config: PretrainConfig) -> int:
             window = Window(run.elapsed_s, updates.waited_s)
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             run.save(state, model, optimizer)
-            save_model(run, objective.encoder, training_facts(run, state, corpus.name))
+            save_model(run, objective.encoder, training_facts(run, state, name))
         if stop:
             break
     return run.end(state)
 
 
-def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> tuple[Corpus, Updates[MaskedBatch]]:
-    """Find the audio, leave out what is too short, say what there is, and plan it for this rank."""
-    data, frame_lengths = config.data, objective.encoder.frame_lengths
-    if frame_lengths(round(data.min_s * SAMPLE_RATE_HZ)) < MIN_FRAMES:
-        raise UserError(f"data.min_s={data.min_s} is too short to mask: {MIN_FRAMES} frames of the encoder are needed")
+def open_data(
+    config: PretrainConfig, run: Run, objective: MaskedPrediction
+) -> tuple[str, Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]]:
+    """Find the audio, leave out what is too short, say what there is, and plan it for this rank; with its name."""
+    data, frame_lengths, accelerator = config.data, objective.encoder.frame_lengths, run.accelerator
+    if frame_lengths(round(data.min_s / data.augment.fastest * SAMPLE_RATE_HZ)) < MIN_FRAMES:
+        fast = f" at data.augment.speed={data.augment.fastest:g}" if data.augment.fastest > 1 else ""
+        raise UserError(
+            f"data.min_s={data.min_s} is too short to mask{fast}: {MIN_FRAMES} frames of the encoder are needed"
+        )
+    augment = Augmentation(data.augment, config.run.seed)
+    collate = partial(collate_masked, config=config.objective, frame_lengths=frame_lengths)
+    updates: Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]
+    if data.stream:
+        updates = StreamedUpdates(
+            data.train, "data.train", collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
+            buffer_s=data.buffer_s, crop_s=data.max_s, min_s=data.min_s, max_skipped=data.max_skipped,
+            workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes, rank=accelerator.process_index,
+            augment=augment,
+        )  # fmt: skip
+        name = source_names(data.train, "data.train")
+        found = f"{name}, streamed with {updates.pool_s:g} s held"
+    else:
+        corpus = find_corpus(config, run)
+        updates = Updates(
+            corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=data.max_s,
+            min_s=data.min_s, workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes,
+            rank=accelerator.process_index, temperature=data.temperature, augment=augment,
+        )  # fmt: skip
+        name, skipped = corpus.name, len(corpus.skipped)
+        found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
+        found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
+        found += f"; {updates.epoch_length(0)} updates an epoch"
+    run.note_skipped(augment.skipped)
+    parameters = sum(p.numel() for p in objective.parameters()) / 1e6
+    run.say(
+        f"{found}; {parameters:.1f} M parameters; {accelerator.num_processes} x {accelerator.device.type}; "
+        f"chance is ln({config.objective.distractors} + 1) = {math.log(config.objective.distractors + 1):.2f}"
+    )
+    return name, updates
+
+
+def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
+    """The audio of ``data.train`` that can be used; what cannot is noted in ``skipped.jsonl``.
+
+    Raises:
+        UserError: there is none, or too much is skipped.
+    """
+    data = config.data
     corpus = find_utterances(data.train, "data.train")
     run.note_skipped(corpus.skipped, fresh=True)
     corpus.check_skipped(data.max_skipped, f"data.train={data.train}")
@@ -92,21 +138,7 @@ def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> 
     run.note_skipped(corpus.skipped, fresh=True)
     if not corpus.utterances:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
-    updates = Updates(
-        corpus, partial(collate_masked, config=config.objective, frame_lengths=frame_lengths),
-        update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=data.max_s, min_s=data.min_s,
-        workers=data.workers, seed=config.run.seed,
-        ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
-        temperature=data.temperature,
-    )  # fmt: skip
-    skipped = f", {len(corpus.skipped)} files skipped (why: {run.dir / 'skipped.jsonl'})" if corpus.skipped else ""
-    parameters = sum(p.numel() for p in objective.parameters()) / 1e6
-    run.say(
-        f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances{skipped}; {parameters:.1f} M parameters; "
-        f"{run.accelerator.num_processes} x {run.accelerator.device.type}; {updates.epoch_length(0)} updates an epoch; "
-        f"chance is ln({config.objective.distractors} + 1) = {math.log(config.objective.distractors + 1):.2f}"
-    )
-    return corpus, updates
+    return corpus
 
 
 def update_totals(

@@ -51,6 +51,16 @@ class ParquetRow:
         raise UserError(f"{self.path}: has changed since it was looked at: no row {self.row} in group {self.group}")
 
 
+@dataclass(frozen=True)
+class Held:
+    """Audio whose bytes are at hand, as a stream brings them."""
+
+    data: bytes = field(repr=False)
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.data)
+
+
 def _opened(stored: Any) -> BinaryIO:
     """What an ``audio`` struct holds: the bytes, or the path of a file."""
     if not isinstance(stored, dict) or (stored.get("bytes") is None and not stored.get("path")):
@@ -66,12 +76,7 @@ def dataset_rows(name: str, key: str) -> Rows:
     if isinstance(table, datasets.DatasetDict):
         splits = ", ".join(table)
         raise UserError(f"{key}={name}: has splits ({splits}); name one, such as {key}={name}/{next(iter(table))}")
-    column = next((n for n, f in table.features.items() if isinstance(f, datasets.Audio)), None)
-    if column is None:
-        raise UserError(f"{key}={name}: no audio column among {', '.join(table.features)}")
-    audio = table.cast_column(column, datasets.Audio(decode=False)).select_columns([column])
-    if column != "audio":
-        audio = audio.rename_column(column, "audio")
+    audio, column = _audio_alone(table, name, key)
     names = _class_names(table.features)
     others = table.select_columns([n for n in table.column_names if n in (*TEXT_KEYS, *LABEL_KEYS) and n != column])
     for row in range(len(table)):
@@ -79,11 +84,51 @@ def dataset_rows(name: str, key: str) -> Rows:
         yield Row(f"{name}[{row}]", text=text, label=label, stored=TableRow(audio, row))
 
 
-def _load(name: str, key: str) -> Any:
+def streamed_parts(name: str, key: str) -> list[Rows]:
+    """A data set of the hub, shard by shard, its audio fetched as it is read and held as bytes; without labels."""
+    table = _load(name, key, stream=True)
+    audio, _ = _audio_alone(table, name, key)
+    return [_streamed(audio.shard(table.num_shards, shard), f"{name}[{shard}]") for shard in range(table.num_shards)]
+
+
+def _streamed(shard: Any, name: str) -> Rows:
+    import datasets
+    import fsspec
+
+    try:
+        for number, row in enumerate(shard):
+            stored = row["audio"] or {}
+            if stored.get("bytes") is None and stored.get("path"):
+                with fsspec.open(stored["path"], "rb") as file:
+                    stored = {"bytes": file.read()}
+            if stored.get("bytes") is None:
+                yield Fault(f"{name}[{number}]", f"{name}[{number}]: none in this row")
+            else:
+                yield Row(f"{name}[{number}]", stored=Held(stored["bytes"]))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"{name}: could not be read on ({_reason(error)}); the same command goes on from the last "
+                        "checkpoint") from error  # fmt: skip
+
+
+def _audio_alone(table: Any, name: str, key: str) -> tuple[Any, str]:
+    """A table with its audio column alone, undecoded and called ``audio``; and what it was called."""
+    import datasets
+
+    features = table.features or table._resolve_features().features
+    column = next((n for n, f in features.items() if isinstance(f, datasets.Audio)), None)
+    if column is None:
+        raise UserError(f"{key}={name}: no audio column among {', '.join(features)}")
+    audio = table.cast_column(column, datasets.Audio(decode=False)).select_columns([column])
+    return (audio if column == "audio" else audio.rename_column(column, "audio")), column
+
+
+def _load(name: str, key: str, *, stream: bool = False) -> Any:
     import datasets
 
     local = Path(name).exists()
     try:
+        if stream:
+            return datasets.load_dataset(name, split="train", streaming=True)
         if name.endswith(".arrow"):
             table = datasets.Dataset.from_file(name)
         else:
@@ -108,8 +153,11 @@ def _named(values: dict[str, Any], names: dict[str, Callable[[int], str]]) -> di
     return values | known
 
 
-def parquet_rows(path: Path) -> Rows:
-    """A Parquet file with an ``audio`` struct of bytes or path, whatever the column's name."""
+def parquet_rows(path: Path, *, hold: bool = False) -> Rows:
+    """A Parquet file with an ``audio`` struct of bytes or path, whatever the column's name.
+
+    With ``hold``, each row holds its audio's bytes, for one who reads it but once.
+    """
     import datasets
 
     with _parquet(path) as file:
@@ -127,19 +175,22 @@ def parquet_rows(path: Path) -> Rows:
         at = 0
         for batch in _batches(path, group, columns):
             for values in batch.to_pylist():
-                yield _parquet_row(ParquetRow(str(path), column, group, at), values, names, number)
+                yield _parquet_row(ParquetRow(str(path), column, group, at), values, names, number, hold)
                 at, number = at + 1, number + 1
 
 
-def _parquet_row(stored: ParquetRow, values: dict[str, Any], names: dict[str, Any], number: int) -> Row | Fault:
+def _parquet_row(
+    stored: ParquetRow, values: dict[str, Any], names: dict[str, Any], number: int, hold: bool
+) -> Row | Fault:
     source = f"{stored.path}[{number}]"
     try:
         with _opened(values[stored.column]) as file:
             header = audio_header(file)
+            held = Held(file.getvalue()) if hold and isinstance(file, io.BytesIO) else None
     except (UserError, OSError) as error:
         return Fault(source, str(error).replace("stored audio", source, 1))
     text, label = labels_of(_named({n: v for n, v in values.items() if n != stored.column}, names))
-    return Row(source, text=text, label=label, stored=stored, header=header)
+    return Row(source, text=text, label=label, stored=held or stored, header=header)
 
 
 def _batches(path: Path, group: int, columns: list[str]) -> Iterator[Any]:

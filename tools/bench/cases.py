@@ -88,11 +88,10 @@ MIXERS = (SUMMARY, TWIN, MATERIALISED)
 OBJECTIVES = (SUMMARY, FAIRSEQ2, TRANSFORMERS)
 BASES = (SUMMARY, TWIN, TRANSFORMERS_CONFORMER)
 BASES_95M = (SUMMARY, IN_OUR_LOOP, FAIRSEQ2, TRANSFORMERS, SPEECHBRAIN)
-DATA = (
-    System(OURS, "data_systems", "ours"),
-    System("libsndfile loop", "data_systems", "libsndfile"),
-    System("datasets map", "data_systems", "datasets"),
-)
+READERS = (System(OURS, "data_systems", "ours"), System("libsndfile loop", "data_systems", "libsndfile"))
+FIRST_EPOCH = (READERS[0], System("datasets map", "data_systems", "datasets"))
+PLANNERS = (System(OURS, "scale_systems", "plan"), System("ours, going on", "scale_systems", "resume"))
+INDEXERS = (System(OURS, "scale_systems", "index"), System("ours, nothing changed", "scale_systems", "again"))
 
 
 def cases(preset: Preset) -> list[Case]:
@@ -110,8 +109,18 @@ def cpu_cases() -> list[Case]:
         Case("update", "95 M", ((4, 15),), BASES_95M, repeats=3),
         *(Case("inference", "small with CTC", ((1, s),), slow, repeats=5 if s < 600 else 3)
           for s in (10, 60, 600, 3600)),
-        Case("data", "data", ((60, 15),), DATA),
+        *_data_cases(60, 15, 10_000_000, 100_000),
     ]  # fmt: skip
+
+
+def _data_cases(clips: int, seconds: float, planned: int, files: int) -> list[Case]:
+    return [
+        Case("data", "whole files", ((clips, seconds),), READERS),
+        Case("data", "crops", ((clips, seconds),), READERS),
+        Case("data", "first epoch", ((clips, seconds),), FIRST_EPOCH, repeats=3),
+        Case("data", "plan", ((planned, 14.4),), PLANNERS, repeats=3),
+        Case("data", "index", ((files, 0.1),), INDEXERS, repeats=3),
+    ]
 
 
 def gpu_cases() -> list[Case]:
@@ -145,6 +154,6 @@ def smoke_cases() -> list[Case]:
         Case("update", "base", ((2, 2),), BASES),
         Case("update", "95 M", ((2, 2),), BASES_95M),
         Case("inference", "small with CTC", ((1, 2),), (SUMMARY, TWIN, TRANSFORMERS)),
-        Case("data", "data", ((3, 2),), DATA),
+        *_data_cases(3, 2, 1000, 30),
     ]
     return [replace(case, toy=True, repeats=2) for case in made]
