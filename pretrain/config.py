@@ -37,7 +37,8 @@ class DataConfig:
     workers: int = 2
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
-    """The largest share of the utterances that may be skipped as unreadable before the run stops; 1 never stops."""
+    """The largest share of the utterances that may be skipped as unreadable, when they are found or when an epoch
+    decodes them, before the run stops; 1 never stops."""
     stream: bool = False
     """Read as it lies, each rank its own shards, with nothing looked through first (``pretrain/stream.py``)."""
     buffer_s: float = 3600.0

@@ -140,6 +140,11 @@ class Updates(Generic[Batch]):
         recorded_s = self.utterances.durations_s
         return np.minimum(recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s)), self.crop_s)
 
+    @property
+    def epoch_utterances(self) -> float:
+        """Utterances of an epoch, in expectation."""
+        return len(self.utterances) if self.repeats is None else float(self.repeats.sum())
+
     def epoch_length(self, epoch: int) -> int:
         return len(plan_epoch(self.planned_s(epoch), self.update_s, self.seed, epoch, self.repeats))
 

@@ -88,6 +88,9 @@ class Run:
         """The exit code to end with after this update."""
         self.told: set[str] = set()
         """Warnings that need not be said again."""
+        self.most_undecoded = math.inf
+        """Utterances of an epoch that may turn out to be no good when they are decoded; more of them end the run."""
+        self._undecoded = (0, 0)  # the latest epoch in which this rank met such, and how many
         self._sick = ""
         self._since = self._session = time.monotonic()
         self.on_main(self._open)
@@ -202,8 +205,15 @@ class Run:
         if self.accelerator.is_main_process:
             print(line, flush=True)
 
-    def note_skipped(self, skipped: list[dict[str, Any]], *, fresh: bool = False) -> None:
-        """Append to this rank's list of audio passed over; ``fresh`` begins it anew (the main rank's)."""
+    def note_skipped(self, skipped: list[dict[str, Any]], *, fresh: bool = False, bound: bool = False) -> None:
+        """Append to this rank's list of audio passed over; ``fresh`` begins it anew (the main rank's).
+
+        With ``bound`` they count towards ``most_undecoded``.
+        """
+        if skipped and bound:
+            latest = max(int(row.get("epoch", 0)) for row in skipped)
+            before = self._undecoded[1] if self._undecoded[0] == latest else 0
+            self._undecoded = latest, before + len(skipped)
         rank = self.accelerator.process_index
         if skipped or (fresh and rank == 0):
             name = "skipped.jsonl" if rank == 0 else f"skipped-rank{rank}.jsonl"
@@ -218,21 +228,31 @@ class Run:
         self.say(f"{signal.Signals(number).name}: finishing this update, then saving (Ctrl-C again to leave at once)")
 
     def should_stop(self) -> int | None:
-        """The exit code to end with, where any rank met a signal or the time limit; every rank calls this."""
+        """The exit code to end with, where any rank met a signal or the time limit, or all together too much that
+        could not be decoded; every rank calls this."""
         hours = self.config.run.max_hours
         if self.stop is None and hours is not None and self.session_s > hours * 3600:
             self.stop = TIME_LIMIT
             self.say(f"run.max_hours={hours:g} is reached: saving")
+        ranks = torch.tensor([[self.stop or 0, *self._undecoded]])
         if self.accelerator.num_processes > 1:
-            codes = self.accelerator.gather(torch.tensor([self.stop or 0], device=self.accelerator.device))
-            self.stop = int(codes.max()) or None
+            ranks = self.accelerator.gather(ranks.to(self.accelerator.device)).cpu()
+        codes, epochs, counts = ranks.unbind(1)
+        self.stop, epoch = int(codes.max()) or None, int(epochs.max())
+        undecoded = int(counts[epochs == epoch].sum())
+        if undecoded > self.most_undecoded:
+            self._sick = (
+                f"data.train: {undecoded} utterances of epoch {epoch} could not be decoded, more than "
+                f"data.max_skipped={self.config.data.max_skipped:g} allows (why: {self.dir}/skipped*.jsonl)"
+            )
+            self.stop = self.stop or 1
         return self.stop
 
     def end(self, state: RunState) -> int:
         """Close, and return the exit code: see the module.
 
         Raises:
-            UserError: the run ended for what ``run.stop_on`` names.
+            UserError: the run ended for what ``run.stop_on`` names, or for too much that could not be decoded.
         """
         done = state.update == self.config.run.updates
         if not done:
@@ -241,13 +261,14 @@ class Run:
                      f"(exit code {self.stop}{why})")  # fmt: skip
         self.close()
         if self._sick and not done:
-            raise UserError(f"run.stop_on: {self._sick} Change that, or take it out of run.stop_on to go on")
+            raise UserError(self._sick)
         return 0 if done else self.stop or 1
 
     def stop_for(self, lines: list[str]) -> int | None:
         """End after this update for what the main rank found; the exit code, or None for nothing."""
-        self._sick = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
-        if self._sick:
+        found = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
+        if found:
+            self._sick = f"run.stop_on: {found} Change that, or take it out of run.stop_on to go on"
             self.stop = 1
         return self.stop
 

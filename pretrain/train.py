@@ -112,6 +112,7 @@ def open_data(
             min_s=data.min_s, workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes,
             rank=accelerator.process_index, temperature=data.temperature, augment=augment,
         )  # fmt: skip
+        run.most_undecoded = data.max_skipped * updates.epoch_utterances
         name, skipped = corpus.name, len(corpus.skipped)
         found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
         found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
@@ -157,7 +158,7 @@ def update_totals(
            sum(float((frames(part.batch.lengths) * (part.batch.counts > 0)).sum()) for part in loaded),
            sum(part.seconds for part in loaded)]  # fmt: skip
     for part in loaded:
-        run.note_skipped(part.skipped)
+        run.note_skipped(part.skipped, bound=True)
     counts = torch.tensor(own, device=run.accelerator.device)
     if len(batches) == 1 and run.accelerator.num_processes == 1:
         return Totals(counts[0].clamp(min=1), counts[1].clamp(min=1), None), own[2]

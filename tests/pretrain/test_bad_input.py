@@ -15,7 +15,8 @@ import soundfile
 
 from mixvec import UserError
 from tests.pretrain.test_archives import tar
-from tests.readers import find, write, write_text
+from tests.pretrain.test_faults import two_ranks
+from tests.readers import find, write_text
 from tests.runs import finetune, pretrain
 
 SECONDS, RATE = 1.5, 16_000
@@ -85,6 +86,15 @@ SKIPPED: dict[str, tuple[Callable[[Path], Any], str]] = {
 """What is skipped, and why."""
 
 
+def ran(at: Path, source: Path) -> dict[str, str]:
+    """What skipped.jsonl says of the first epoch of a run, by the file's name; each file stands there once."""
+    assert pretrain(at, at / "run", f"data.train={source}", *KEYS) == 0
+    rows = [json.loads(line) for line in (at / "run/skipped.jsonl").read_text().splitlines()]
+    first = [row for row in rows if row.get("epoch", 0) == 0]
+    assert len({row["source"] for row in first}) == len(first)
+    return {Path(row["source"]).name: row["reason"] for row in first}
+
+
 @pytest.fixture(scope="module")
 def skipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """One run over a folder of all of these: what its skipped.jsonl says, by the file's name."""
@@ -95,11 +105,7 @@ def skipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, make in [*READ.items(), *((name, made) for name, (made, _) in SKIPPED.items())]:
         make(at / "audio" / name)
     (at / "audio" / "a loop").symlink_to(at / "audio")
-    assert pretrain(at, at / "run", f"data.train={at}/audio", *KEYS) == 0
-    rows = [json.loads(line) for line in (at / "run/skipped.jsonl").read_text().splitlines()]
-    epoch_0 = [row for row in rows if row.get("epoch", 0) == 0]
-    assert len({row["source"] for row in epoch_0}) == len(epoch_0), "each once"
-    return {Path(row["source"]).name: row["reason"] for row in epoch_0}
+    return ran(at, at / "audio")
 
 
 @pytest.mark.parametrize("name", SKIPPED)
@@ -110,3 +116,97 @@ def test_skipped_with_its_reason(skipped: dict[str, str], name: str) -> None:
 def test_all_else_is_read(skipped: dict[str, str]) -> None:
     """What is unusual, and what is whole: once, though a link leads in a loop."""
     assert sorted(skipped) == sorted(SKIPPED)
+
+
+def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skipped, with all that is in it; the others are read. Permissions mean nothing to root, as whom tests may run."""
+    (tmp_path / "audio/locked").mkdir(parents=True)
+    for name in ("a.wav", "locked/b.wav"):
+        noise(tmp_path / "audio" / name)
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    reason = f"{tmp_path}/audio/locked: cannot be listed (Permission denied)"
+    assert ran(tmp_path, tmp_path / "audio") == {"locked": reason}
+    with pytest.raises(UserError, match=r"no readable audio in it; 1 skipped, the first: .*locked: cannot be listed"):
+        find(tmp_path / "audio/locked", labels=False)
+
+
+def test_two_files_of_one_name_in_a_tar(tmp_path: Path) -> None:
+    whole, other = noise(tmp_path / "a.wav"), noise(tmp_path / "b.wav", 8_000)
+    shard = tar(tmp_path / "s.tar", ("x/1.wav", whole), ("x/1.wav", other), ("x/1.flac", other), ("x/2.wav", other))
+    assert ran(tmp_path, shard) == {
+        "1.wav": f"{shard}: x/1.wav and x/1.wav are of one name; the first is kept",
+        "1.flac": f"{shard}: x/1.flac and x/1.wav are of one name; the first is kept",
+    }
+
+
+@pytest.mark.parametrize("name", ["/etc/a.wav", "../a.wav", "x/../../a.wav"])
+def test_a_tar_that_reaches_out_of_itself(tmp_path: Path, name: str) -> None:
+    """Refused whole: nobody packs one so by mistake, and elsewhere it is dangerous to unpack."""
+    shard = tar(tmp_path / "s.tar", ("a.wav", noise(tmp_path / "a.wav")), (name, b"?"))
+    with pytest.raises(UserError, match=r"s\.tar: its member .*a\.wav lies outside of it; no tar that can be trusted"):
+        ran(tmp_path, shard)
+
+
+def test_a_manifest_with_an_absolute_path_or_one_upwards(tmp_path: Path) -> None:
+    """Read: NeMo's manifests have absolute paths, and lists lie beside the audio. It is but read, never written."""
+    (tmp_path / "lists").mkdir()
+    rows = [str(noise(tmp_path / "a.wav")), f"../{noise(tmp_path / 'b.wav').name}"]
+    write_text(tmp_path / "lists/m.jsonl", *(json.dumps({"audio_filepath": row}) for row in rows))
+    assert ran(tmp_path, tmp_path / "lists/m.jsonl") == {}
+    assert [Path(u.source).name for u in find(tmp_path / "lists/m.jsonl").utterances] == ["a.wav", "b.wav"]
+
+
+def test_a_bound_on_what_is_skipped_stops_the_run(tmp_path: Path) -> None:
+    """Before it begins where headers tell, else within the epoch, with a checkpoint to go on from."""
+    for number in range(6):
+        noise(tmp_path / "audio" / f"{number}.wav") if number else (tmp_path / "audio").mkdir()
+    (tmp_path / "audio/a text.wav").write_text("no audio")
+    for name in "ab":
+        with_value(tmp_path / "audio" / f"{name} NaN.wav", np.nan)
+    data = f"data.train={tmp_path}/audio"
+    keys = ("run.updates=9", "batch.update_s=3", "data.min_s=1")
+    with pytest.raises(UserError, match=r"1 of 8 utterances cannot be used, more than data\.max_skipped=0\.1 allows"):
+        pretrain(tmp_path, tmp_path / "none", data, "data.max_skipped=0.1", *keys)
+    with pytest.raises(UserError, match=r"data\.train: 2 utterances of epoch 0 could not be decoded, more than "
+                                        r"data\.max_skipped=0\.2 allows \(why: .*/run/skipped\*\.jsonl\)"):  # fmt: skip
+        pretrain(tmp_path, tmp_path / "run", data, "data.max_skipped=0.2", *keys)
+    (left,) = (tmp_path / "run/checkpoints").iterdir()
+    assert left.name <= "update_00000004", "within the first epoch"
+    assert pretrain(tmp_path, tmp_path / "run", data, "data.max_skipped=0.3", *keys) == 0, "two in each epoch"
+
+
+def test_the_bound_holds_for_two_ranks_together(tmp_path: Path) -> None:
+    """Each meets one of the two that are too many."""
+    (tmp_path / "audio").mkdir()
+    for number in range(2):
+        noise(tmp_path / "audio" / f"{number}.wav")
+        with_value(tmp_path / "audio" / f"{number} NaN.wav", np.nan)
+    keys = [f"data.train={tmp_path}/audio", "data.max_skipped=0.3", "batch.update_s=9", "data.min_s=1"]
+    done = two_ranks(tmp_path, tmp_path / "run", tmp_path / "script.py", "pass", "run.updates=99", *keys)
+    assert done.returncode != 0 and "[rank0]: Traceback" not in done.stderr
+    assert "error: rank 0: data.train: 2 utterances of epoch 0 could not be decoded" in done.stderr, done.stderr
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1
+
+
+def test_a_text_column_that_is_missing_in_some_rows(tmp_path: Path) -> None:
+    """Those rows are skipped in fine-tuning, for which the bound holds too."""
+    noise(tmp_path / "a.wav")
+    noise(tmp_path / "b.wav")
+    with_value(tmp_path / "c.wav", np.nan)
+    rows = ({"file_name": "a.wav", "text": "yes"}, {"file_name": "b.wav"}, {"file_name": "c.wav", "text": "no"})
+    write_text(tmp_path / "metadata.jsonl", *map(json.dumps, rows))
+    keys = (f"data.train={tmp_path}", "data.valid=null", "size=tiny", "run.updates=2", f"run.dir={tmp_path}/run")
+    assert finetune("asr", tmp_path, tmp_path / "run", *keys) == 0
+    said = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
+    assert [row["reason"].removeprefix(row["source"]) for row in said[:2]] == [
+        ": no text", ": holds values that are no sound (NaN, infinity or over 1e+10)"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"data\.train: 1 utterances of epoch 0 could not be decoded"):
+        finetune("asr", tmp_path, tmp_path / "run", *keys, "data.max_skipped=0.4", f"run.dir={tmp_path}/other")
