@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
+from mixvec.atomic import write_whole
 
 from .augment import WaveformAugmentConfig
 from .objective import ObjectiveConfig
@@ -246,7 +247,7 @@ def _one_line(error: Exception) -> str:
 def write_config(config: Any, path: Path) -> str:
     """The merged configuration as YAML, written to ``path``."""
     text: str = OmegaConf.to_yaml(OmegaConf.structured(config))
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return text
 
 
