@@ -120,9 +120,10 @@ def one_fault(stage: Stage, fault: Fault, run: Path, log: Path, disk: Disk | Non
 
 def tell(record: Record) -> None:
     """A line on the screen."""
+    reached = f"reached update {record.reached}, " if record.reached else ""
     print(
-        f"  {record.stage} {record.kind} {record.at}: reached update {record.reached or '-'}, whole is {record.newest}, "
-        f"{record.redone} to redo, over in {record.seconds_to_end:.1f} s", flush=True,
+        f"  {record.kind} {record.at}: {reached}{record.newest} is whole, {record.redone} to redo, "
+        f"over in {record.seconds_to_end:.1f} s", flush=True,
     )  # fmt: skip
     for line in record.wrong:
         print(f"    WRONG: {line}", flush=True)
