@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test check clean
+.PHONY: help install demo smoke test soak check clean
 
 PYTHON ?= python3
 export PIP_NO_INPUT := 1
@@ -24,6 +24,9 @@ smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs
 
 test: $(stamp) ## run the tests
 	$(bin)/python -m pytest
+
+soak: $(stamp) ## kill runs 50 times over; they must end as if left alone (15 minutes on 2 cores)
+	$(bin)/python -m tools.soak
 
 check: $(stamp) ## lint, formatting and types
 	$(bin)/ruff check .

@@ -22,7 +22,7 @@ KINDS = {
     "sigint": "SIGINT to torchrun",
     "sigusr1": "SIGUSR1 to the ranks",
     "full-disk": "the disk fills",
-    "full-disk-at-start": "started on a full disk",
+    "full-disk-at-start": "started on a full disk (the start included)",
     "flipped-byte": "a byte of the newest checkpoint flipped",
     "cut-file": "a file of the newest checkpoint cut short",
     "lost-file": "a file of the newest checkpoint removed",
@@ -67,7 +67,7 @@ def split(faults: list[Fault]) -> tuple[list[Fault], list[Fault]]:
     """
     if len(faults) < 2:
         raise UserError(f"--faults {len(faults)} must be at least 2, one for each run")
-    cut = -(-3 * len(faults) // 5)
+    cut = 3 * len(faults) // 5
     first, second = (sorted(part, key=lambda f: f.kind == "kill-at-end") for part in (faults[:cut], faults[cut:]))
     return first, second
 

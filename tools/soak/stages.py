@@ -28,9 +28,10 @@ def soak(out: Path, struck: Path, disk: Disk | None, faults: tuple[list[Fault], 
         print(f"{name}: {stage.updates} updates on {of} rank{'s' * (of > 1)}, left alone", flush=True)
         start_s = leave_alone(stage, out / "alone" / name, out / "logs")
         print(f"{name}: the same with {len(own)} faults", flush=True)
-        strike_stage(stage, own, struck / name, out / "logs", disk, start_s, records)
-        apart, wrong = compare(out / "alone" / name, struck / name, stage.updates)
-        ends[name] = {"updates": stage.updates, "ranks": of, "difference": apart, "wrong": wrong}
+        found, wrong = strike_stage(stage, own, struck / name, out / "logs", disk, start_s)
+        records += found
+        apart, differs = compare(out / "alone" / name, struck / name, stage.updates)
+        ends[name] = {"updates": stage.updates, "ranks": of, "difference": apart, "wrong": wrong + differs}
     return {
         "faults_injected": len(records),
         "updates_lost": sum(record.lost for record in records),
@@ -66,13 +67,15 @@ def finish(session: Session) -> None:
 
 
 def strike_stage(
-    stage: Stage, faults: list[Fault], run: Path, logs: Path, disk: Disk | None, start_s: float, records: list[Record]
-) -> None:
-    """Start the run again and again, a fault each time, then to its end. What is noted goes to ``records``.
+    stage: Stage, faults: list[Fault], run: Path, logs: Path, disk: Disk | None, start_s: float
+) -> tuple[list[Record], list[str]]:
+    """Start the run again and again, a fault each time, then to its end; what each fault did, and what the end said.
 
     A checkpoint is harmed between two sessions, as soon as there are two that are whole.
     """
     waiting, sessions = list(faults), 0
+    records: list[Record] = []
+    wrong: list[str] = []
     while True:
         sessions += 1
         fault = next((fault for fault in waiting if fault.kind not in HARMS), None)
@@ -83,19 +86,25 @@ def strike_stage(
                 finish(session)
             finally:
                 session.close()
-            records[-1].wrong += wrong_words(session, None)
+            wrong += wrong_words(session, None)
         else:
             waiting.remove(fault)
             records.append(one_fault(stage, fault, run, session_log, disk, start_s))
             tell(records[-1])
         if fault is None and not waiting:
-            return
+            break
         harm = waiting[0] if waiting and waiting[0].kind in HARMS else None
         record = harm_newest(stage.name, run, harm) if harm else None
         if record is not None:
             waiting.pop(0)
             records.append(record)
             tell(record)
+    starts = 1
+    for record in reversed(records):
+        record.restarts = starts
+        if record.kind not in HARMS:
+            starts = starts + 1 if record.reached is None else 1
+    return records, wrong
 
 
 def one_fault(stage: Stage, fault: Fault, run: Path, log: Path, disk: Disk | None, start_s: float) -> Record:

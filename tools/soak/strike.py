@@ -40,6 +40,8 @@ class Record:
     """Updates after that checkpoint, which the next session has to do again."""
     lost: int = 0
     """Updates that its session began short of the checkpoint it found."""
+    restarts: int = 0
+    """Starts of the same command until it trained again, or was complete."""
     seconds_to_end: float = 0.0
     exit_code: int | None = None
     half_written: list[str] = field(default_factory=list)
@@ -61,14 +63,14 @@ def strike(session: Session, fault: Fault, disk: Disk | None, start_s: float) ->
         came = session.wait_for(lambda: time.monotonic() - started > fault.share * start_s, 0.01)
         session.look()
     else:
-        came = session.wait_for(lambda: session.update is not None or end_is_there(checkpoints / end), 0.01)
+        came = session.wait_for(lambda: session.update is not None or (checkpoints / end).is_dir(), 0.05)
         session.look()
         if fault.kind == "kill-in-checkpoint":
             came = came and session.wait_for(lambda: _appeared(session, checkpoints, ".update_"), 0.0002)
         elif fault.kind == "kill-in-model-folder":
             came = came and session.wait_for(lambda: _appeared(session, session.run, ".hub.new-"), 0.0002)
         elif fault.kind == "kill-at-end":
-            came = came and session.wait_for(lambda: end_is_there(checkpoints / end), 0.0002)
+            came = came and session.wait_for((checkpoints / end).is_dir, 0.0002)
         else:
             wanted = session.from_update + fault.after
             came = came and session.wait_for(lambda: (session.update or 0) >= wanted, 0.005)
@@ -76,10 +78,6 @@ def strike(session: Session, fault: Fault, disk: Disk | None, start_s: float) ->
     if came:
         _act(session, fault, disk)
     return came
-
-
-def end_is_there(checkpoint: Path) -> bool:
-    return checkpoint.is_dir()
 
 
 def _appeared(session: Session, folder: Path, start: str) -> bool:
@@ -122,7 +120,8 @@ def aftermath(session: Session, fault: Fault) -> Record:
     record.wrong += [*wrong_words(session, EXPECTED.get(fault.kind)), *wrong_remains(session)]
     if record.exit_code == 0 and fault.kind != "kill-at-end":
         record.wrong.append("it ended with exit code 0")
-    allowed = 0 if fault.kind in GRACEFUL else SAVE_EVERY
+    alone = fault.kind == "kill-launcher" and session.stage.ranks == 1  # nobody is left to save
+    allowed = 0 if fault.kind in GRACEFUL and not alone else SAVE_EVERY
     if record.redone > allowed:
         record.wrong.append(f"{record.redone} updates have to be done again, and {allowed} may")
     return record

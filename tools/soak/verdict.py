@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .plan import KINDS
+from .session import half_written
 
 TIMES = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "seconds", "wall_s"}
 """What says how long it took, in metrics.jsonl, state.json and the model's facts; it may differ."""
@@ -31,7 +32,7 @@ def compare(alone: Path, struck: Path, updates: int) -> tuple[float, list[str]]:
     card, other = ((run / "hub/README.md").read_text().splitlines() for run in (alone, struck))
     unlike = [line for line in {*card} ^ {*other} if not line.startswith("| wall time")]
     wrong += [f"hub/README.md: {unlike[0]}"] if unlike else []
-    left = sorted(path.name for path in struck.rglob("*") if ".new-" in path.name or ".old-" in path.name)
+    left = sorted(path.name for path in half_written(struck))
     return largest, wrong + ([f"left half-written at the end: {', '.join(left)}"] if left else [])
 
 
@@ -53,23 +54,32 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _rows(path: Path) -> list[Any]:
+def _rows(path: Path) -> list[dict[str, Any]]:
     """The values of a .json (one) or .jsonl (many), without times and places; none where there is no such file."""
     if not path.exists():
         return []
     texts = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-    return [_timeless(json.loads(text)) for text in texts]
+    return [_flat(json.loads(text)) for text in texts]
 
 
-def _timeless(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _timeless(entry) for key, entry in value.items() if key not in TIMES | {"pretrained"}}
-    return value
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, entry in value.items():
+        if key not in TIMES | {"pretrained"}:
+            found |= _flat(entry, f"{prefix}{key}.") if isinstance(entry, dict) else {prefix + key: entry}
+    return found
 
 
-def _different(a: list[Any], b: list[Any]) -> list[str]:
+def _different(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> list[str]:
     found = [] if len(a) == len(b) else [f"{len(b)} rows instead of {len(a)}"]
-    return found + [f"{y} instead of {x}" for x, y in zip(a, b, strict=False) if x != y]
+    for row, (x, y) in enumerate(zip(a, b, strict=False), start=1):
+        pairs = {key: (x.get(key, "missing"), y.get(key, "missing")) for key in {**x, **y}}
+        found += [
+            f"{f'row {row}: ' * (len(a) > 1)}{key} is {theirs} instead of {ours}"
+            for key, (ours, theirs) in pairs.items()
+            if ours != theirs
+        ]
+    return found
 
 
 def table(records: list[dict[str, Any]], left_out: dict[str, str]) -> str:
@@ -82,7 +92,7 @@ def table(records: list[dict[str, Any]], left_out: dict[str, str]) -> str:
             lines.append(f"{words:<50}left out: {left_out[kind]}")
         if not own:
             continue
-        redone, seconds = [r["redone"] for r in own], [r["seconds_to_end"] for r in own]
-        lines.append(f"{words:<50}{len(own):>9}{len(own):>9}{statistics.mean(redone):>14.1f}{max(redone):>5}"
+        redone, restarts, seconds = ([r[key] for r in own] for key in ("redone", "restarts", "seconds_to_end"))
+        lines.append(f"{words:<50}{len(own):>9}{sum(restarts):>9}{statistics.mean(redone):>14.1f}{max(redone):>5}"
                      f"{statistics.mean(seconds):>16.1f}{max(seconds):>7.1f}")  # fmt: skip
     return "\n".join(lines)
