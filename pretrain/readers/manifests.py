@@ -121,7 +121,7 @@ def _cut(row: dict[str, Any], where: str, folder: Path) -> Row:
         raise UserError(f"{where}: a {row.get('type')} has no recording of its own; only MonoCuts can be read")
     sources = recording.get("sources")
     source = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
-    if source.get("type") != "file" or not isinstance(source.get("source"), str) or len(sources or []) > 1:
+    if source.get("type") not in ("file", "url") or not isinstance(source.get("source"), str) or len(sources or []) > 1:
         raise UserError(f"{where}: its recording is not one file (type {source.get('type')!r}); save it as one")
     if len(source.get("channels") or [0]) > 1:
         raise UserError(f"{where}: a recording of several channels; save the channel of each cut as a file of its own")

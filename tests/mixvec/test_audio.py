@@ -68,7 +68,7 @@ def test_every_rate(rate_hz: int, tmp_path: Path) -> None:
     if rate_hz == 11_127:  # taken as 11130
         assert abs(len(heard) - 16_000) < 8
         heard = torch.nn.functional.interpolate(heard[None, None], 16_000, mode="linear")[0, 0]
-    assert_same_sound(heard, expected(1.0), 2e-2)
+    assert_same_sound(heard, expected(1.0), 2e-2 if rate_hz == 11_127 else 1e-4)
 
 
 def test_channels_are_averaged(tmp_path: Path) -> None:
@@ -88,8 +88,12 @@ def test_a_part_is_that_part_of_the_whole(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_part_at_another_rate(tmp_path: Path) -> None:
+    """Within the whole it is the same to rounding, but for 10 ms at each end."""
     path = write(tmp_path / "a.flac", np.stack([tone(2.0, 44_100)] * 2, axis=1), 44_100)
-    assert_same_sound(read_audio(path, 0.5, 1.0), expected(2.0)[8_000:24_000], 1e-3)
+    part, whole = read_audio(path, 0.5, 1.0), read_audio(path)
+    assert len(part) == 16_000
+    assert_same_sound(part, expected(2.0)[8_000:24_000], 1e-4)
+    torch.testing.assert_close(part[160:-160], whole[8_160:23_840], rtol=0, atol=1e-6)
 
 
 def test_long_files_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
