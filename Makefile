@@ -25,7 +25,7 @@ smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs
 test: $(stamp) ## run the tests
 	$(bin)/python -m pytest
 
-soak: $(stamp) ## kill runs 50 times over; they must end as if left alone (15 minutes on 2 cores)
+soak: $(stamp) ## kill runs 50 times over; they must end as if left alone (5 minutes on 2 cores)
 	$(bin)/python -m tools.soak
 
 check: $(stamp) ## lint, formatting and types

@@ -31,6 +31,14 @@ def test_five_faults_lose_nothing(corpus: Path, tmp_path: Path) -> None:
     assert done.stdout.endswith("largest difference from the runs left alone: 0 (bit for bit the same)\n")
 
 
+def test_nobodys_files_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    words = [sys.executable, "-m", "tools.soak", "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "holds thesis.tex" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
 @pytest.fixture
 def runs(corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
     """A short run, and a copy of it."""

@@ -1,6 +1,6 @@
 """Kill a two-rank pretraining, and a fine-tuning of its result, again and again; see that neither loses anything.
 
-    python -m tools.soak                 50 faults, some 20 minutes on 2 cores; everything in runs/soak
+    python -m tools.soak                 50 faults, 5 minutes on 2 idle cores; everything in runs/soak
     python -m tools.soak --faults 5      a few of them
 
 Each run is done twice by the same command, on speech synthesised here: once left alone, and once struck at random

@@ -16,7 +16,7 @@ from typing import Any
 
 import tools.soak
 from mixvec.atomic import write_whole
-from mixvec.errors import run_cli
+from mixvec.errors import UserError, run_cli
 from tools.corpus import CorpusConfig, write_corpus
 
 from .disk import Disk, enter
@@ -28,6 +28,9 @@ from .verdict import table
 CORPUS = CorpusConfig(
     hours=0.02, asr_train=6, asr_validation=3, asr_test=4, intent_train=1, intent_validation=1, intent_test=1
 )
+
+OWN = ("alone", "struck", "sessions")
+"""What is removed when it begins: the runs, and what they said."""
 
 
 def main() -> None:
@@ -44,8 +47,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # else its runs ignore it too, in a shell's background
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no run of it is left
     out = args.out.resolve()
+    others = {path.name for path in out.iterdir()} - {*OWN, "corpus", "disk", "results.json"} if out.is_dir() else ()
+    if others:
+        raise UserError(f"--out {out}: holds {min(others)}, which no soak has put there; choose a new folder")
     why_not = enter(out / "disk")
-    for old in ("alone", "struck", "logs"):
+    for old in OWN:
         shutil.rmtree(out / old, ignore_errors=True)
     began = time.monotonic()
     write_corpus(out / "corpus", CORPUS)

@@ -74,4 +74,4 @@ def split(faults: list[Fault]) -> tuple[list[Fault], list[Fault]]:
 
 def updates_for(faults: list[Fault]) -> int:
     """The length of a run that is not over before the last of ``faults``."""
-    return sum(fault.after + 2 for fault in faults if fault.kind not in HARMS) + 2 * SAVE_EVERY
+    return sum(fault.after + SAVE_EVERY for fault in faults if fault.kind not in HARMS) + 2 * SAVE_EVERY

@@ -92,6 +92,8 @@ class Session:
                 start_new_session=True,
             )  # fmt: skip
         self._tree: list[psutil.Process] = []
+        self.ranks: list[psutil.Process] = []
+        """Those that train, as of the last ``look``; a single one is the command itself."""
 
     @property
     def said(self) -> str:
@@ -118,15 +120,12 @@ class Session:
             time.sleep(pause_s)
         return True
 
-    def look(self) -> None:
-        """Note the processes that there are, so that a signal can be sent at once when the moment comes."""
-        self._tree = self._processes()
-
-    def ranks(self) -> list[psutil.Process]:
-        """The processes that train, as of the last ``look``; a single one is the command itself."""
-        if self.stage.ranks == 1:
-            return [p for p in self._tree if p.pid == self.process.pid]
-        return [p for p in self._tree if p.is_running() and p.ppid() == self.process.pid]
+    def look(self) -> bool:
+        """Note the processes that there are, so that a signal can be sent at once; whether all ranks are among them."""
+        self._tree = self._processes()  # polls it too
+        launcher = [p for p in self._tree if p.pid == self.process.pid]
+        self.ranks = launcher if self.stage.ranks == 1 else [p for p in launcher for p in p.children()]
+        return len(self.ranks) == self.stage.ranks
 
     def send(self, number: signal.Signals, processes: list[psutil.Process]) -> None:
         for process in processes:
@@ -156,9 +155,9 @@ class Session:
 
     def _processes(self) -> list[psutil.Process]:
         """All that have this run's directory among their words, as forked workers have too, and what they started."""
-        word = f"run.dir={self.run}"
+        word, alive = f"run.dir={self.run}", self.process.poll() is None
         found = [p for p in psutil.process_iter(["cmdline"]) if word in (p.info["cmdline"] or [])]
-        if self.process.poll() is None:
+        if alive:  # a zombie at the least, until it is polled again
             found += [p for p in psutil.Process(self.process.pid).children(recursive=True) if p not in found]
         return found
 

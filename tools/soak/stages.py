@@ -26,9 +26,9 @@ def soak(out: Path, struck: Path, disk: Disk | None, faults: tuple[list[Fault], 
     for name, own, of in (("pretrain", faults[0], 2), ("asr", faults[1], ranks)):
         stage = Stage(name, out / "corpus", of, updates_for(own))
         print(f"{name}: {stage.updates} updates on {of} rank{'s' * (of > 1)}, left alone", flush=True)
-        start_s = leave_alone(stage, out / "alone" / name, out / "logs")
+        start_s = leave_alone(stage, out / "alone" / name, out / "sessions")
         print(f"{name}: the same with {len(own)} faults", flush=True)
-        found, wrong = strike_stage(stage, own, struck / name, out / "logs", disk, start_s)
+        found, wrong = strike_stage(stage, own, struck / name, out / "sessions", disk, start_s)
         records += found
         apart, differs = compare(out / "alone" / name, struck / name, stage.updates)
         ends[name] = {"updates": stage.updates, "ranks": of, "difference": apart, "wrong": wrong + differs}

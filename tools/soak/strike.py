@@ -19,8 +19,11 @@ from .session import Session, half_written, newest_whole, not_whole, update_of
 
 END_WITHIN_S = 60.0
 """For all processes to be gone after a fault: torchrun alone gives a rank 30 s."""
-NOT_LONG_S = {"kill-in-checkpoint": 0.004, "kill-in-model-folder": 0.004}
-"""How long at most after its sign a fault strikes; what is written here takes milliseconds."""
+NEED_RANKS = ("kill-rank", "sigusr1")
+SIGNS = {"kill-in-checkpoint": ("checkpoints", ".update_"), "kill-in-model-folder": ("", ".hub.new-")}
+"""Where something new shows that the moment has come, and how its name begins."""
+LATEST_S = {"kill-in-checkpoint": 0.004, "kill-in-model-folder": 0.004, "kill-at-end": 0.0}
+"""How long at most after its moment a fault strikes; what is written here takes milliseconds."""
 EXPECTED = {kind: r"no space left on device" for kind in FULL}
 ANOTHER_RANK = r"rank \d: another rank is gone"
 
@@ -59,35 +62,33 @@ def strike(session: Session, fault: Fault, disk: Disk | None, start_s: float) ->
     if fault.kind == "full-disk-at-start":
         return True
     if fault.after == 0:
-        started = time.monotonic()
-        came = session.wait_for(lambda: time.monotonic() - started > fault.share * start_s, 0.01)
-        session.look()
+        moment = time.monotonic() + fault.share * start_s
+        came = session.wait_for(lambda: time.monotonic() > moment, 0.01)
+        came = came and session.wait_for(lambda: session.look() or fault.kind not in NEED_RANKS, 0.05)
     else:
         came = session.wait_for(lambda: session.update is not None or (checkpoints / end).is_dir(), 0.05)
         session.look()
-        if fault.kind == "kill-in-checkpoint":
-            came = came and session.wait_for(lambda: _appeared(session, checkpoints, ".update_"), 0.0002)
-        elif fault.kind == "kill-in-model-folder":
-            came = came and session.wait_for(lambda: _appeared(session, session.run, ".hub.new-"), 0.0002)
-        elif fault.kind == "kill-at-end":
+        if fault.kind == "kill-at-end":
             came = came and session.wait_for((checkpoints / end).is_dir, 0.0002)
         else:
             wanted = session.from_update + fault.after
             came = came and session.wait_for(lambda: (session.update or 0) >= wanted, 0.005)
-        time.sleep(fault.share * NOT_LONG_S.get(fault.kind, 0.0 if fault.kind == "kill-at-end" else 0.1))
+        if fault.kind in SIGNS:
+            folder, name = session.run / SIGNS[fault.kind][0], SIGNS[fault.kind][1]
+            known = session.there_before | half_written(session.run)
+            came = came and session.wait_for(lambda: _appeared(folder, name, known), 0.0002)
+        time.sleep(fault.share * LATEST_S.get(fault.kind, 0.1))
     if came:
         _act(session, fault, disk)
     return came
 
 
-def _appeared(session: Session, folder: Path, start: str) -> bool:
-    return folder.is_dir() and any(
-        path.name.startswith(start) and path not in session.there_before for path in folder.iterdir()
-    )
+def _appeared(folder: Path, start: str, known: set[Path]) -> bool:
+    return folder.is_dir() and any(p.name.startswith(start) and p not in known for p in folder.iterdir())
 
 
 def _act(session: Session, fault: Fault, disk: Disk | None) -> None:
-    ranks = session.ranks()
+    ranks = session.ranks
     if fault.kind == "kill-rank":
         session.send(signal.SIGKILL, ranks[int(fault.share * len(ranks)) :][:1])
     elif fault.kind == "sigusr1":
