@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
+from mixvec.atomic import write_whole
 from mixvec.errors import redacted
 
 from .augment import WaveformAugmentConfig
@@ -256,7 +257,7 @@ def _one_line(error: Exception) -> str:
 def write_config(config: Any, path: Path) -> str:
     """The merged configuration as YAML, written to ``path``, without what may be secret in a URL."""
     text: str = redacted(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return text
 
 

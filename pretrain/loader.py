@@ -6,9 +6,7 @@ workers, the ranks and the micro-batches, and the same after a resume, which is 
 
 from __future__ import annotations
 
-import ctypes
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,13 +24,12 @@ from .augment import Augmentation, read_stretch
 from .config import ObjectiveConfig
 from .masks import MIN_FRAMES, draw_distractors, span_mask
 from .objective import MaskedBatch
+from .orphans import follow_parent
 from .plan import deal, plan_epoch
 from .sources import Corpus
 from .utterances import Utterance
 
 Batch = TypeVar("Batch")
-PR_SET_PDEATHSIG = 1
-"""Linux's prctl(2): the signal to get when the parent dies."""
 
 
 @dataclass(frozen=True)
@@ -205,8 +202,7 @@ def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min
 
 def start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it holds a killed rank's sockets for seconds
+    follow_parent(signal.SIGKILL)  # else it holds a killed rank's sockets for seconds
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process answers them, and ends its workers
 

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 import weakref
@@ -131,6 +132,8 @@ class Run:
             raise UserError(
                 f"run.dir={self.dir}: another run is using it; wait for it or choose another run.dir"
             ) from error
+        for left in self.dir.glob(".*.new-*"):  # what a killed process was writing; with the lock it is nobody's
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
         stated = self.dir / "config.yaml"
         if stated.exists() and checkpoint.listed(self.dir / "checkpoints"):
             try:

@@ -76,8 +76,8 @@ def train(config: PretrainConfig) -> int:
             stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"]) or stop
             window = Window(run.elapsed_s, updates.waited_s)
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
-            run.save(state, model, optimizer)
             save_model(run, objective.encoder, training_facts(run, state, name))
+            run.save(state, model, optimizer)  # last: what is killed between the two does both again
         if stop:
             break
     return run.end(state)
