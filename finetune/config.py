@@ -8,6 +8,7 @@ from typing import Any, Literal
 from mixvec import EncoderConfig
 from mixvec.heads import Layers
 from mixvec.text import TextStyle
+from pretrain.augment import WaveformAugmentConfig
 from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_run
 
 
@@ -28,6 +29,9 @@ class LabelledData:
     workers: int = 2
     max_skipped: float = 1.0
     """The largest share of a split that may be skipped as unreadable before the run stops; 1 never stops."""
+    augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
+    """What is done to the waveforms of ``train``, never of ``valid`` or ``test``; nothing by default. The masks
+    over features are in ``augment``, at the top. ``min_s`` and ``max_s`` are before a change of speed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Spans of hidden frames and of silent feature channels, drawn anew each epoch (arXiv 2006.11477, section 4.3)."""
+    """Spans of hidden frames and of silent feature channels, drawn anew each epoch (arXiv 2006.11477, section 4.3).
+
+    These are masks over features; what is done to the waveform before is ``data.augment``.
+    """
 
     time_prob: float = 0.5
     """Frames drawn into spans, counted with overlaps; 0 hides none."""
@@ -102,5 +109,9 @@ class FinetuneConfig:
                 raise ValueError(f"augment.{key}={getattr(self.augment, key)} must lie in [0, 1)")
         if not 0.0 < self.augment.channel_span <= 1.0 or self.augment.time_span_frames < 1:
             raise ValueError("augment.channel_span must lie in (0, 1] and augment.time_span_frames be at least 1")
+        slowest = self.data.augment.slowest
+        if self.batch.max_s < self.data.max_s / slowest:
+            raise ValueError(f"batch.max_s={self.batch.max_s} cannot hold an utterance of data.max_s={self.data.max_s} "
+                             f"seconds at data.augment.speed={slowest}")  # fmt: skip
         if self.run.eval_every < 1:
             raise ValueError(f"run.eval_every={self.run.eval_every} must be at least 1")

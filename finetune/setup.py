@@ -13,6 +13,7 @@ from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 from mixvec.hub import load_encoder
 from mixvec.output import EncoderOutput
+from pretrain.augment import Augmentation
 from pretrain.loader import Loaded, Updates
 from pretrain.run import Run
 from pretrain.sources import Corpus, find_utterances
@@ -70,18 +71,23 @@ def open_data(
 ) -> Updates[LabelledBatch]:
     """Leave out what cannot be used, say so, and plan the rest for this rank."""
     encoder, data, training = model.encoder, config.data, split == "train"
+    slowest, fastest = (data.augment.slowest, data.augment.fastest) if training else (1.0, 1.0)
 
     def frames(utterance: Utterance) -> int:
-        return int(encoder.frame_lengths(max(encoder.min_samples, round(utterance.duration_s * SAMPLE_RATE_HZ))))
+        samples = round(utterance.duration_s / fastest * SAMPLE_RATE_HZ)
+        return int(encoder.frame_lengths(max(encoder.min_samples, samples)))
 
-    for warning in task.check(corpus, frames, f"data.{split}", training=training):
+    key = f"data.{split}" + (f" at data.augment.speed={fastest:g}" if fastest > 1 else "")
+    for warning in task.check(corpus, frames, key, training=training):
         run.say(warning)
     if not corpus.utterances:
         raise UserError(f"data.{split}={getattr(data, split)}: no usable labels in it")
     run.note_skipped(corpus.skipped, fresh=training)
     if corpus.skipped:
         run.say(f"data.{split}: {len(corpus.skipped)} utterances left out (why: {run.dir / 'skipped.jsonl'})")
-    longest_s = float(corpus.utterances.durations_s.max())
+    augment = Augmentation(data.augment, config.run.seed) if training else None
+    run.note_skipped(augment.skipped if augment else [])
+    longest_s = float(corpus.utterances.durations_s.max()) / slowest
     collate = partial(
         collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
         frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
@@ -90,6 +96,7 @@ def open_data(
         corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
         crop_s=longest_s + 1, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
         ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
+        augment=augment,
     )  # fmt: skip
 
 

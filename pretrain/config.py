@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
 
+from .augment import WaveformAugmentConfig
 from .objective import ObjectiveConfig
 
 
@@ -37,6 +38,8 @@ class DataConfig:
     """Read as it lies, each rank its own shards, with nothing looked through first (``pretrain/stream.py``)."""
     buffer_s: float = 3600.0
     """What each rank of a streamed run holds, undecoded, to choose utterances of like duration from."""
+    augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
+    """What is done to the waveforms; nothing by default. ``min_s`` is before, ``max_s`` after a change of speed."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From the plan to micro-batches: decoding, cropping, masks and distractors, in worker processes.
+"""From the plan to micro-batches: decoding, cropping, augmentation, masks and distractors, in worker processes.
 
 Everything random about an utterance comes from its own generator, (seed, epoch, utterance): the same whatever the
 workers, the ranks and the micro-batches, and the same after a resume, which is arithmetic.
@@ -6,10 +6,12 @@ workers, the ranks and the micro-batches, and the same after a resume, which is 
 
 from __future__ import annotations
 
+import ctypes
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
+from .augment import Augmentation, read_stretch
 from .config import ObjectiveConfig
 from .masks import MIN_FRAMES, draw_distractors, span_mask
 from .objective import MaskedBatch
@@ -28,6 +31,8 @@ from .sources import Corpus
 from .utterances import Utterance
 
 Batch = TypeVar("Batch")
+PR_SET_PDEATHSIG = 1
+"""Linux's prctl(2): the signal to get when the parent dies."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +73,15 @@ def loaded_of(
 class _MicroBatches(Dataset[Any]):
     """Micro-batches by epoch and utterances, decoded when asked for."""
 
-    def __init__(self, updates: Updates[Any]) -> None:
-        self.updates = updates
+    def __init__(self, updates: Updates[Any], augmented: bool) -> None:
+        self.updates, self.augmented = updates, augmented
 
     def __getitem__(self, asked: tuple[int, np.ndarray]) -> Loaded[Any]:
         epoch, part = asked
         clips, skipped = [], []
         for index in part:
             try:
-                clips.append(self.updates.read(int(index), epoch))
+                clips.append(self.updates.read(int(index), epoch, augmented=self.augmented))
             except UserError as error:
                 source = self.updates.utterances[index % len(self.updates.utterances)].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
@@ -103,9 +108,10 @@ class Updates(Generic[Batch]):
         ranks: int = 1,
         rank: int = 0,
         temperature: float = 1.0,
+        augment: Augmentation | None = None,
     ) -> None:
         """``batch_max_s`` bounds a padded micro-batch, ``crop_s`` an utterance; under ``min_s`` it is skipped."""
-        self.utterances, self.collate = corpus.utterances, collate
+        self.utterances, self.collate, self.augment = corpus.utterances, collate, augment
         self.durations_s = np.minimum(corpus.utterances.durations_s, crop_s)
         self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s
         self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
@@ -113,18 +119,29 @@ class Updates(Generic[Batch]):
         """Seconds that ``start`` has waited for audio so far, but for the first update, for which workers start."""
         self.repeats = corpus.repeats(temperature)
 
-    def read(self, number: int, epoch: int) -> Clip:
-        """Decode one utterance, or the random part of it that this epoch and this copy of it use.
+    def read(self, number: int, epoch: int, *, augmented: bool = True) -> Clip:
+        """Decode one utterance, or the random part of it that this epoch and this copy of it use, and augment it.
 
         Raises:
-            UserError: unreadable, or shorter than the header said and than ``min_s``.
+            UserError: unreadable, or shorter than the header said and than ``min_s``; or its noise is unreadable.
         """
-        index = number % len(self.utterances)
+        index, augment = number % len(self.utterances), self.augment if augmented else None
         utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, number])
-        return read_clip(utterance, rng, self.crop_s, self.min_s)
+        if augment is None:
+            return read_clip(utterance, rng, self.crop_s, self.min_s)
+        speed = float(augment.speeds((epoch,), index, 1)[0])
+        clip = read_clip(utterance, rng, self.crop_s * speed, self.min_s)
+        return replace(clip, waveform=augment(clip.waveform, speed, self.utterances, index, rng))
+
+    def planned_s(self, epoch: int) -> np.ndarray:
+        """(N,) seconds of each utterance in this epoch, at its speed and cropped."""
+        if self.augment is None:
+            return self.durations_s
+        recorded_s = self.utterances.durations_s
+        return np.minimum(recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s)), self.crop_s)
 
     def epoch_length(self, epoch: int) -> int:
-        return len(plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats))
+        return len(plan_epoch(self.planned_s(epoch), self.update_s, self.seed, epoch, self.repeats))
 
     def start(self, place: list[int] | None = None) -> Iterator[tuple[list[int], list[Loaded[Batch]]]]:
         """For ever: the place to go on from *after* this update, and this rank's micro-batches of it.
@@ -141,21 +158,22 @@ class Updates(Generic[Batch]):
             yield after, loaded
 
     def once(self) -> Iterator[Loaded[Batch]]:
-        """This rank's share of the corpus, each utterance once, in a fixed order, for scoring."""
+        """This rank's share of the corpus, each utterance once, in a fixed order, as it is, for scoring."""
         parts = deal(np.arange(len(self.utterances)), self.durations_s, self.batch_max_s, self.ranks, self.rank)
-        yield from self._loader((0, part) for part in parts)
+        yield from self._loader(((0, part) for part in parts), augmented=False)
 
     def _deal(self, epoch: int, position: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         while True:
-            plan = plan_epoch(self.durations_s, self.update_s, self.seed, epoch, self.repeats)
+            durations_s = self.planned_s(epoch)
+            plan = plan_epoch(durations_s, self.update_s, self.seed, epoch, self.repeats)
             for number in range(position, len(plan)):
-                parts = deal(plan[number], self.durations_s, self.batch_max_s, self.ranks, self.rank)
+                parts = deal(plan[number], durations_s, self.batch_max_s, self.ranks, self.rank)
                 yield [epoch, number + 1], parts
             epoch, position = epoch + 1, 0
 
-    def _loader(self, asked: Iterator[tuple[int, np.ndarray]]) -> DataLoader[Any]:
+    def _loader(self, asked: Iterator[tuple[int, np.ndarray]], *, augmented: bool = True) -> DataLoader[Any]:
         return DataLoader(
-            _MicroBatches(self),
+            _MicroBatches(self, augmented),
             batch_size=None,
             sampler=asked,  # type: ignore[arg-type]
             num_workers=self.workers,
@@ -171,10 +189,8 @@ def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min
     Raises:
         UserError: unreadable, or shorter than the header said and than ``min_s``.
     """
-    spare_s = utterance.duration_s - crop_s
-    start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
-    waveform = utterance.read(start_s, crop_s)
-    if len(waveform) < round(min(min_s, utterance.duration_s) * SAMPLE_RATE_HZ * 0.99):
+    waveform = read_stretch(utterance, crop_s, rng)
+    if len(waveform) < round(min(min_s, utterance.duration_s, crop_s) * SAMPLE_RATE_HZ * 0.99):
         raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
                         f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
     return Clip(utterance, waveform[: round(crop_s * SAMPLE_RATE_HZ)], rng)
@@ -182,6 +198,8 @@ def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min
 
 def start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it holds a killed rank's sockets for seconds
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process answers them, and ends its workers
 

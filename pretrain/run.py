@@ -19,6 +19,7 @@ import os
 import random
 import signal
 import time
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -52,12 +53,19 @@ def start_accelerator(run: RunConfig) -> Accelerator:
     """The device, the ranks and the precision.
 
     Raises:
-        UserError: fp16 without a GPU.
+        UserError: fp16 without a GPU, or a torchrun whose restarts would fail.
     """
+    restarts, store = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
+    if restarts != "0" and store == "True":  # github.com/pytorch/pytorch/issues/135712
+        raise UserError(
+            "torchrun --max-restarts keeps the addresses of dead ranks, and the new ones fail on them: run it as "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --standalone --max-restarts ... (several machines: "
+            "--rdzv-backend=c10d)"
+        )
     gpu = torch.cuda.is_available()
     precision = run.precision
     if precision == "auto":
-        precision = "bf16" if gpu and torch.cuda.is_bf16_supported() else "fp32"
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if precision == "fp16" and not gpu:
         raise UserError("run.precision=fp16 needs a GPU; use fp32 or bf16 here")
     torch.manual_seed(run.seed)
@@ -103,6 +111,8 @@ class Run:
             raise UserError(f"run.dir={self.dir}: not a folder")
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = (self.dir / ".lock").open("w")
+        lock = weakref.ref(self._lock)  # a loader's worker may outlive a killed run by seconds, and does not keep it
+        os.register_at_fork(after_in_child=lambda: (held := lock()) and held.close())
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Generic
 
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from mixvec import UserError
 from mixvec.audio import audio_header
 
+from .augment import Augmentation
 from .headers import opened
 from .loader import Batch, Clip, Loaded, loaded_of, read_clip, start_worker
 from .mixture import weighted_sources
@@ -154,6 +155,7 @@ class StreamedUpdates(Generic[Batch]):
         seed: int,
         ranks: int = 1,
         rank: int = 0,
+        augment: Augmentation | None = None,
     ) -> None:
         """``workers`` threads decode, in one process of their own; with 0 one does, in this process.
 
@@ -162,7 +164,7 @@ class StreamedUpdates(Generic[Batch]):
         """
         named = weighted_sources(source, key)
         self.sources = [Source(name, key, n, min_s, seed, ranks, rank) for n, (name, _) in enumerate(named)]
-        self.weights, self.collate, self.key = [weight for _, weight in named], collate, key
+        self.weights, self.collate, self.key, self.augment = [weight for _, weight in named], collate, key, augment
         self.update_s, self.batch_max_s = update_s / ranks, batch_max_s
         self.pool_s, self.crop_s, self.min_s = max(buffer_s, self.update_s), crop_s, min_s
         self.workers, self.max_skipped, self.seed, self.ranks, self.rank = workers, max_skipped, seed, ranks, rank
@@ -205,7 +207,7 @@ class StreamedUpdates(Generic[Batch]):
                     pool = coming.result()
                     coming = filler.submit(self._fill, streams, pool.after)
                     for after, parts in self._deal(pool, begins, first):
-                        loaded = [self._decoded([pool.utterances[i] for i in part], workers) for part in parts]
+                        loaded = [self._decoded(pool, part, workers) for part in parts]
                         if first == 0:
                             loaded[0].skipped.extend(pool.skipped)
                         first += 1
@@ -224,7 +226,7 @@ class StreamedUpdates(Generic[Batch]):
                 pool.skipped.append({"source": found.source, "reason": found.reason})
             else:
                 pool.utterances.append(found)
-                seconds[turn] += min(found.utterance.duration_s, self.crop_s)
+                seconds[turn] += self._planned_s(found)
         bad, count = sum(own.bad_count for own in self.sources), sum(own.read_count for own in self.sources)
         if bad > self.max_skipped * count:
             reasons = " ".join("; ".join(row["reason"] for row in pool.skipped[:3]).split())
@@ -234,7 +236,7 @@ class StreamedUpdates(Generic[Batch]):
 
     def _deal(self, pool: Pool, begins: list[At | None], first: int) -> Iterator[tuple[Place, list[np.ndarray]]]:
         """The updates of a pool from ``first`` on, as micro-batches, each with the place after it."""
-        durations_s = np.minimum([s.utterance.duration_s for s in pool.utterances], self.crop_s)
+        durations_s = np.array([self._planned_s(streamed) for streamed in pool.utterances])
         count = min(len(durations_s), max(1, round(float(durations_s.sum()) / self.update_s)))
         where = [value for at in begins for value in at or [0, 0, 0, 0]]
         rng = np.random.default_rng([self.seed, self.rank, *where, 6])
@@ -244,20 +246,32 @@ class StreamedUpdates(Generic[Batch]):
             end = {"sources": pool.after, "update": 0, "ranks": self.ranks}
             yield on if number + 1 < count else end, deal(updates[number], durations_s, self.batch_max_s, 1, 0)
 
-    def _decoded(self, some: list[Streamed], workers: ThreadPoolExecutor) -> Loaded[Batch]:
-        made = list(workers.map(self._clip, some))
+    def _decoded(self, pool: Pool, part: np.ndarray, workers: ThreadPoolExecutor) -> Loaded[Batch]:
+        others = [streamed.utterance for streamed in pool.utterances]
+        made = list(workers.map(lambda own: self._clip(pool.utterances[own], others, own), part.tolist()))
         return loaded_of(
             [clip for clip in made if isinstance(clip, Clip)],
             [skipped for skipped in made if isinstance(skipped, dict)],
             self.collate,
         )
 
-    def _clip(self, streamed: Streamed) -> Clip | dict[str, Any]:
-        rng = np.random.default_rng([self.seed, *streamed.numbers, 7])
+    def _clip(self, streamed: Streamed, others: list[Utterance], own: int) -> Clip | dict[str, Any]:
+        rng, speed = np.random.default_rng([self.seed, *streamed.numbers, 7]), self._speed(streamed)
         try:
-            return read_clip(streamed.utterance, rng, self.crop_s, self.min_s)
+            clip = read_clip(streamed.utterance, rng, self.crop_s * speed, self.min_s)
+            if self.augment is None:
+                return clip
+            return replace(clip, waveform=self.augment(clip.waveform, speed, others, own, rng))
         except UserError as error:
             return {"source": streamed.utterance.source, "reason": str(error), "epoch": streamed.numbers[0]}
+
+    def _speed(self, streamed: Streamed) -> float:
+        *where, row = streamed.numbers
+        return 1.0 if self.augment is None else float(self.augment.speeds(tuple(where), row, 1)[0])
+
+    def _planned_s(self, streamed: Streamed) -> float:
+        """Seconds at its speed and cropped."""
+        return min(streamed.utterance.duration_s / self._speed(streamed), self.crop_s)
 
 
 class _Stream(IterableDataset[Any]):

@@ -18,6 +18,7 @@ from torch.optim import AdamW
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
+from .augment import Augmentation
 from .config import PretrainConfig
 from .export import save_model, training_facts
 from .faults import memory_named
@@ -88,8 +89,12 @@ def open_data(
 ) -> tuple[str, Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]]:
     """Find the audio, leave out what is too short, say what there is, and plan it for this rank; with its name."""
     data, frame_lengths, accelerator = config.data, objective.encoder.frame_lengths, run.accelerator
-    if frame_lengths(round(data.min_s * SAMPLE_RATE_HZ)) < MIN_FRAMES:
-        raise UserError(f"data.min_s={data.min_s} is too short to mask: {MIN_FRAMES} frames of the encoder are needed")
+    if frame_lengths(round(data.min_s / data.augment.fastest * SAMPLE_RATE_HZ)) < MIN_FRAMES:
+        fast = f" at data.augment.speed={data.augment.fastest:g}" if data.augment.fastest > 1 else ""
+        raise UserError(
+            f"data.min_s={data.min_s} is too short to mask{fast}: {MIN_FRAMES} frames of the encoder are needed"
+        )
+    augment = Augmentation(data.augment, config.run.seed)
     collate = partial(collate_masked, config=config.objective, frame_lengths=frame_lengths)
     updates: Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]
     if data.stream:
@@ -97,6 +102,7 @@ def open_data(
             data.train, "data.train", collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
             buffer_s=data.buffer_s, crop_s=data.max_s, min_s=data.min_s, max_skipped=data.max_skipped,
             workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes, rank=accelerator.process_index,
+            augment=augment,
         )  # fmt: skip
         name = source_names(data.train, "data.train")
         found = f"{name}, streamed with {updates.pool_s:g} s held"
@@ -105,12 +111,13 @@ def open_data(
         updates = Updates(
             corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=data.max_s,
             min_s=data.min_s, workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes,
-            rank=accelerator.process_index, temperature=data.temperature,
+            rank=accelerator.process_index, temperature=data.temperature, augment=augment,
         )  # fmt: skip
         name, skipped = corpus.name, len(corpus.skipped)
         found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
         found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
         found += f"; {updates.epoch_length(0)} updates an epoch"
+    run.note_skipped(augment.skipped)
     parameters = sum(p.numel() for p in objective.parameters()) / 1e6
     run.say(
         f"{found}; {parameters:.1f} M parameters; {accelerator.num_processes} x {accelerator.device.type}; "

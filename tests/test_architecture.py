@@ -39,7 +39,7 @@ REGISTRY_HOSTS = re.compile(
     ),
     re.IGNORECASE,
 )
-TEXT_SUFFIXES = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".typed", ""}
+TEXT_SUFFIXES = {".py", ".sh", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".typed", ""}
 
 
 def python_files(*folders: str) -> list[Path]:

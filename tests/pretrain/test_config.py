@@ -99,6 +99,19 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
         (["run.max_hours=0"], r"run\.max_hours=0\.0 must be over 0, or null for no limit"),
         (["run.timeout_s=0"], r"run\.timeout_s=0\.0 must be at least 1"),
         (["run.max_nonfinite=0"], r"run\.max_nonfinite=0 must be at least 1"),
+        (["data.augment.speeds=[1.1]"], r"data\.augment\.speeds=\[1\.1\]: .*Did you mean: 'speed'\?"),
+        (["data.augment.speed=[1.0,2.5]"], r"data\.augment\.speed: 2\.5 must lie in \[0\.5, 2\], in whole hundredths"),
+        (["data.augment.speed=[-1.0]"], r"data\.augment\.speed: -1\.0 must lie in \[0\.5, 2\]"),
+        (["data.augment.speed=[.nan]"], r"data\.augment\.speed: nan must lie in \[0\.5, 2\]"),
+        (["data.augment.speed=[0.905]"], r"data\.augment\.speed: 0\.905 must lie in .* whole hundredths"),
+        (["data.augment.noise_prob=1.5"], r"data\.augment\.noise_prob=1\.5 must lie in \[0, 1\]"),
+        (["data.augment.reverb_prob=-1"], r"data\.augment\.reverb_prob=-1\.0 must lie in \[0, 1\]"),
+        (["data.augment.mix_prob=.nan"], r"data\.augment\.mix_prob=nan must lie in \[0, 1\]"),
+        (
+            ["data.augment.noise_snr_db=[15,0]"],
+            r"data\.augment\.noise_snr_db=\[15\.0,0\.0\] must be a range of decibels",
+        ),
+        (["data.augment.mix_ratio_db=[-999,5]"], r"data\.augment\.mix_ratio_db=\[-999\.0,5\.0\] must be a range"),
         (["run.keep_every=1500"], r"run\.keep_every=1500 must be a multiple of run\.save_every=1000, or 0"),
     ],
 )
@@ -161,3 +174,5 @@ def test_changed_keys() -> None:
     )
     assert changed_keys(old, new) == ["encoder.conv_strides ((2, 2) → (2, 1))", "optim.lr (0.0005 → 0.001)"]
     assert changed_keys(old, load("size=small"))[0] == "size (tiny → small)"
+    augmented = load("size=tiny", "data.augment.speed=[0.9,1.1]", "data.augment.noise=DIR")
+    assert changed_keys(old, augmented) == ["data.augment.speed (() → (0.9, 1.1))", "data.augment.noise (None → DIR)"]

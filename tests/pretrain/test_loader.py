@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import multiprocessing
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +19,7 @@ import torch
 from mixvec import UserError
 from mixvec.frontend import MelFrontEnd
 from pretrain.config import ObjectiveConfig
-from pretrain.loader import Clip, Loaded, Updates, collate_masked, pad
+from pretrain.loader import Clip, Loaded, Updates, collate_masked, pad, start_worker
 from pretrain.masks import draw_distractors, span_mask
 from pretrain.objective import MaskedBatch
 from pretrain.sources import Corpus, find_utterances
@@ -149,6 +153,23 @@ def test_a_file_that_cannot_be_decoded_is_named_and_the_others_go_on(folder: Pat
     assert [row["epoch"] for row in skipped] == [0, 0, 0]
     assert clips == 7
     assert seconds == pytest.approx(sum(min(s, 1.5) for i, s in enumerate(SECONDS) if i not in (1, 5, 7)))
+
+
+def test_a_worker_dies_with_its_parent() -> None:
+    """A rank that is killed must not live on in its workers, which hold its sockets and its memory."""
+
+    def asked(answers: Any) -> None:
+        start_worker(0)
+        number = ctypes.c_int()
+        ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
+        answers.put(number.value)
+
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    worker = context.Process(target=asked, args=(answers,))
+    worker.start()
+    assert answers.get(timeout=60) == signal.SIGKILL
+    worker.join()
 
 
 def test_nothing_readable_still_gives_batches(folder: Path) -> None:

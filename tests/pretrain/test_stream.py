@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mixvec import UserError
+from pretrain.augment import Augmentation, WaveformAugmentConfig
 from pretrain.loader import Clip, Loaded
 from pretrain.readers import tables
 from pretrain.stream import Place, Streamed, StreamedUpdates
@@ -202,3 +203,22 @@ def test_two_ranks_stream_resume_and_cannot_go_on_as_one(tmp_path: Path) -> None
     done = command("pretrain", *words, f"run.dir={tmp_path}/parts", ranks=2)
     assert done.returncode == 0, done.stderr
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_augmentation_in_a_stream(tmp_path: Path) -> None:
+    """Bounded, resumed and decoded in threads as without; off it changes nothing."""
+    source = tars(tmp_path / "set", 3, 40)
+    for name, seed in (("noise", 1), ("rir", 2)):
+        write(tmp_path / name / f"{seed}.wav", 0.4)
+    config = WaveformAugmentConfig((0.5, 1.0, 1.9), str(tmp_path / "rir"), 0.5, 0.5, noise=str(tmp_path / "noise"))
+
+    def own(config: WaveformAugmentConfig, workers: int = 0) -> StreamedUpdates[Rows]:
+        return updates_of(source, workers=workers, augment=Augmentation(config, 3))
+
+    whole, plain = stream(own(config), 24), stream(updates_of(source), 24)
+    assert clips(whole) != clips(plain) == clips(stream(own(WaveformAugmentConfig()), 24))
+    assert clips(whole) == clips(stream(own(config, workers=2), 24))
+    for done in (1, 9, 16):
+        assert clips(whole[done:]) == clips(stream(own(config), 24 - done, whole[done - 1][0]))
+    assert all(part.padded_s <= 3.0 + 0.001 and not part.skipped for _, loaded in whole for part in loaded)
+    assert sum(part.seconds for _, loaded in whole for part in loaded) / 24 == pytest.approx(4.0, abs=0.5)

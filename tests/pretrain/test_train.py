@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mixvec import SpeechEncoder, UserError
+from pretrain.config import RunConfig
+from pretrain.run import start_accelerator
 from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
 
 NOISELESS = """
@@ -177,6 +180,19 @@ def test_bf16_is_close_to_fp32(corpus: Path, tmp_path: Path) -> None:
     assert low["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.1)
 
 
+@pytest.mark.parametrize(("in_hardware", "expected"), [(True, "bf16"), (False, "no")])
+def test_auto_takes_bf16_where_the_hardware_has_it(
+    monkeypatch: pytest.MonkeyPatch, in_hardware: bool, expected: str
+) -> None:
+    """A GPU before Ampere only emulates bf16, many times slower; a stand-in, since there is no such GPU here."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported", lambda including_emulation=True: in_hardware or including_emulation
+    )
+    monkeypatch.setattr("pretrain.run.Accelerator", SimpleNamespace)
+    assert start_accelerator(RunConfig()).mixed_precision == expected
+
+
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
     """A stand-in for the disk: what safetensors itself says when there is no space left."""
     code = (
@@ -226,3 +242,23 @@ def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
     ):
         pretrain(tmp_path / "as", tmp_path / "stopped", *keys, "data.max_skipped=0.2")
     assert (tmp_path / "stopped/skipped.jsonl").read_text().count("\n") == 3
+
+
+def test_an_augmented_run_is_resumed_bitwise_and_names_its_bad_noises(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "noise/good.flac").write_bytes(next((corpus / "unlabelled").rglob("*.flac")).read_bytes())
+    (tmp_path / "noise/bad.flac").write_text("this is no audio")
+    sounds = (f"data.augment.noise={tmp_path}/noise", f"data.augment.reverb={tmp_path}/noise")
+    keys = ("run.updates=4", "run.save_every=2", "data.workers=1", "data.augment.speed=[0.9,1.1]",
+            "data.augment.mix_prob=0.5", *sounds)  # fmt: skip
+    assert pretrain(corpus, tmp_path / "whole", *keys) == 0
+    assert (tmp_path / "whole/skipped.jsonl").read_text().count("bad.flac: not audio") == 2
+    stop_after(2, corpus, tmp_path / "parts", *keys)
+    with pytest.raises(UserError, match=r"other settings: data\.augment\.speed \(\(0\.9, 1\.1\) → \(\)\);"):
+        pretrain(corpus, tmp_path / "parts", *keys[:3], *keys[4:])
+    assert pretrain(corpus, tmp_path / "parts", *keys) == 0
+    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert pretrain(corpus, tmp_path / "plain", *keys[:3]) == 0
+    assert not identical(weights(tmp_path / "whole"), weights(tmp_path / "plain"))
+    with pytest.raises(UserError, match=r"data\.min_s=0\.2 is too short to mask at data\.augment\.speed=2"):
+        pretrain(corpus, tmp_path / "short", "data.min_s=0.2", "data.augment.speed=[2.0]")

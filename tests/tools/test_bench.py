@@ -20,10 +20,11 @@ from pretrain.objective import MaskedPrediction, ObjectiveConfig
 from tests import bench_systems
 from tools.bench import measure as measuring
 from tools.bench import ours, report, work
+from tools.bench import profile as profiling
 from tools.bench.cases import OURS, PRESETS, Case, System, Work, cases, gpu_cases, smoke_cases
 from tools.bench.child import count_flops, reason
 from tools.bench.measure import Row, measure
-from tools.bench.run import run
+from tools.bench.run import run, run_profiles
 
 ROOT = Path(__file__).resolve().parents[2]
 OBJECTIVE = next(case for case in smoke_cases() if case.suite == "objective")
@@ -259,3 +260,36 @@ def test_rows_state_what_the_issue_asks_for() -> None:
     assert names >= {"suite", "case", "system", "seconds", "seconds_min", "seconds_max", "peak_mb", "audio_s_per_s",
                      "ratio_to_ours", "note"}  # fmt: skip
     assert asdict(Row("mixer", "c", "g", 1.0, "s"))["seconds"] is None
+
+
+@pytest.mark.parametrize("variant", ["summary", "attention"])
+def test_a_profile_accounts_for_the_update(variant: str) -> None:
+    """Each part has its share, twelve blocks' worth of it, and all of them make up the whole."""
+    case = next(case for case in smoke_cases() if case.suite == "update")
+    total_s, shares = profiling.profile(case, variant, repeats=3)
+    parts = {share.part: share for share in shares}
+    assert set(parts) == {*profiling.PARTS, profiling.OBJECTIVE, profiling.OPTIMIZER, profiling.REST}
+    for part in ("mixer", "feed-forward", "convolution", profiling.OBJECTIVE):
+        assert parts[part].forward_s > 0 and parts[part].backward_s > 0, part
+    assert sum(share.forward_s + share.backward_s for share in shares) == pytest.approx(total_s, rel=0.5)
+    assert "| mixer | " in profiling.table(case, OURS, total_s, shares)
+
+
+def test_a_stopwatch_counts_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three calls of one module and one of another, in ticks of a clock of our own."""
+    ticks = iter(range(100))
+    monkeypatch.setattr(profiling.time, "perf_counter", lambda: float(next(ticks)))
+    watch, inner, outer = profiling.Stopwatch("cpu"), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    watch.watch(inner, "inner")
+    watch.watch(outer, "outer")
+    outer(inner(inner(inner(torch.ones(1, 2, requires_grad=True))))).sum().backward()
+    assert watch.seconds() == {"inner forward": 3, "inner backward": 3, "outer forward": 1, "outer backward": 1}
+    assert watch.seconds() == {}
+
+
+def test_a_profile_is_asked_for_rightly(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="--profile looks at the suite update alone, not at mixer"):
+        run_profiles(["mixer"], "smoke", 1)
+    run_profiles([], "smoke", 1)
+    said = capsys.readouterr().out
+    assert "base, 2 x 2 s, ours: " in said and "base, 2 x 2 s, attention twin: " in said

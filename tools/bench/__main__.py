@@ -6,7 +6,7 @@ from pathlib import Path
 import tools.bench
 from mixvec.errors import run_cli
 from tools.bench.cases import PRESETS, SUITES
-from tools.bench.run import run
+from tools.bench.run import run, run_profiles
 
 
 def main() -> None:
@@ -19,7 +19,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, metavar="N", help="timed turns of each system (the case's own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw cost against length there")
+    parser.add_argument("--profile", action="store_true", help="where the time of the suite update goes, part by part")
     args = parser.parse_args()
+    if args.profile:
+        return run_profiles(args.suites, args.preset, args.repeats)
     run(args.suites, args.preset, args.repeats, args.json, args.plot)
 
 

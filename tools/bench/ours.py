@@ -84,6 +84,14 @@ class Given(nn.Module):
 
 def update(case: Case, variant: str) -> Work:
     """Whole updates of pretraining; ``wav2vec2`` is fairseq2's encoder with our objective in our loop."""
+    model, batches = training(case, variant)
+    step = updates(case, model, batches, lambda given: model(*given, 2.0).loss)
+    rate = "" if variant == "wav2vec2" else f", {FRAME_RATE_HZ} frames/s"
+    return Work(step, size(model) + rate)
+
+
+def training(case: Case, variant: str) -> tuple[MaskedPrediction, list[tuple[MaskedBatch, Totals]]]:
+    """The model in pretraining, and the case's batches."""
     config = _config(case, "wav2vec2-base" if variant == "wav2vec2" else "base", variant)
     if case.group == "95 M" and variant != "wav2vec2" and not case.toy:
         config = replace(config, ffn_dim=FFN_95M)
@@ -96,9 +104,7 @@ def update(case: Case, variant: str) -> Work:
         frames = int(model.encoder.frame_lengths(audio.shape[1]))
         batch = _masked(case, audio, masks(len(audio), frames))
         batches.append((batch, _totals(batch, frames)))
-    step = updates(case, model, batches, lambda given: model(*given, 2.0).loss)
-    rate = "" if variant == "wav2vec2" else f", {FRAME_RATE_HZ} frames/s"
-    return Work(step, size(model) + rate)
+    return model, batches
 
 
 def inference(case: Case, variant: str) -> Work:

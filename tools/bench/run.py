@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import torch
+
 from mixvec.errors import UserError
 
-from .cases import BUDGET_S, SUITES, Preset, cases
+from .cases import BUDGET_S, SUITES, SUMMARY, TWIN, Preset, cases
 from .measure import Row, measure
 from .report import header, require_matplotlib, table_head, table_row, write_json, write_plot
 
@@ -49,3 +51,24 @@ def run(suites: list[str], preset: Preset, repeats: int | None, json: Path | Non
         print(f"\nplot: {plot}")
     if json is not None:
         print(f"\nrows: {json}")
+
+
+def run_profiles(suites: list[str], preset: Preset, repeats: int | None) -> None:
+    """Print where each update of the preset spends its time, ours and the attention twin's.
+
+    Raises:
+        UserError: another suite than update was named, or there is no CUDA device for the preset.
+    """
+    from .profile import profile, table
+
+    if suites not in ([], ["update"]):
+        raise UserError(f"--profile looks at the suite update alone, not at {', '.join(suites)}")
+    if preset == "gpu" and not torch.cuda.is_available():
+        raise UserError("--preset gpu: no CUDA device here")
+    facts = header(preset, "cuda" if preset == "gpu" else "cpu")
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    for case in cases(preset):
+        if case.suite == "update" and case.group == "base":
+            for system in (SUMMARY, TWIN):
+                total_s, shares = profile(case, system.variant, repeats or case.repeats)
+                print("\n" + table(case, system.name, total_s, shares), flush=True)
