@@ -39,6 +39,7 @@ from mixvec import UserError
 from mixvec.atomic import write_whole
 
 from . import checkpoint
+from .background import Background
 from .checkpoint import RunState
 from .config import RunConfig, changed_keys, write_config
 
@@ -87,6 +88,8 @@ class Run:
         """The exit code to end with after this update."""
         self.told: set[str] = set()
         """Warnings that need not be said again."""
+        self.writes = Background()
+        """What the main rank is writing while training goes on."""
         self._sick = ""
         self._since = self._session = time.monotonic()
         self.on_main(self._open)
@@ -161,10 +164,12 @@ class Run:
         return state
 
     def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:
-        """Write a checkpoint. Every rank calls this."""
+        """Have a checkpoint written (``checkpoint.save``). Every rank calls this."""
         state.wall_s = self.elapsed_s
         plain = self.accelerator.unwrap_model(model)
-        checkpoint.save(self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run)
+        checkpoint.save(
+            self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run, self.writes
+        )
 
     @property
     def elapsed_s(self) -> float:
@@ -209,7 +214,12 @@ class Run:
         self.say(f"{signal.Signals(number).name}: finishing this update, then saving (Ctrl-C again to leave at once)")
 
     def should_stop(self) -> int | None:
-        """The exit code to end with, where any rank met a signal or the time limit; every rank calls this."""
+        """The exit code to end with, where any rank met a signal or the time limit; every rank calls this.
+
+        Raises:
+            Exception: what went wrong in writing.
+        """
+        self.writes.check()
         hours = self.config.run.max_hours
         if self.stop is None and hours is not None and self.session_s > hours * 3600:
             self.stop = TIME_LIMIT
@@ -224,7 +234,9 @@ class Run:
 
         Raises:
             UserError: the run ended for what ``run.stop_on`` names.
+            Exception: what went wrong in writing.
         """
+        self.writes.wait()
         done = state.update == self.config.run.updates
         if not done:
             why = ", which says: requeue" if self.stop == TIME_LIMIT else ""

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from finetune.config import FinetuneConfig
 from finetune.train import train as finetune_train
+from pretrain.background import NAME as BACKGROUND
 from pretrain.config import PretrainConfig, load_config
 from pretrain.objective import MaskedPrediction, Sums
 from pretrain.train import train as pretrain_train
@@ -37,7 +40,8 @@ def pretrain(corpus: Path, run: Path, *keys: str) -> int:
     """``python -m pretrain`` in this process; its exit code."""
     _fresh()
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
-    return pretrain_train(load_config(PretrainConfig, arguments, ""))
+    with written():
+        return pretrain_train(load_config(PretrainConfig, arguments, ""))
 
 
 def finetune(task: str, corpus: Path, run: Path, *keys: str) -> int:
@@ -45,7 +49,19 @@ def finetune(task: str, corpus: Path, run: Path, *keys: str) -> int:
     _fresh()
     data = [f"data.{ours}={corpus}/{task}/{split}" for ours, split in (("train", "train"), ("valid", "validation"))]
     arguments = [str(ROOT / f"configs/{task}.yaml"), *data, f"run.dir={run}", *FINETUNE, *keys]
-    return finetune_train(load_config(FinetuneConfig, arguments, ""))
+    with written():
+        return finetune_train(load_config(FinetuneConfig, arguments, ""))
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """A run that ends in an error leaves its last checkpoint to a thread, which a process that ends waits for."""
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if thread.name == BACKGROUND:
+                thread.join()
 
 
 def in_forward(patch: pytest.MonkeyPatch, *updates: int, do: Callable[[Sums], Any]) -> None:
