@@ -38,7 +38,7 @@ FINETUNE = ["data.workers=0", "run.log_every=1", "batch.update_s=10", "run.preci
 
 def pretrain(corpus: Path, run: Path, *keys: str) -> int:
     """``python -m pretrain`` in this process; its exit code."""
-    _fresh()
+    fresh()
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
     with written():
         return pretrain_train(load_config(PretrainConfig, arguments, ""))
@@ -46,7 +46,7 @@ def pretrain(corpus: Path, run: Path, *keys: str) -> int:
 
 def finetune(task: str, corpus: Path, run: Path, *keys: str) -> int:
     """``python -m finetune`` in this process; its exit code."""
-    _fresh()
+    fresh()
     data = [f"data.{ours}={corpus}/{task}/{split}" for ours, split in (("train", "train"), ("valid", "validation"))]
     arguments = [str(ROOT / f"configs/{task}.yaml"), *data, f"run.dir={run}", *FINETUNE, *keys]
     with written():
@@ -76,7 +76,7 @@ def in_forward(patch: pytest.MonkeyPatch, *updates: int, do: Callable[[Sums], An
     patch.setattr(MaskedPrediction, "forward", sick)
 
 
-def _fresh() -> None:
+def fresh() -> None:
     """Accelerate keeps its state for the process; every run here starts without."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
