@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -11,17 +12,20 @@ import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
 from .errors import UserError
-from .frontend import SAMPLE_RATE_HZ
+from .resample import resample
 
 EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
 )
-LOWEST_RATE_HZ = 1_000
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
+FRAMES_PER_BYTE = 2_000  # silence in Opus takes a byte for up to 1,440 frames; nothing that sounds comes near
+LOUDEST = 1e10  # sound is within ±1, or ±2^31 where integers were kept as floats; the square of more overflows soon
 UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where a streamed file states none
 BLOCK_FRAMES = 1 << 20
+
+Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
 class AudioHeader(NamedTuple):
@@ -36,13 +40,10 @@ def audio_header(path: str | Path | BinaryIO) -> AudioHeader:
     """A file's header, read without decoding.
 
     Raises:
-        UserError: the file is missing, libsndfile cannot read it, or its header states no length.
+        UserError: the file is missing, libsndfile cannot read it, or its header states no length or one that cannot be.
     """
-    try:
-        with soundfile.SoundFile(_openable(path)) as file:
-            return _header(file, path)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise UserError(_why(path, error)) from error
+    with _sound(path) as file:
+        return _header(file, path)
 
 
 def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
@@ -51,24 +52,39 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
     A part that reaches beyond the end is cut off there.
 
     Raises:
-        UserError: the file is missing, unreadable, empty (in that part), or holds values that are not finite.
+        UserError: the file is missing, unreadable, empty (in that part), or holds values that are no sound.
     """
-    try:
-        with soundfile.SoundFile(_openable(path)) as file:
-            frames, rate_hz, _ = _header(file, path)
-            start = min(round(start_s * rate_hz), frames)
-            if start:
-                file.seek(start)
-            wanted = frames - start if duration_s is None else min(round(duration_s * rate_hz), frames - start)
-            samples = _read_mono(file, wanted)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise UserError(_why(path, error)) from error
+    with _sound(path) as file:
+        rate_hz = file.samplerate
+        blocks = list(_mono(file, path, start_s, duration_s, BLOCK_FRAMES))
+    samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)])
     if samples.shape[0] == 0:
         raise UserError(f"{_name(path)}: no audio in it")
-    if not np.isfinite(samples).all():
-        raise UserError(f"{_name(path)}: holds values that are not finite (NaN or infinity)")
-    waveform = torch.from_numpy(samples)
-    return waveform if rate_hz == SAMPLE_RATE_HZ else _resample(waveform, rate_hz)
+    if not -LOUDEST <= samples.min() <= samples.max() <= LOUDEST:  # nor where one is NaN
+        raise UserError(f"{_name(path)}: holds values that are no sound (NaN, infinity or over {LOUDEST:g})")
+    return resample(torch.from_numpy(samples), rate_hz)
+
+
+def audio_blocks(
+    path: str | Path | BinaryIO, start_s: float, duration_s: float | None, block_frames: int
+) -> Iterator[tuple[int, Samples]]:
+    """The same part at its own rate, block after block: the rate in Hz, and the samples (S,), channels averaged.
+
+    Raises:
+        UserError: the file is missing or unreadable.
+    """
+    with _sound(path) as file:
+        for block in _mono(file, path, start_s, duration_s, block_frames):
+            yield file.samplerate, block
+
+
+@contextmanager
+def _sound(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
+    try:
+        with soundfile.SoundFile(_openable(path)) as file:
+            yield file
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise UserError(_why(path, error)) from error
 
 
 def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHeader:
@@ -77,33 +93,48 @@ def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHead
         raise UserError(f"{_name(path)}: its header does not state its length, as when streamed; convert it once more")
     if file.samplerate < LOWEST_RATE_HZ:
         raise UserError(f"{_name(path)}: {file.samplerate} Hz is too low a rate for speech; is the header right?")
+    if file.samplerate > HIGHEST_RATE_HZ:
+        raise UserError(f"{_name(path)}: {file.samplerate} Hz is beyond any recording; is the header right?")
+    size = _bytes(path)
+    if file.frames > FRAMES_PER_BYTE * size:
+        hours = file.frames / file.samplerate / 3600
+        raise UserError(f"{_name(path)}: its header claims {hours:.1f} h of audio, which {size} bytes cannot hold")
     return AudioHeader(int(file.frames), int(file.samplerate), int(file.channels))
 
 
-def _read_mono(file: soundfile.SoundFile, frames: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Up to ``frames`` frames from here, channels averaged (S,). In blocks: a header may promise what is not there."""
-    blocks = []
-    while frames > 0:
-        block = file.read(min(frames, BLOCK_FRAMES), dtype="float32", always_2d=True)  # (frames, channels)
+def _mono(
+    file: soundfile.SoundFile, path: str | Path | BinaryIO, start_s: float, duration_s: float | None, block_frames: int
+) -> Iterator[Samples]:
+    """That part, channels averaged, in blocks (S,): a header may promise what is not there."""
+    frames, rate_hz, channels = _header(file, path)
+    weights = np.full(channels, 1 / channels, np.float32)  # a mean over so short an axis takes 28 times as long
+    start = min(round(start_s * rate_hz), frames)
+    if start:
+        file.seek(start)
+    left = frames - start if duration_s is None else min(round(duration_s * rate_hz), frames - start)
+    while left > 0:
+        wanted = min(left, max(1, block_frames // channels))
+        block = file.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
         if not len(block):
             break
-        blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
-        frames -= len(block)
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)])
-
-
-def _resample(waveform: Tensor, rate_hz: int) -> Tensor:
-    """(S,) at ``rate_hz`` to 16 kHz. A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz:
-    the filter's size is the product of what they do not share, gigabytes at worst."""
-    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 5:
-        rate_hz = round(rate_hz, -1)
-    return resample(waveform, rate_hz, SAMPLE_RATE_HZ)  # type: ignore[no-any-return]
+        with np.errstate(all="ignore"):  # of what is not finite the caller hears
+            yield block[:, 0] if channels == 1 else block @ weights
+        left -= len(block)
 
 
 def _openable(path: str | Path | BinaryIO) -> str | bytes | BinaryIO:
     if not isinstance(path, str | Path):
         return path
     return str(path) if os.name == "nt" else os.fsencode(path)  # bytes: soundfile cannot encode a name that is no text
+
+
+def _bytes(path: str | Path | BinaryIO) -> int:
+    if isinstance(path, str | Path):
+        return os.path.getsize(path)
+    at = path.tell()
+    size = path.seek(0, os.SEEK_END)
+    path.seek(at)
+    return size
 
 
 def _name(path: str | Path | BinaryIO) -> str:

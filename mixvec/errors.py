@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -11,9 +12,25 @@ from collections.abc import Callable
 PLACE_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
 """Faults of the place that is written to, which its owner can mend."""
 
+SECRET_USER = re.compile(r"(https?://|\w+://(?=[^/\s@]*:))[^/\s]+@")
+SECRET_QUERY = re.compile(r"(https?://[^?\n]*)\?[^\s'\"]*[^\s'\":;,.)]")
+
 
 class UserError(Exception):
-    """A fault of the input or the machine. The message names the file, the key or the number, and the remedy."""
+    """A fault of the input or the machine. The message names the file, the key or the number, and the remedy.
+
+    What may be secret in a URL is left out of it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
+
+
+def redacted(text: str) -> str:
+    """``text`` with the user and password of every URL in it, and all behind its ``?``, replaced by ``***``."""
+    if "://" not in text:
+        return text
+    return SECRET_QUERY.sub(r"\1?***", SECRET_USER.sub(r"\1***@", text))
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -26,7 +43,7 @@ def run_cli(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)  # a file's name may hold a line break
         sys.exit(1)
     except OSError as error:
         if error.errno not in PLACE_ERRORS:

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.functional import fftconvolve, resample
+from torchaudio.functional import fftconvolve
 
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
+from mixvec.resample import resample
 
 from .sources import Corpus, find_utterances
 from .utterances import Utterance
@@ -171,7 +172,7 @@ def read_stretch(utterance: Utterance, most_s: float, rng: np.random.Generator) 
 
 def change_speed(waveform: Tensor, factor: float) -> Tensor:
     """(S,) played ``factor`` times as fast, pitch and tempo: (⌈S / factor⌉,). Ko et al., 2015."""
-    return waveform if factor == 1.0 else resample(waveform, round(100 * factor), 100)  # type: ignore[no-any-return]
+    return resample(waveform, round(SAMPLE_RATE_HZ * factor))
 
 
 def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
+from mixvec.errors import redacted
 
 from .augment import WaveformAugmentConfig
+from .gate import GateConfig
 from .objective import ObjectiveConfig
 
 
@@ -29,7 +31,9 @@ class DataConfig:
     min_s: float = 1.0
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
-    """Longer ones are cut at random, anew each epoch."""
+    """Longer ones are cut into stretches of even length, at most this, which cover all of them; or as ``gate`` says."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    """An energy gate for what is longer than ``max_s`` (``pretrain/gate.py``); off unless ``below_db`` is set."""
     workers: int = 2
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
@@ -125,9 +129,9 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_run(self)
-        at_least = {"data.temperature": 0.1, "data.buffer_s": 0, "objective.distractors": 1,
-                    "objective.mask_span_frames": 2, "objective.codebooks": 1, "objective.entries": 2,
-                    "objective.logit_temperature": 1e-6, "objective.gumbel_start": 1e-6,
+        at_least = {"data.temperature": 0.1, "data.buffer_s": 0, "data.gate.silence_s": 0, "data.gate.pad_s": 0,
+                    "objective.distractors": 1, "objective.mask_span_frames": 2, "objective.codebooks": 1,
+                    "objective.entries": 2, "objective.logit_temperature": 1e-6, "objective.gumbel_start": 1e-6,
                     "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0, "probe.every": 1,
                     "probe.max_utterances": 4, "probe.max_s": 1}  # fmt: skip
         check_at_least(self, at_least)
@@ -139,6 +143,11 @@ class PretrainConfig:
             raise ValueError(
                 "data.temperature needs the hours of each corpus, which a stream does not know; give weights"
             )
+        if self.data.gate.below_db is not None:
+            if not self.data.gate.below_db > 0:
+                raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
+            if self.data.stream:
+                raise ValueError("data.gate.below_db reads long recordings before training, which data.stream does not")
         for name in self.run.stop_on:
             if name not in DIAGNOSES:
                 raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(DIAGNOSES)}")
@@ -260,8 +269,8 @@ def _one_line(error: Exception) -> str:
 
 
 def write_config(config: Any, path: Path) -> str:
-    """The merged configuration as YAML, written to ``path``."""
-    text: str = OmegaConf.to_yaml(OmegaConf.structured(config))
+    """The merged configuration as YAML, written to ``path``, without what may be secret in a URL."""
+    text: str = redacted(OmegaConf.to_yaml(OmegaConf.structured(config)))
     path.write_text(text, encoding="utf-8")
     return text
 
@@ -273,6 +282,6 @@ def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
         key, a, b = prefix + item.name, getattr(old, item.name), getattr(new, item.name)
         if is_dataclass(b):
             keys += changed_keys(a, b, key + ".")
-        elif a != b and key not in KEEP_ON_RESUME:
+        elif a != b and redacted(str(a)) != redacted(str(b)) and key not in KEEP_ON_RESUME:
             keys.append(f"{key} ({a} → {b})")
     return keys

@@ -87,8 +87,8 @@ def _loader(row: dict[str, Any], config: PretrainConfig) -> str | None:
         return None
     return (
         f"{share:.0%} of the time goes into waiting for audio. Likely causes: data.workers too few (now "
-        f"{config.data.workers} for each rank), a slow disk or network, long files of which little is used "
-        "(cut them), compressed audio on a slow processor."
+        f"{config.data.workers} for each rank), a slow disk or network, long MP3 files, in which "
+        "seeking takes its time, compressed audio on a slow processor."
     )
 
 

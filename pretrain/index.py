@@ -1,7 +1,8 @@
 """The index: what the headers of a source's files said, kept so that the next start opens only what has changed.
 
-One Arrow file for each source, in ``$MIXVEC_CACHE/index`` (else ``~/.cache/mixvec/index``), with a row for each file or
-tar member: path, offset (-1: the whole file), size in bytes and mtime in ns of the file, frames, rate in Hz, channels.
+One Arrow file for each source, in ``$MIXVEC_CACHE/index`` (else ``~/.cache/mixvec/index``), with a row for each file,
+tar member or row of Parquet: path, offset (-1: the whole file), size in bytes and mtime in ns of the file (of a remote
+one a digest of its etag or time), frames, rate in Hz, channels.
 It is a cache and no more: never any audio, and where it is lost, damaged or cannot be kept, files are opened again.
 """
 
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 
 from mixvec.atomic import whole_file
 from mixvec.audio import AudioHeader
+
+from .readers.ranges import is_url
 
 VERSION = "1"
 COLUMNS = ("path", "offset", "size", "mtime_ns", "frames", "rate_hz", "channels")
@@ -32,15 +35,20 @@ Entries = dict[tuple[str, int], Entry]
 """By absolute path and, in a tar, the member's offset; -1 for a whole file."""
 
 
-def index_path(source: str, labels: bool) -> Path | None:
-    """Where the index of a source lies, whatever folder it is named from; None where there is no home."""
+def cache_path(kind: str, identity: bytes, suffix: str) -> Path | None:
+    """A file of the cache; None where there is no home."""
     folder = os.environ.get("MIXVEC_CACHE")
     try:
         cache = Path(folder) if folder else Path.home() / ".cache" / "mixvec"
     except RuntimeError:
         return None
-    identity = os.fsencode(os.path.abspath(source)) + (b"\0labels" if labels else b"")
-    return cache / "index" / f"{hashlib.sha256(identity).hexdigest()[:32]}.arrow"
+    return cache / kind / (hashlib.sha256(identity).hexdigest()[:32] + suffix)
+
+
+def index_path(source: str, labels: bool) -> Path | None:
+    """Where the index of a source lies, whatever folder it is named from; None where there is no home."""
+    name = source if is_url(source) else os.path.abspath(source)
+    return cache_path("index", os.fsencode(name) + (b"\0labels" if labels else b""), ".arrow")
 
 
 def load_index(path: Path | None) -> Entries:

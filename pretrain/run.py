@@ -21,6 +21,7 @@ import signal
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -96,18 +97,26 @@ class Run:
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def on_main(self, work: Callable[[], Result]) -> Result:
-        """What ``work`` returns on the main rank, on every rank; its ``UserError`` too."""
-        answer: list[Any] = [None, None]
-        if self.accelerator.is_main_process:
-            try:
-                answer[0] = work()
-            except UserError as caught:
-                answer[1] = str(caught)
-        if self.accelerator.num_processes > 1:
-            answer = broadcast_object_list(answer)
-        if answer[1]:
-            raise UserError(answer[1])
-        return answer[0]  # type: ignore[no-any-return]
+        """What ``work`` returns on the main rank, on every rank; its ``UserError`` too.
+
+        The others wait as long as it takes: now and then they hear that it goes on, so ``run.timeout_s`` never ends it.
+        """
+        if self.accelerator.num_processes == 1:
+            return work()
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(work) if self.accelerator.is_main_process else None
+            while True:
+                told: list[Any] = [False, None, None]
+                if job is not None and wait([job], self.config.run.timeout_s / 4).done:
+                    try:
+                        told = [True, job.result(), None]
+                    except UserError as caught:
+                        told = [True, None, str(caught)]
+                done, answer, error = broadcast_object_list(told)
+                if error:
+                    raise UserError(error)
+                if done:
+                    return answer  # type: ignore[no-any-return]
 
     def _open(self) -> None:
         if self.dir.exists() and not self.dir.is_dir():

@@ -8,8 +8,9 @@ webdataset tars (``*.tar``) or Parquet files (``*.parquet``, or in ``data``).
 A file is, by its name: a manifest (``.jsonl``, ``.jsonl.gz``, ``.json``, ``.csv``, ``.tsv``; ``readers/manifests.py``),
 a tar, a Parquet or Arrow table, a transcript or split list of an official layout, or audio. A corpus that keeps its
 splits in files is named by one of them, ``data.train=DIR/train.tsv``; one that keeps them in folders by a folder,
-``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. Also taken are names of data sets
-on the hub, globs, and lists of all these.
+``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. Any of these may be a URL that
+fsspec opens (``readers/remote.py``). Also taken are names of data sets on the hub (``org/name``,
+``org/name:config/split``), globs, and lists of all these.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import glob
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -28,6 +30,7 @@ import numpy as np
 
 from mixvec import UserError
 from mixvec.audio import AudioHeader
+from mixvec.errors import redacted
 
 from .headers import with_headers
 from .mixture import repeats_of, weighted_sources
@@ -42,10 +45,13 @@ from .readers.layouts import (
     tedlium_rows,
 )
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
+from .readers.ranges import is_url
+from .readers.remote import RemotePath, expanded, forget, in_order, settled, source_path
 from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, files_below, one_split
-from .readers.tables import dataset_rows, parquet_rows, streamed_parts
+from .readers.tables import dataset_rows, parquet_rows, streamed_parquet_rows, streamed_parts
 from .utterances import Utterance, Utterances
 
+HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 SPLITS_BELOW = ("*/metadata.*", "*/stm", "legacy/*/stm", "wav/*/S*")
 SPLIT_FILES = ("*.tsv", "*.jsonl", "*.jsonl.gz", "*.csv", "data/*_data.csv", "slurp/*.jsonl", "dataset/slurp/*.jsonl")
@@ -119,8 +125,9 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     sources = weighted_sources(source, key)
     corpus = Corpus(source_names(source, key), weights=[weight for _, weight in sources])
     for part, (name, _) in enumerate(sources):
-        rows = chain.from_iterable(parts_of(name, key, labels))
-        for looked_at in with_headers(rows, name, labels):
+        forget()
+        rows = in_order(parts_of(name, key, labels), remote=is_url(name))
+        for looked_at in with_headers(settled(rows), name, labels):
             _add(corpus, looked_at, part)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
@@ -133,33 +140,50 @@ def source_names(source: Any, key: str) -> str:
     return ", ".join(_short(name) for name, _ in weighted_sources(source, key))
 
 
+def _matching(name: str) -> list[str]:
+    """The sources that a pattern stands for, in order; ``name`` where it is none."""
+    if is_url(name):
+        return expanded(name)
+    return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Errors begin with the key whose value they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}={error}") from error
+
+
 def _short(name: str) -> str:
     """A source in a line or on a model card: its last part, and the one before where the last is but a split."""
-    path = Path(name)
+    path = Path(redacted(name).removesuffix("?***"))
     if SPLIT_NAME.match(path.name.lower()) and path.parent.name:
         return f"{path.parent.name}/{path.name}"
     return path.name or name
 
 
 def parts_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list[Rows]:
-    """The rows of a source that is one name or a glob, shard by shard where it lies in tars or Parquet files.
+    """The rows of a source that is one name or a pattern, shard by shard where it lies in tars or Parquet files.
 
     With ``stream``, rows of Parquet and of the hub hold their audio's bytes, and nothing is fetched ahead of them.
 
     Raises:
         UserError: there is no such source.
     """
-    if glob.has_magic(name) and not Path(name).exists():
-        found = sorted(glob.glob(name))
+    with _named(key):
+        found = _matching(name)
         if not found:
-            raise UserError(f"{key}={name}: nothing matches")
-        return [part for path in found for part in parts_of(path, key, labels, stream=stream)]
-    path = Path(name)
+            raise UserError(f"{name}: nothing matches")
+        if found != [name]:
+            return [part for path in found for part in parts_of(path, key, labels, stream=stream)]
+        path = source_path(name)
     if path.is_dir():
         return _folder_parts(path, key, labels, stream)
     if path.is_file():
         return [_file_rows(path, key, stream)]
-    if is_hub_name(name):
+    if HUB_NAME.fullmatch(name) and not path.exists():
         return streamed_parts(name, key) if stream else [dataset_rows(name, key)]
     raise UserError(f"{key}={name}: no such file or folder")
 
@@ -182,8 +206,9 @@ def _file_rows(path: Path, key: str, stream: bool) -> Rows:
     if name.endswith(COMPRESSED_TARS):
         raise UserError(f"{key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
     if name.endswith(".parquet"):
-        return parquet_rows(path, hold=stream)
+        return streamed_parquet_rows(path) if stream else parquet_rows(path)
     if name.endswith(".arrow"):
+        _on_disk(path, key)
         return dataset_rows(str(path), key)
     if name.endswith(".trans.txt"):
         return librispeech_rows(path, key)
@@ -194,6 +219,7 @@ def _file_rows(path: Path, key: str, stream: bool) -> Rows:
 
 def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Rows]:
     if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+        _on_disk(folder, key)
         return [dataset_rows(str(folder), key)]
     if (folder / "wav.scp").is_file():
         return [kaldi_rows(folder)]
@@ -214,6 +240,12 @@ def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Ro
             one_split(key, folder, [(shard.name, str(_family(shard).relative_to(folder))) for shard in shards])
             return [_file_rows(shard, key, stream) for shard in shards]
     return [_labelled_rows(folder, key)] if labels else []
+
+
+def _on_disk(path: Path, key: str) -> None:
+    if isinstance(path, RemotePath):
+        raise UserError(f"{key}={path}: a datasets directory is mapped into memory, so it has to be on disk; copy it, "
+                        "or write it as Parquet (to_parquet) and name that")  # fmt: skip
 
 
 def _family(shard: Path) -> Path:

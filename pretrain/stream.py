@@ -30,8 +30,10 @@ from .headers import opened
 from .loader import Batch, Clip, Loaded, loaded_of, read_clip, start_worker
 from .mixture import weighted_sources
 from .plan import deal, plan_pool
+from .readers.remote import forget, settled
 from .readers.rows import Fault, Row, Rows
 from .readers.tables import Held
+from .segments import stretches_of
 from .sources import parts_of, utterance_of
 from .utterances import Utterance
 
@@ -50,7 +52,14 @@ class Streamed:
 
     utterance: Utterance
     numbers: tuple[int, ...]
-    """Epoch, source, shard and row."""
+    """Epoch, source, shard and row; and which stretch of a long recording."""
+
+    def stretches(self, min_s: float, max_s: float) -> list[Streamed]:
+        """It, or what a recording longer than ``max_s`` is cut into."""
+        if self.utterance.duration_s <= max_s:
+            return [self]
+        parts = stretches_of(self.utterance, min_s, max_s)
+        return [Streamed(part, (*self.numbers, number)) for number, part in enumerate(parts)]
 
 
 @dataclass
@@ -103,7 +112,7 @@ class Source:
 
     def shards(self, epoch: int) -> list[tuple[int, Rows]]:
         """This rank's shards of an epoch, or its share of each, with their numbers."""
-        parts = parts_of(self.name, self.key, labels=False, stream=True)
+        parts = [settled(part) for part in parts_of(self.name, self.key, labels=False, stream=True)]
         order = np.random.default_rng([self.seed, epoch, self.number, 0, 5]).permutation(len(parts)).tolist()
         if len(parts) >= self.ranks:
             return [(number, parts[number]) for number in order[self.rank :: self.ranks]]
@@ -125,12 +134,10 @@ class Source:
             with opened(row.source, row.stored) as file:
                 held = row.stored if isinstance(file, str) or isinstance(row.stored, Held) else Held(file.read())
             with opened(row.source, held) as file:
-                made = utterance_of(row, row.header or audio_header(file), self.number)
+                made = utterance_of(row, audio_header(file), self.number)
         except UserError as error:
             return Fault(row.source, str(error))
-        if isinstance(made, Fault):
-            return made
-        return Utterance(made.source, made.duration_s, made.start_s, stored=held, part=made.part)
+        return made if isinstance(made, Fault) else replace(made, text=None, label=None, stored=held)
 
 
 class StreamedUpdates(Generic[Batch]):
@@ -171,6 +178,7 @@ class StreamedUpdates(Generic[Batch]):
         self._ended = False
         self.waited_s = 0.0
         """Seconds that ``start`` has waited for audio so far, but for the first update."""
+        forget()
         for name, _ in named:
             parts_of(name, key, labels=False, stream=True)  # so that a wrong name is told at once
 
@@ -225,8 +233,9 @@ class StreamedUpdates(Generic[Batch]):
             if isinstance(found, Fault):
                 pool.skipped.append({"source": found.source, "reason": found.reason})
             else:
-                pool.utterances.append(found)
-                seconds[turn] += self._planned_s(found)
+                stretches = found.stretches(self.min_s, self.crop_s)
+                pool.utterances += stretches
+                seconds[turn] += sum(map(self._planned_s, stretches))
         bad, count = sum(own.bad_count for own in self.sources), sum(own.read_count for own in self.sources)
         if bad > self.max_skipped * count:
             reasons = " ".join("; ".join(row["reason"] for row in pool.skipped[:3]).split())
@@ -266,8 +275,8 @@ class StreamedUpdates(Generic[Batch]):
             return {"source": streamed.utterance.source, "reason": str(error), "epoch": streamed.numbers[0]}
 
     def _speed(self, streamed: Streamed) -> float:
-        *where, row = streamed.numbers
-        return 1.0 if self.augment is None else float(self.augment.speeds(tuple(where), row, 1)[0])
+        epoch, source, shard, row = streamed.numbers[:4]
+        return 1.0 if self.augment is None else float(self.augment.speeds((epoch, source, shard), row, 1)[0])
 
     def _planned_s(self, streamed: Streamed) -> float:
         """Seconds at its speed and cropped."""

@@ -30,6 +30,7 @@ from .optim import learning_rate, set_learning_rate, step
 from .probe import open_probe
 from .quantizer import gumbel_temperature
 from .run import Run, start_accelerator
+from .segments import cut_long
 from .sources import Corpus, find_utterances, source_names
 from .stream import StreamedUpdates
 
@@ -140,6 +141,12 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
     run.note_skipped(corpus.skipped, fresh=True)
     if not corpus.utterances:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
+    cut = cut_long(corpus, data, run.on_main)
+    run.note_skipped(corpus.skipped, fresh=True)
+    if not corpus.utterances:
+        raise UserError(f"data.train={data.train}: all silence, as data.gate.below_db={data.gate.below_db:g} has it")
+    if cut.recordings:
+        run.say(f"{cut} (data.max_s={data.max_s:g})")
     return corpus
 
 

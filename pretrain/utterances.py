@@ -100,9 +100,11 @@ class Utterances(Sequence[Utterance]):
     """A sequence of utterances, each made when it is asked for. Slices and selections share the columns."""
 
     def __init__(self, utterances: Iterable[Utterance] = ()) -> None:
-        self._durations_s, self._starts_s, self._parts = array("d"), array("d"), array("i")
+        self._durations_s: Any = array("d")
+        self._starts_s: Any = array("d")
+        self._parts: Any = array("i")
         self._sources, self._texts, self._labels, self._stored = _Strings(), _Strings(), _Strings(), _Places()
-        self._rows: np.ndarray | None = None  # those of a selection; None: all
+        self._rows: np.ndarray | None = None  # whose strings a selection has; numbers it has of its own
         for utterance in utterances:
             self.append(utterance)
 
@@ -118,7 +120,7 @@ class Utterances(Sequence[Utterance]):
         self._stored.append(utterance.stored)
 
     def __len__(self) -> int:
-        return len(self._durations_s) if self._rows is None else len(self._rows)
+        return len(self._durations_s)
 
     @overload
     def __getitem__(self, number: int) -> Utterance: ...
@@ -129,10 +131,11 @@ class Utterances(Sequence[Utterance]):
             return self._selected(np.arange(len(self))[number])
         if not -len(self) <= number < len(self):
             raise IndexError(f"utterance {number} of {len(self)}")
-        i = number % len(self) if self._rows is None else int(self._rows[number])
+        n = number % len(self)
+        i = n if self._rows is None else int(self._rows[n])
         return Utterance(
-            self._sources[i] or "", self._durations_s[i], self._starts_s[i], self._texts[i], self._labels[i],
-            self._stored[i], self._parts[i],
+            self._sources[i] or "", float(self._durations_s[n]), float(self._starts_s[n]), self._texts[i],
+            self._labels[i], self._stored[i], int(self._parts[n]),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Utterance]:
@@ -146,21 +149,27 @@ class Utterances(Sequence[Utterance]):
     @property
     def durations_s(self) -> np.ndarray:
         """Seconds (N,)."""
-        return self._column(np.array(self._durations_s, dtype=np.float64))
+        return np.array(self._durations_s, dtype=np.float64)
 
     @property
     def parts(self) -> np.ndarray:
         """Which of the corpora of a list each belongs to (N,)."""
-        return self._column(np.array(self._parts, dtype=np.int64))
+        return np.array(self._parts, dtype=np.int64)
 
     def where(self, kept: np.ndarray) -> Utterances:
         """Those that ``kept`` (N,) is true of."""
         return self if kept.all() else self._selected(np.flatnonzero(kept))
 
-    def _column(self, values: np.ndarray) -> np.ndarray:
-        return values if self._rows is None else values[self._rows]
+    def stretches(self, numbers: np.ndarray, starts_s: np.ndarray, durations_s: np.ndarray) -> Utterances:
+        """Parts of these: of which (M,), from where in it (M,), how long (M,). Each keeps the text of the whole."""
+        selection = self._selected(numbers)
+        selection._starts_s, selection._durations_s = selection._starts_s + starts_s, durations_s
+        return selection
 
     def _selected(self, numbers: np.ndarray) -> Utterances:
         selection = copy(self)
-        selection._rows = self._column(np.arange(len(self._durations_s)))[numbers]
+        selection._rows = numbers if self._rows is None else self._rows[numbers]
+        selection._durations_s, selection._starts_s, selection._parts = (
+            np.asarray(column)[numbers] for column in (self._durations_s, self._starts_s, self._parts)
+        )
         return selection

@@ -9,7 +9,7 @@
 
 It answers what huggingface_hub 0.36.2 asks while it creates a repository, uploads a folder (small files inside the
 commit, large ones by LFS first), lists, describes and downloads: each commit is atomic and keeps the ones before.
-Model repositories only. Not there: branches, pull requests, the Xet protocol, rate limits.
+Models and data sets. Not there: branches, pull requests, the Xet protocol, rate limits.
 
 ``hub.faults`` is a list of ``[regex, times, kind]``: the next ``times`` requests whose "METHOD /path" matches the regex
 meet ``"503"`` (any status), ``"drop"`` (the connection closes unanswered) or ``"drop_mid"`` (after half of the answer).

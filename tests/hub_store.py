@@ -8,11 +8,11 @@ import json
 import re
 import threading
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".flac", ".wav", ".png")
 LFS_FROM_BYTES = 10_000_000
-REPO = r"(?P<repo>[\w.-]+(?:/[\w.-]+)?)"
+REPO = r"(?P<repo>(?:datasets/)?[\w.-]+(?:/[\w.-]+)?)"
 REVISION = r"(?P<revision>[^/]+)"
 
 
@@ -92,7 +92,7 @@ class HubStore:
         self._lock = threading.Lock()
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """The files of a repository, by their path."""
+        """The files of a repository, by their path; a data set is named ``datasets/org/name``."""
         return dict(self._commit(repo_id, revision).files)
 
     def titles(self, repo_id: str) -> list[str]:
@@ -100,8 +100,9 @@ class HubStore:
         return [commit.title for commit in self.repos[repo_id].commits[1:]]
 
     def answer(self, request: Request) -> Answer:
+        path = request.path.replace("/api/datasets/", "/api/models/datasets/")
         for method, pattern, name in ROUTES:
-            match = re.fullmatch(pattern, request.path) if method == request.method else None
+            match = re.fullmatch(pattern, path) if method == request.method else None
             if match is None:
                 continue
             try:
@@ -134,7 +135,8 @@ class HubStore:
 
     def _create(self, request: Request) -> Answer:
         asked = json.loads(request.body)
-        repo = f"{asked.get('organization') or self.user}/{asked['name']}"
+        kind = "datasets/" if asked.get("type") == "dataset" else ""
+        repo = f"{kind}{asked.get('organization') or self.user}/{asked['name']}"
         url = {"url": f"{self.url}/{repo}"}
         if repo in self.repos:
             return as_json({"error": "You already created this model repo", **url}, 409)
@@ -207,8 +209,9 @@ class HubStore:
         plain = dict(re.findall(r"^(pipeline_tag|library_name): *(\S+)$", card[1].decode() if card else "", re.M))
         private = self.repos[repo].private
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
-        known = {"id": repo, "modelId": repo, "sha": commit.oid, "private": private, "siblings": siblings}
-        return as_json({**known, "author": repo.split("/")[0], "tags": [], "downloads": 0, "likes": 0, **plain})
+        name = repo.removeprefix("datasets/")
+        known = {"id": name, "modelId": name, "sha": commit.oid, "private": private, "siblings": siblings}
+        return as_json({**known, "author": name.split("/")[0], "tags": [], "downloads": 0, "likes": 0, **plain})
 
     def _tree(self, request: Request, repo: str, revision: str, path: str = "") -> Answer:
         files = self._commit(repo, revision).files
@@ -221,6 +224,11 @@ class HubStore:
         rows: list[dict[str, object]] = [{"type": "directory", "oid": "0" * 40, "size": 0, "path": f} for f in folders]
         rows += [_entry(name, files[name]) for name in inside if deep or "/" not in name[len(start) :]]
         return as_json(rows)
+
+    def _paths(self, request: Request, repo: str, revision: str) -> Answer:
+        files = self._commit(repo, revision).files
+        asked = parse_qs(request.body.decode())["paths"]
+        return as_json([_entry(name, files[name]) for name in asked if name in files])
 
     def _resolve(self, request: Request, repo: str, revision: str, path: str) -> Answer:
         commit = self._commit(repo, revision)
@@ -243,6 +251,7 @@ ROUTES = (
     ("POST", rf"/api/models/{REPO}/commit/{REVISION}", "change"),
     ("GET", rf"/api/models/{REPO}/revision/{REVISION}", "info"),
     ("GET", rf"/api/models/{REPO}/tree/{REVISION}(?:/(?P<path>.*))?", "tree"),
+    ("POST", rf"/api/models/{REPO}/paths-info/{REVISION}", "paths"),
     ("GET", rf"/api/models/{REPO}", "info"),
     ("GET", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", "resolve"),
 )

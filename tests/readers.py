@@ -30,6 +30,18 @@ def write(path: Path, seconds: float = 0.5, rate_hz: int = RATE) -> Path:
     return path
 
 
+def spoken(
+    path: Path, seconds: float, spans: list[tuple[float, float]], rate_hz: int = RATE, gain: float = 1.0
+) -> Path:
+    """Noise where ``spans`` say from when to when, in seconds, and some 50 dB less of it elsewhere."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = np.random.default_rng(list(path.name.encode())).uniform(-0.4, 0.4, round(seconds * rate_hz))
+    time_s = np.arange(len(samples)) / rate_hz
+    heard = np.any([(begin <= time_s) & (time_s < end) for begin, end in spans], axis=0)
+    soundfile.write(path, gain * np.where(heard, samples, samples / 316), rate_hz, subtype="PCM_24")
+    return path
+
+
 def write_text(path: Path, *lines: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

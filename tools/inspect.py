@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from mixvec.atomic import write_whole
-from mixvec.errors import UserError, run_cli
+from mixvec.errors import UserError, redacted, run_cli
 from pretrain.config import PretrainConfig, load_config
 from pretrain.plan import deal, plan_epoch
+from pretrain.segments import cut_long
 from pretrain.sources import Corpus, find_utterances
 from pretrain.utterances import Utterances
 
@@ -78,7 +79,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
     counts, _ = np.histogram(durations_s, (*EDGES_S, np.inf))
     seconds, _ = np.histogram(durations_s, (*EDGES_S, np.inf), weights=durations_s)
     facts: dict[str, Any] = {
-        "source": str(config.data.train),
+        "source": redacted(str(config.data.train)),
         "utterances": len(durations_s),
         "hours": durations_s.sum() / 3600,
         "formats": [
@@ -120,28 +121,29 @@ def _general(reason: str, source: str) -> str:
 def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     """What the first epoch is made of, on one rank: updates, batches, and how much of each batch is padding."""
     data, batch = config.data, config.batch
-    durations_s = corpus.utterances.durations_s
-    kept_s = durations_s[durations_s >= data.min_s]
+    found_s = corpus.utterances.durations_s
+    kept = replace(corpus, utterances=corpus.utterances.where(found_s >= data.min_s), skipped=[])
+    cut = cut_long(kept, data)
     facts: dict[str, Any] = {
         "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
-        "left_out": len(durations_s) - len(kept_s),
-        "left_out_hours": float(durations_s[durations_s < data.min_s].sum() / 3600),
-        "cut": int((kept_s > data.max_s).sum()),
+        "left_out": int((found_s < data.min_s).sum()),
+        "left_out_hours": float(found_s[found_s < data.min_s].sum() / 3600),
+        "cut": cut.recordings, "stretches": cut.stretches, "cut_as": str(cut),
+        "cut_left_out_hours": cut.left_out_s / 3600, "not_heard": reasons(kept),
         "hours_an_epoch": 0.0,
         "updates_an_epoch": 0, "batches_an_epoch": 0, "padding_share": None, "padding_by_update": [],
         "run_updates": config.run.updates, "epochs_a_run": None,
     }  # fmt: skip
-    if not len(kept_s):
+    if not kept.utterances:
         return facts
-    cut_s = np.minimum(kept_s, data.max_s)
+    own_s = kept.utterances.durations_s
     real_s, padded_s, batches = [], [], 0
-    kept = replace(corpus, utterances=corpus.utterances.where(durations_s >= data.min_s))
-    updates = plan_epoch(cut_s, batch.update_s, config.run.seed, 0, kept.repeats(data.temperature))
+    updates = plan_epoch(own_s, batch.update_s, config.run.seed, 0, kept.repeats(data.temperature))
     for update in updates:
-        parts = deal(update, cut_s, batch.max_s, ranks=1, rank=0)
-        lengths = [cut_s[part % len(cut_s)] for part in parts]
-        real_s.append(sum(own_s.sum() for own_s in lengths))
-        padded_s.append(sum(own_s.max() * len(own_s) for own_s in lengths))
+        parts = deal(update, own_s, batch.max_s, ranks=1, rank=0)
+        lengths = [own_s[part % len(own_s)] for part in parts]
+        real_s.append(sum(part_s.sum() for part_s in lengths))
+        padded_s.append(sum(part_s.max() * len(part_s) for part_s in lengths))
         batches += len(parts)
     return facts | {
         "hours_an_epoch": float(sum(real_s) / 3600),
@@ -214,7 +216,8 @@ def _plan_lines(facts: dict[str, Any]) -> list[str]:
     if p["left_out"]:
         lines.append(f"  {p['left_out']:,} utterances ({p['left_out_hours']:.2f} h) are shorter and left out")
     if p["cut"]:
-        lines.append(f"  {p['cut']:,} are longer and cut at random, anew each epoch")
+        lines.append(f"  {p['cut_as']}")
+        lines += [f"  {row['count']:,} of them cannot be used: {row['reason']}" for row in p["not_heard"]]
     if not p["updates_an_epoch"]:
         return [*lines, "  nothing is left to train on"]
     worst = max(p["padding_by_update"])

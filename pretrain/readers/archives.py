@@ -18,6 +18,7 @@ from typing import BinaryIO
 from mixvec import UserError
 from mixvec.audio import EXTENSIONS
 
+from .ranges import is_url, opened_audio
 from .rows import Fault, Row, Rows, labels_of
 
 SIDE_SUFFIXES = (".txt", ".json", ".cls")
@@ -33,6 +34,8 @@ class TarMember:
     size: int
 
     def open(self) -> BinaryIO:
+        if is_url(self.path):
+            return opened_audio(self.path, self.offset, self.size)
         return io.BufferedReader(_Window(self.path, self.offset, self.size), 1 << 16)  # type: ignore[return-value]
 
 
@@ -67,11 +70,12 @@ class _Window(io.RawIOBase):
 
 def tar_rows(path: Path) -> Rows:
     """The utterances of a tar, in the order of their first members."""
-    utterances: dict[str, dict[str, tarfile.TarInfo]] = {}
-    for member in _members(path):
-        if isinstance(member, Fault):
-            yield member
+    utterances: dict[str, dict[str, tuple[tarfile.TarInfo, bytes]]] = {}
+    for found in _members(path):
+        if isinstance(found, Fault):
+            yield found
             continue
+        member, file = found
         name = PurePosixPath(member.name)
         if name.is_absolute() or ".." in name.parts:
             raise UserError(f"{path}: its member {member.name} lies outside of it; no tar that can be trusted")
@@ -82,43 +86,61 @@ def tar_rows(path: Path) -> Rows:
             continue
         own = utterances.setdefault(str(name.parent / stem), {})
         if kind in own:
-            yield Fault(f"{path}/{member.name}", f"{path}: {member.name} and {own[kind].name} are of one name; "
+            yield Fault(f"{path}/{member.name}", f"{path}: {member.name} and {own[kind][0].name} are of one name; "
                                                  "the first is kept")  # fmt: skip
         else:
-            own[kind] = member
+            own[kind] = member, b"" if kind == "audio" else _side(member, file)
     for own in utterances.values():
         if "audio" in own:
             yield _utterance(path, own)
 
 
-def _members(path: Path) -> Iterator[tarfile.TarInfo | Fault]:
-    """The plain files of a tar; a fault where it is cut off or damaged, with what stands before it kept."""
+def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO] | Fault]:
+    """The plain files of a tar, and the tar; a fault where it is cut off or damaged, what stands before it kept."""
+    at = 0
     try:
-        with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as tar:
-            size = path.stat().st_size
+        with path.open("rb") as file, tarfile.open(
+            fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape"
+        ) as tar:  # fmt: skip
+            size = file.seek(0, os.SEEK_END)
             while (member := tar.next()) is not None:
+                if tar.offset <= at:
+                    raise tarfile.ReadError("a member of negative size")
                 if member.isreg() and member.offset_data + member.size > size:
                     yield Fault(f"{path}/{member.name}", f"{path}: cut off within {member.name}; copy it again")
                 elif member.isreg() and not member.issparse():
-                    yield member
-                tar.members = []  # tarfile keeps them all, else
-            tar.fileobj.seek(tar.offset)  # type: ignore[union-attr]
-            if any(tar.fileobj.read(tarfile.BLOCKSIZE)):  # type: ignore[union-attr]
+                    yield member, file
+                tar.members, at = [], tar.offset  # tarfile keeps them all, else
+            file.seek(tar.offset)
+            if any(file.read(tarfile.BLOCKSIZE)):
                 yield Fault(str(path), f"{path}: damaged at byte {tar.offset}; what follows could not be read")
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         if "unexpected end" in str(error):
             return  # the member that is cut off has been named
+        if at:
+            yield Fault(str(path), f"{path}: damaged at byte {at}; what follows could not be read ({error})")
+            return
         raise UserError(f"{path}: not an uncompressed tar ({error}); if it is compressed, decompress it: "
                         "its members are found by seeking") from error  # fmt: skip
 
 
-def _utterance(path: Path, own: dict[str, tarfile.TarInfo]) -> Row | Fault:
-    audio = own["audio"]
+class _Headers:
+    """A tar as tarfile reads it: its headers, of which the longest holds a name. One that claims more gets no more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(min(size, LARGEST_SIDE_BYTES))
+
+
+def _utterance(path: Path, own: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Row | Fault:
+    audio, _ = own["audio"]
     source = f"{path}/{audio.name}"
     try:
-        said = {kind: _side(path, own[kind]) for kind in SIDE_SUFFIXES if kind in own}
+        said = {kind: _text(*own[kind]) for kind in SIDE_SUFFIXES if kind in own}
         known = json.loads(said.get(".json", "{}"))
     except (ValueError, RecursionError) as error:
         return Fault(source, f"{source}: the members beside it cannot be read ({error})")
@@ -128,8 +150,14 @@ def _utterance(path: Path, own: dict[str, tarfile.TarInfo]) -> Row | Fault:
     return Row(source, str(path), text=text, label=label, stored=stored)
 
 
-def _side(path: Path, member: tarfile.TarInfo) -> str:
+def _side(member: tarfile.TarInfo, file: BinaryIO) -> bytes:
+    if member.size > LARGEST_SIDE_BYTES:
+        return b""
+    file.seek(member.offset_data)
+    return file.read(member.size)
+
+
+def _text(member: tarfile.TarInfo, content: bytes) -> str:
     if member.size > LARGEST_SIDE_BYTES:
         raise ValueError(f"{member.name} is too large for a label")
-    with TarMember(str(path), member.offset_data, member.size).open() as file:
-        return file.read().decode("utf-8-sig").strip()
+    return content.decode("utf-8-sig").strip()

@@ -7,6 +7,7 @@ and Kaldi folders. A file that a manifest names must be there: if not, the manif
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from mixvec import UserError
 
 from .layouts import common_voice_rows, fluent_row, slurp_rows, voxpopuli_rows
-from .rows import Row, Rows, existing, json_lines, labels_of, number_of, numbered_lines, span_of, table_lines
+from .rows import Row, Rows, existing, json_lines, labels_of, number_of, numbered_lines, shown, span_of, table_lines
 
 AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
 DATA_ROOT = re.compile(r"\$\{data_root\}|\{data_root\}|\$data_root\b")
@@ -121,7 +122,7 @@ def _cut(row: dict[str, Any], where: str, folder: Path) -> Row:
         raise UserError(f"{where}: a {row.get('type')} has no recording of its own; only MonoCuts can be read")
     sources = recording.get("sources")
     source = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
-    if source.get("type") != "file" or not isinstance(source.get("source"), str) or len(sources or []) > 1:
+    if source.get("type") not in ("file", "url") or not isinstance(source.get("source"), str) or len(sources or []) > 1:
         raise UserError(f"{where}: its recording is not one file (type {source.get('type')!r}); save it as one")
     if len(source.get("channels") or [0]) > 1:
         raise UserError(f"{where}: a recording of several channels; save the channel of each cut as a file of its own")
@@ -140,14 +141,17 @@ def fairseq_rows(path: Path) -> Rows:
     lines = [(number, line) for number, line in numbered_lines(path) if line.strip()]
     if not lines:
         return
-    root = path.parent / lines[0][1].strip()
-    if not root.is_dir():
-        raise UserError(f"{path}:1: {root} is no folder; a fairseq manifest's first line names the root of its files")
+    name = lines[0][1].strip()
+    root = path.parent / name
+    if not os.path.isdir(root):  # Path's raises where the name is too long for any
+        raise UserError(
+            f"{path}:1: {shown(name)} is no folder; a fairseq manifest's first line names the root of its files"
+        )
     texts = _fairseq_texts(path, len(lines) - 1)
     for (number, line), text in zip(lines[1:], texts, strict=True):
         name, tab, frames = line.rpartition("\t")
         if not tab or not frames.strip().isdecimal():
-            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line!r}")
+            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line[:200]!r}")
         yield Row(existing(name, f"{path}:{number}", root), f"{path}:{number}", text=text)
 
 

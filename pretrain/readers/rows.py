@@ -14,13 +14,15 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from mixvec import UserError
 from mixvec.audio import EXTENSIONS, AudioHeader
+
+from .ranges import is_url
 
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
 LABEL_KEYS = ("intent", "label", "keyword", "command")
@@ -49,8 +51,8 @@ class Row:
     text: str | None = None
     label: str | None = None
     stored: Stored | None = None
-    header: AudioHeader | None = None
-    """Where the reader has met it."""
+    look: Callable[[], AudioHeader] | None = None
+    """How to find its header, where to open ``stored`` for it is a slow way."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def number_of(value: Any, name: str, where: str, unit: str = "seconds") -> float
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf:
-        raise UserError(f"{where}: {name}={value!r} is not a number of {unit}")
+        raise UserError(f"{where}: {name}={value!r:.100} is not a number of {unit}")
     return number
 
 
@@ -94,18 +96,28 @@ def span_of(start: Any, stop: Any, where: str) -> tuple[float, float]:
 def existing(name: str, where: str, *folders: Path) -> str:
     """The path of a file that a manifest names, absolute or in the first of ``folders`` that has it.
 
+    Whether remote audio is there shows when it is looked at, several files at a time.
+
     Raises:
         UserError: it is not there; the message names the row and the folders.
     """
+    if is_url(name):
+        return name
     for folder in folders:
+        if not isinstance(folder, Path):
+            return str(folder / name)
         path = folder / name
         try:
             if path.is_file():
                 return str(path)
         except OSError:  # a name that is too long for any file
             continue
-    shown = name if name.isprintable() and len(name) < 300 else repr(name[:300])
-    raise UserError(f"{where}: {shown} is not there (looked in {' and '.join(map(str, folders))})")
+    raise UserError(f"{where}: {shown(name)} is not there (looked in {' and '.join(map(str, folders))})")
+
+
+def shown(name: str) -> str:
+    """What a manifest has for a name, in a message: as it stands, or its beginning where it is none."""
+    return name if name.isprintable() and len(name) < 300 else f"{name!r:.300}"
 
 
 def files_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
@@ -113,6 +125,8 @@ def files_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
 
     Folders that may not be listed are added to ``faults``.
     """
+    if not isinstance(folder, Path):
+        return folder.files_below()
     seen, paths, unlisted = set(), [], [] if faults is None else faults
 
     def note(error: OSError) -> None:
@@ -175,7 +189,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _text(path: Path, newline: str | None = None) -> io.TextIOBase:
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)  # type: ignore[return-value]
+        packed = path if isinstance(path, Path) else path.open("rb")
+        return gzip.open(packed, "rt", encoding="utf-8-sig", newline=newline)  # type: ignore[return-value]
     return path.open(encoding="utf-8-sig", newline=newline)
 
 

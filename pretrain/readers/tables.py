@@ -2,20 +2,26 @@
 
 The stored bytes are never decoded here. A data set on disk is memory-mapped. A Parquet file is read group by group of
 its rows; one row costs unpacking its group up to that row, so groups of about a hundred rows, as the hub has them, do.
+Its audio is read through once, for the headers, and not again while the index knows them.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 from mixvec import UserError
-from mixvec.audio import audio_header
+from mixvec.audio import AudioHeader, audio_header
 
+from .ranges import RemoteFile, is_url
+from .remote import located
 from .rows import LABEL_KEYS, TEXT_KEYS, Fault, Row, Rows, labels_of
 
 PAGE_BYTES = 1 << 16
@@ -28,6 +34,11 @@ class TableRow:
 
     table: Any = field(repr=False)
     row: int
+
+    @property
+    def path(self) -> str | None:
+        """The first file of the table; None where it lies in memory."""
+        return next((file["filename"] for file in self.table.cache_files), None)
 
     def open(self) -> BinaryIO:
         return _opened(self.table[self.row]["audio"])
@@ -42,9 +53,14 @@ class ParquetRow:
     group: int
     row: int
 
+    @property
+    def offset(self) -> int:
+        """Its place in the file, for the index."""
+        return self.group << 32 | self.row
+
     def open(self) -> BinaryIO:
         left = self.row
-        for batch in _batches(Path(self.path), self.group, [self.column]):
+        for batch in _batches(located(self.path), self.group, [self.column]):
             if left < len(batch):
                 return _opened(batch.column(0)[left].as_py())
             left -= len(batch)
@@ -65,11 +81,14 @@ def _opened(stored: Any) -> BinaryIO:
     """What an ``audio`` struct holds: the bytes, or the path of a file."""
     if not isinstance(stored, dict) or (stored.get("bytes") is None and not stored.get("path")):
         raise UserError("stored audio: none in this row")
-    return io.BytesIO(stored["bytes"]) if stored.get("bytes") is not None else open(stored["path"], "rb")
+    if stored.get("bytes") is not None:
+        return io.BytesIO(stored["bytes"])
+    return RemoteFile(stored["path"]).open() if is_url(stored["path"]) else open(stored["path"], "rb")
 
 
 def dataset_rows(name: str, key: str) -> Rows:
-    """A datasets directory, an ``.arrow`` file of one, or a data set of the hub."""
+    """A datasets directory, an ``.arrow`` file of one, or a data set of the hub: ``org/name``, its only or default
+    config and ``train``, or ``org/name:config/split``. From the hub, datasets copies it into its own cache."""
     import datasets
 
     table = _load(name, key)
@@ -93,18 +112,10 @@ def streamed_parts(name: str, key: str) -> list[Rows]:
 
 def _streamed(shard: Any, name: str) -> Rows:
     import datasets
-    import fsspec
 
     try:
         for number, row in enumerate(shard):
-            stored = row["audio"] or {}
-            if stored.get("bytes") is None and stored.get("path"):
-                with fsspec.open(stored["path"], "rb") as file:
-                    stored = {"bytes": file.read()}
-            if stored.get("bytes") is None:
-                yield Fault(f"{name}[{number}]", f"{name}[{number}]: none in this row")
-            else:
-                yield Row(f"{name}[{number}]", stored=Held(stored["bytes"]))
+            yield _held(row["audio"], f"{name}[{number}]")
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(f"{name}: could not be read on ({_reason(error)}); the same command goes on from the last "
                         "checkpoint") from error  # fmt: skip
@@ -125,14 +136,24 @@ def _audio_alone(table: Any, name: str, key: str) -> tuple[Any, str]:
 def _load(name: str, key: str, *, stream: bool = False) -> Any:
     import datasets
 
+    local = Path(name).exists()
     try:
-        if stream:
-            return datasets.load_dataset(name, split="train", streaming=True)
         if name.endswith(".arrow"):
-            return datasets.Dataset.from_file(name)
-        return datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name, split="train")
-    except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
-        why = f"no such folder, and no data set of that name could be loaded ({_reason(error)})"
+            table = datasets.Dataset.from_file(name)
+        elif local:
+            table = datasets.load_from_disk(name)
+        else:
+            repo, _, part = name.partition(":")
+            config, _, split = part.partition("/")
+            table = datasets.load_dataset(repo, config or None, split=split or "train", streaming=stream)
+        if isinstance(table, datasets.Dataset):
+            table.data.validate(full=True)  # offsets that lie would crash the process; audio itself is not looked at
+        return table
+    except Exception as error:  # where its files are damaged, datasets raises whatever comes first
+        why = "not a data set" if local else "no such folder, and no data set of that name"
+        why += f" that can be loaded ({_reason(error)})"
+        if isinstance(error, datasets.exceptions.DatasetGenerationError) and not local:
+            why += f"; its files can be read in place: {key}=hf://datasets/{name.partition(':')[0]}"
         raise UserError(f"{key}={name}: {why}") from error
 
 
@@ -148,44 +169,93 @@ def _named(values: dict[str, Any], names: dict[str, Callable[[int], str]]) -> di
     return values | known
 
 
-def parquet_rows(path: Path, *, hold: bool = False) -> Rows:
-    """A Parquet file with an ``audio`` struct of bytes or path, whatever the column's name.
-
-    With ``hold``, each row holds its audio's bytes, for one who reads it but once.
-    """
+def parquet_rows(path: Path) -> Rows:
+    """A Parquet file with an ``audio`` struct of bytes or path, whatever the column's name."""
     import datasets
 
     with _parquet(path) as file:
-        schema, groups = file.schema_arrow, file.num_row_groups
-    try:
-        names = _class_names(datasets.Features.from_arrow_schema(schema))
-    except (ValueError, TypeError, KeyError):  # types that datasets does not know, or metadata that is not its own
-        names = {}
-    structs = [f.name for f in schema if hasattr(f.type, "get_field_index") and f.type.get_field_index("bytes") >= 0]
-    if not structs:
-        raise UserError(f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path")
-    column, number = structs[0], 0
-    columns = [column, *(n for n in schema.names if n in (*TEXT_KEYS, *LABEL_KEYS) and n != column)]
-    for group in range(groups):
-        at = 0
-        for batch in _batches(path, group, columns):
-            for values in batch.to_pylist():
-                yield _parquet_row(ParquetRow(str(path), column, group, at), values, names, number, hold)
-                at, number = at + 1, number + 1
+        schema = file.schema_arrow
+        try:
+            names = _class_names(datasets.Features.from_arrow_schema(schema))
+        except (ValueError, TypeError, KeyError):  # types that datasets does not know, or metadata that is not its own
+            names = {}
+        column, numbers = _audio_column(path, schema), count()
+        others = [n for n in schema.names if n in (*TEXT_KEYS, *LABEL_KEYS) and n != column]
+        for group in range(file.num_row_groups):
+            headers = _Headers(path, column, group)
+            for at, values in enumerate(_values(file, group, others)):
+                text, label = labels_of(_named(values, names))
+                stored = ParquetRow(str(path), column, group, at)
+                yield Row(
+                    f"{path}[{next(numbers)}]", text=text, label=label, stored=stored, look=partial(headers.of, at)
+                )
 
 
-def _parquet_row(
-    stored: ParquetRow, values: dict[str, Any], names: dict[str, Any], number: int, hold: bool
-) -> Row | Fault:
-    source = f"{stored.path}[{number}]"
+def streamed_parquet_rows(path: Path) -> Rows:
+    """The same, each row holding its audio's bytes, for one who reads it but once; without labels."""
+    with _parquet(path) as file:
+        column, numbers = _audio_column(path, file.schema_arrow), count()
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column], use_threads=False):
+            for stored in batch.column(0).to_pylist():
+                yield _held(stored, f"{path}[{next(numbers)}]")
+
+
+def _audio_column(path: Path, schema: Any) -> str:
+    for column in schema:
+        if hasattr(column.type, "get_field_index") and column.type.get_field_index("bytes") >= 0:
+            return str(column.name)
+    raise UserError(f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path")
+
+
+def _held(stored: Any, source: str) -> Row | Fault:
     try:
-        with _opened(values[stored.column]) as file:
-            header = audio_header(file)
-            held = Held(file.getvalue()) if hold and isinstance(file, io.BytesIO) else None
+        with _opened(stored) as file:
+            return Row(source, stored=Held(file.read()))
     except (UserError, OSError) as error:
         return Fault(source, str(error).replace("stored audio", source, 1))
-    text, label = labels_of(_named({n: v for n, v in values.items() if n != stored.column}, names))
-    return Row(source, text=text, label=label, stored=held or stored, header=header)
+
+
+def _values(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a group, in these columns."""
+    if not columns:
+        return iter([{}] * file.metadata.row_group(group).num_rows)
+    batches = file.iter_batches(row_groups=[group], columns=columns, use_threads=False)
+    return chain.from_iterable(batch.to_pylist() for batch in batches)
+
+
+class _Headers:
+    """The headers of a group's rows, found in one pass over its audio when the first is asked for, in any thread."""
+
+    def __init__(self, path: Path, column: str, group: int) -> None:
+        self.path, self.column, self.group = path, column, group
+        self.lock = Lock()
+        self.found: list[AudioHeader | UserError] | UserError | None = None
+
+    def of(self, row: int) -> AudioHeader:
+        with self.lock:
+            if self.found is None:
+                self.found = self._pass()
+        found = self.found if isinstance(self.found, UserError) else self.found[row]
+        if isinstance(found, UserError):
+            raise UserError(str(found))
+        return found
+
+    def _pass(self) -> list[AudioHeader | UserError] | UserError:
+        found: list[AudioHeader | UserError] = []
+        try:
+            for batch in _batches(self.path, self.group, [self.column]):
+                found += map(_header, batch.column(0).to_pylist())
+        except UserError as error:
+            return error
+        return found
+
+
+def _header(stored: Any) -> AudioHeader | UserError:
+    try:
+        with _opened(stored) as file:
+            return audio_header(file)
+    except (UserError, OSError) as error:
+        return UserError(str(error))
 
 
 def _batches(path: Path, group: int, columns: list[str]) -> Iterator[Any]:
@@ -200,11 +270,14 @@ def _parquet(path: Path) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, buffer_size=PAGE_BYTES, pre_buffer=False) as file:
+        source = nullcontext(path) if isinstance(path, Path) else path.open("rb")
+        with source as opened, parquet.ParquetFile(opened, buffer_size=PAGE_BYTES, pre_buffer=False) as file:
             yield file
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path}: not Parquet that can be read ({_reason(error)})") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

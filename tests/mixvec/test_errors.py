@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mixvec import UserError
 from tests.runs import ROOT
 
 THREAD = """
@@ -52,3 +53,27 @@ def test_other_faults_of_a_thread_keep_their_traceback() -> None:
 def test_each_ends_in_one_line(error: str, line: str, code: int) -> None:
     done = ended(f"from mixvec.errors import *\ndef main(): raise {error}\nrun_cli(main)")
     assert (done.stderr, done.returncode) == (line, code)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("https://me:word@host/a b.wav: gone", "https://***@host/a b.wav: gone"),
+        ("https://token@host/a", "https://***@host/a"),
+        ("sftp://me:w@rd@host:22/a and s3://bucket/b", "sftp://***@host:22/a and s3://bucket/b"),
+        ("abfs://container@account.net/a", "abfs://container@account.net/a"),
+        ("data.train=https://host/a b.tar?token=x/y: no", "data.train=https://host/a b.tar?***: no"),
+        ("('http://h/a?b=c', 'http://h/d?e=f.') why?", "('http://h/a?***', 'http://h/d?***.') why?"),
+        ("did you mean data.train=https://host/train?", "did you mean data.train=https://host/train?"),
+        ("s3://bucket/what?.wav, me@home: gone", "s3://bucket/what?.wav, me@home: gone"),
+    ],
+)
+def test_what_is_secret_in_a_url_is_left_out(said: str, told: str) -> None:
+    assert str(UserError(said)) == told
+
+
+def test_an_error_is_one_line_whatever_the_name_of_the_file() -> None:
+    code = (
+        "from mixvec.errors import UserError, run_cli\n@run_cli\ndef main(): raise UserError('a\\nb\\r.wav: no such')"
+    )
+    assert ended(code).stderr == "error: a b .wav: no such\n"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ import torch
 from finetune.asr import AsrTask
 from mixvec import UserError
 from pretrain.objective import MaskedPrediction, Sums
+from pretrain.run import Run
 from tests.runs import PRETRAIN, ROOT, finetune, identical, in_forward, pretrain, rows, weights
 
 ONE_BATCH = ("batch.max_s=60", "run.save_every=1", "run.keep=9")
@@ -170,12 +175,35 @@ def test_a_rank_that_hangs_is_given_up_after_the_stated_time(corpus: Path, tmp_p
     assert "error: rank 0: another rank is gone, or did not answer within run.timeout_s=5" in done.stderr
 
 
+def test_the_other_ranks_wait_as_long_as_it_takes(monkeypatch: Patch) -> None:
+    """Each hears from the main one within run.timeout_s, here a stand-in's patience, and has its answer in the end."""
+    line: queue.Queue[list[Any]] = queue.Queue()
+    local = threading.local()
+
+    def broadcast(told: list[Any]) -> list[Any]:
+        if local.main:
+            line.put(told)
+            return told
+        return line.get(timeout=1.0)
+
+    def rank(main: bool) -> str:
+        local.main = main
+        place = SimpleNamespace(num_processes=2, is_main_process=main)
+        own: Any = SimpleNamespace(accelerator=place, config=SimpleNamespace(run=SimpleNamespace(timeout_s=1.0)))
+        return Run.on_main(own, lambda: time.sleep(1.6) or "found")
+
+    monkeypatch.setattr("pretrain.run.broadcast_object_list", broadcast)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(rank, (True, False))) == ["found", "found"]
+
+
 def test_one_rank_without_a_finite_loss_skips_the_update_on_both(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The other rank's gradient is finite; without agreement the two would part."""
     harm = "sums = sums._replace(loss=sums.loss + torch.inf)"
-    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", harm, "run.updates=4", *ONE_BATCH[1:])
+    keys = ("run.updates=4", "data.max_s=20", *ONE_BATCH[1:])  # so long that no utterance is cut in two
+    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", harm, *keys)
     assert done.returncode == 0, done.stderr
     one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
     assert identical(one, two) and not identical(two, three)
@@ -183,7 +211,7 @@ def test_one_rank_without_a_finite_loss_skips_the_update_on_both(
     assert (row["update"], row["quantity"], len(row["sources"])) == (2, "loss", len(set(row["sources"])))
     assert len(rows(tmp_path / "run")) == 4
     capsys.readouterr()
-    assert pretrain(corpus, tmp_path / "run", "batch.max_s=60", "run.updates=4", *ONE_BATCH[1:]) == 0
+    assert pretrain(corpus, tmp_path / "run", "batch.max_s=60", *keys) == 0
     assert "with 1 ranks, before with 2: the same updates, to rounding" in capsys.readouterr().out
 
 

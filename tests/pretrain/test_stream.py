@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from mixvec import UserError
@@ -74,8 +75,23 @@ def test_each_utterance_once_an_epoch_over_the_ranks(tmp_path: Path, shards: int
                 assert isinstance(found, Streamed) and found.numbers[0] == after[0]
                 seen[after[0]][found.utterance.source] += 1
     assert all(len(epoch) == 12 * shards and set(epoch.values()) == {1} for epoch in seen)
-    once = [name for rows in clips(stream(updates_of(folder), 4)) for name, _, _ in rows]
+    once = [name for rows in clips(stream(updates_of(folder, crop_s=2.0), 4)) for name, _, _ in rows]
     assert len(set(once)) == len(once) if len(once) <= 12 * shards else set(Counter(once).values()) <= {1, 2}
+
+
+def test_long_recordings_are_heard_to_their_end(tmp_path: Path) -> None:
+    """Each sample once an epoch, in stretches that share a pool; also of audio inside something larger."""
+    long = write(tmp_path / "folder" / "long.wav", 8.3)
+    shard = tars(tmp_path / "tars", 1, 0) / "000.tar"
+    with tarfile.open(shard, "w") as tar:
+        tar.add(long, arcname=long.name)
+    whole = soundfile.read(long, dtype="float32")[0]
+    for folder in (long.parent, shard.parent):
+        updates = updates_of(folder, update_s=8.3, buffer_s=0.0)
+        updates.collate = lambda clips: [(c.utterance.start_s, float(c.rng.random()), c.waveform) for c in clips]
+        heard = sorted(row for part in stream(updates, 1)[0][1] for row in part.batch)
+        assert len(heard) == len({drawn for _, drawn, _ in heard}) == 6
+        np.testing.assert_array_equal(torch.cat([waveform for *_, waveform in heard]), whole)
 
 
 def test_a_batch_keeps_its_bound_and_is_of_like_lengths(tmp_path: Path) -> None:

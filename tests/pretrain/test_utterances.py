@@ -47,6 +47,17 @@ def test_what_was_put_in_comes_out(made: list[Utterance], data: st.DataObject) -
         assert table[0].stored is None or table[0].stored == made[0].stored
 
 
+def test_stretches_are_parts_of_what_they_are_taken_from() -> None:
+    table = Utterances([Utterance("a", 9.0, 1.0, "x", part=1), Utterance("b", 2.0), Utterance("c", 8.0, 5.0, part=2)])
+    some = table.where(np.array([True, False, True])).stretches(
+        np.array([1, 0, 1]), np.array([0.5, 2.0, 4.0]), np.array([3.0, 7.0, 4.0])
+    )
+    assert some == [Utterance("c", 3.0, 5.5), Utterance("a", 7.0, 3.0, "x"), Utterance("c", 4.0, 9.0)]
+    assert some.durations_s.tolist() == [3.0, 7.0, 4.0] and some.parts.tolist() == [2, 1, 2]
+    assert some.where(np.array([False, True, True]))[0] == some[1] and [u.part for u in some[1:]] == [1, 2]
+    assert pickle.loads(pickle.dumps(some)) == some and table[0].duration_s == 9.0
+
+
 def test_a_table_stays_the_very_object() -> None:
     table = Utterances([Utterance("t[0]", 1.0, stored=TableRow(TABLE, row)) for row in range(3)])
     assert all(u.stored.table is TABLE for u in table)  # type: ignore[union-attr]

@@ -62,9 +62,10 @@ def test_every_number_is_the_one_that_was_put_in(folder: Path, tmp_path: Path, i
     assert facts["reasons"][0]["examples"] == [str(folder / "noise 1.wav"), str(folder / "noise 2.flac")]
     plan = facts["plan"]
     assert (plan["left_out"], plan["cut"], plan["updates_an_epoch"], plan["batches_an_epoch"]) == (1, 1, 1, 1)
+    assert (plan["stretches"], plan["cut_left_out_hours"], plan["not_heard"]) == (2, 0, [])
     assert plan["left_out_hours"] == pytest.approx(0.4 / 3600)
-    assert plan["hours_an_epoch"] == pytest.approx(17 / 3600)
-    assert plan["padding_share"] == pytest.approx(1 - 17 / (7 * 4))  # 7 utterances, each padded to 4 s
+    assert plan["hours_an_epoch"] == pytest.approx(19 / 3600)
+    assert plan["padding_share"] == pytest.approx(1 - 19 / (8 * 4))  # 8 of them, 6 s cut in two, each padded to 4 s
     assert plan["padding_by_update"] == [plan["padding_share"]] and plan["epochs_a_run"] == 30
     assert "labels" not in facts
     for line in (
@@ -75,21 +76,22 @@ def test_every_number_is_the_one_that_was_put_in(folder: Path, tmp_path: Path, i
         f"      {folder}/noise 1.wav",
         "the plan under configs/small.yaml: batch.update_s=100 batch.max_s=100 data.min_s=1 data.max_s=4, one rank",
         "  1 utterances (0.00 h) are shorter and left out",
-        "  an epoch: 0.00 h in 1 updates, 1 batches",
-        "  padding: 39.29 % of what is computed, 39.29 % in the worst update",
+        "  an epoch: 0.01 h in 1 updates, 1 batches",
+        "  1 long recordings are cut into 2 stretches",
+        "  padding: 40.62 % of what is computed, 40.62 % in the worst update",
         "  run.updates=30 are 30.00 epochs",
     ):
         assert line in done.lines
 
 
 def test_padding_is_what_batches_by_hand_give(folder: Path) -> None:
-    """Batches of at most 4.5 s: 4, 2.5, then 2 and 2, then 1.5 and 1, in any order of updates."""
+    """Batches of at most 4.5 s, in any order of updates; the utterance of 6 s is cut in two."""
     config = PretrainConfig(
         data=DataConfig(str(folder), min_s=1, max_s=4), batch=BatchConfig(100, 4.5), run=PretrainRun(updates=1)
     )
     plan = tool.inspect(config, labels=False)["plan"]
-    assert plan["batches_an_epoch"] == 5  # 4 | 4 | 2.5 | 2 2 | 1.5 1
-    assert plan["padding_share"] == pytest.approx(1 - 17 / (4 + 4 + 2.5 + 4 + 3))
+    assert plan["batches_an_epoch"] == 6  # 4 | 3 | 3 | 2.5 | 2 2 | 1.5 1
+    assert plan["padding_share"] == pytest.approx(1 - 19 / (4 + 3 + 3 + 2.5 + 4 + 3))
 
 
 def test_texts_and_labels_are_counted(labelled: Path, tmp_path: Path, inspect: Run) -> None:
@@ -114,12 +116,12 @@ def test_the_configuration_is_the_one_that_is_named(folder: Path, tmp_path: Path
 
 
 def test_the_plan_takes_a_weight_into_account(folder: Path, tmp_path: Path, inspect: Run) -> None:
-    """Seven utterances of 17 s in all, each twice."""
+    """Seven utterances of 19 s in all, one of them cut in two, each twice."""
     inspect(f"[{{source: {folder}, weight: 2}}]", *KEYS, "--json", tmp_path / "facts.json")
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["hours"] * 3600 == pytest.approx(19.4) and facts["plan"]["left_out"] == 1
-    assert facts["plan"]["hours_an_epoch"] == pytest.approx(2 * 17 / 3600)
-    assert facts["plan"]["padding_share"] == pytest.approx(1 - 34 / (14 * 4))
+    assert facts["plan"]["hours_an_epoch"] == pytest.approx(2 * 19 / 3600)
+    assert facts["plan"]["padding_share"] == pytest.approx(1 - 38 / (16 * 4))
 
 
 def test_the_picture_is_written_whole(folder: Path, tmp_path: Path, inspect: Run) -> None:

@@ -1,0 +1,72 @@
+"""Resampling to 16 kHz: band-limited interpolation (Smith and Gossett, ICASSP 1984) as a few matrix products.
+
+An output sample is a sum over the input near its time, weighted by a sinc under a Kaiser window. The weights repeat
+with the period of the two rates, so the samples of a period that lie close together are one matrix product for all
+periods. Flat within 0.01 dB to 7 kHz; what lies above 8.1 kHz stays under −90 dB, less than 16 bits can tell.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .frontend import SAMPLE_RATE_HZ
+
+ZEROS = 48
+"""Zero crossings of the sinc on each side."""
+ROLLOFF = 0.95
+"""Where it cuts off, as a share of the lower of the two Nyquist frequencies."""
+KAISER_BETA = 9.0
+BLOCK_SAMPLES = 1 << 17
+"""Input that is gathered for a product at once: what a processor's cache holds."""
+
+
+def resample(waveform: Tensor, rate_hz: int) -> Tensor:
+    """(S,) at ``rate_hz`` to (⌈S · 16000 / rate_hz⌉,) at 16 kHz; beyond its ends it is taken to be silent.
+
+    A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz: the period is as long as what they do
+    not share.
+    """
+    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 5:
+        rate_hz = round(rate_hz, -1)
+    if rate_hz == SAMPLE_RATE_HZ:
+        return waveform
+    step_in, step_out, reach, filters = _filters(rate_hz)
+    samples = -(-len(waveform) * step_out // step_in)
+    periods = -(-samples // step_out)
+    padded = torch.nn.functional.pad(waveform, (reach, periods * step_in + reach - len(waveform)))
+    out = waveform.new_empty(periods, step_out)
+    for first, begin, weights in filters:
+        taps, columns = weights.shape
+        rows = max(1, BLOCK_SAMPLES // taps)
+        for row in range(0, periods, rows):
+            some = min(rows, periods - row)
+            near = padded.as_strided((some, taps), (step_in, 1), row * step_in + begin)  # (some, taps), overlapping
+            out[row : row + some, first : first + columns] = near @ weights
+    return out.flatten()[:samples]
+
+
+@lru_cache(maxsize=16)
+def _filters(rate_hz: int) -> tuple[int, int, int, list[tuple[int, int, Tensor]]]:
+    """Samples of a period (or of several short ones) in and out, how far the sinc reaches in samples of the input, and
+    for each run of outputs its first, where its input begins in the padded period, and the weights (taps, outputs)."""
+    common = math.gcd(rate_hz, SAMPLE_RATE_HZ)
+    step_in, step_out = rate_hz // common, SAMPLE_RATE_HZ // common
+    cutoff = ROLLOFF * min(1.0, step_out / step_in)
+    reach = math.ceil(ZEROS / cutoff)
+    run = max(1, reach * step_out // step_in)  # outputs that need less than twice the input that one needs
+    repeats = -(-run // step_out)
+    step_in, step_out = step_in * repeats, step_out * repeats
+    filters = []
+    for first in range(0, step_out, run):
+        times = torch.arange(first, min(first + run, step_out), dtype=torch.float64) * step_in / step_out
+        begin, end = math.floor(times[0]), math.floor(times[-1]) + 2 * reach + 1
+        crossings = (torch.arange(begin - reach, end - reach)[:, None] - times) * cutoff  # (taps, outputs)
+        inside = (1 - (crossings / ZEROS) ** 2).clamp(min=0)
+        window = torch.i0(KAISER_BETA * inside.sqrt()) / torch.i0(torch.tensor(KAISER_BETA, dtype=torch.float64))
+        weights = torch.sinc(crossings) * window * cutoff * (inside > 0)
+        filters.append((first, begin, weights.float()))
+    return step_in, step_out, reach, filters
