@@ -85,6 +85,7 @@ def finish(
     if "valid" not in data:
         state.best_update = state.update
         save_model(run, model, facts(run, state, corpora))
+    run.writes.wait()
     run.accelerator.wait_for_everyone()
     best = cast(Any, load_model(run.dir / "hub")).to(run.accelerator.device)
     results: dict[str, Any] = {"task": run.config.task, "pretrained": run.config.pretrained, "updates": state.update,
@@ -99,6 +100,7 @@ def finish(
         )
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
+    run.writes.wait()
     run.say(f"the model is in {run.dir / 'hub'}, its scores in {run.dir / 'results.json'}")
 
 

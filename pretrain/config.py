@@ -71,6 +71,19 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """A small labelled set that shows what the encoder is worth while it trains (``pretrain/probe.py``)."""
+
+    data: Any = None
+    """Any source as ``data.train`` takes it, with a label for each utterance (``intent``, ``label``); null: none."""
+    every: int = 250
+    """It is scored at the first log line after every so many updates, and at the last."""
+    max_utterances: int = 400
+    max_s: float = 600.0
+    """Seconds of audio in all. As many utterances are taken as both allow, evenly over the labels."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """Where the run lives, how long it is, how often it speaks and saves."""
 
@@ -113,6 +126,7 @@ class PretrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     run: PretrainRun = field(default_factory=PretrainRun)
 
     def __post_init__(self) -> None:
@@ -120,7 +134,8 @@ class PretrainConfig:
         at_least = {"data.temperature": 0.1, "data.buffer_s": 0, "data.gate.silence_s": 0, "data.gate.pad_s": 0,
                     "objective.distractors": 1, "objective.mask_span_frames": 2, "objective.codebooks": 1,
                     "objective.entries": 2, "objective.logit_temperature": 1e-6, "objective.gumbel_start": 1e-6,
-                    "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0}  # fmt: skip
+                    "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0, "probe.every": 1,
+                    "probe.max_utterances": 4, "probe.max_s": 1}  # fmt: skip
         check_at_least(self, at_least)
         if not 0.0 < self.objective.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
@@ -145,6 +160,7 @@ Config = TypeVar("Config")
 KEEP_ON_RESUME = {
     "data.workers", "data.max_skipped", "run.dir", "run.log_every", "run.save_every", "run.keep",
     "run.keep_every", "run.max_hours", "run.timeout_s", "run.max_nonfinite", "run.stop_on",
+    "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 

@@ -19,6 +19,7 @@ from .loader import Loaded, Updates
 from .loss import perplexity
 from .objective import MaskedBatch, Sums, Totals
 from .optim import is_loud, median_norm
+from .probe import Probe, probe_row
 from .run import Run
 
 
@@ -128,9 +129,16 @@ def memory_mb(device: torch.device) -> float:
 
 
 def report(
-    run: Run, state: RunState, window: Window, updates: Updates[MaskedBatch], temperature: float, lr: float
+    run: Run,
+    state: RunState,
+    window: Window,
+    updates: Updates[MaskedBatch],
+    temperature: float,
+    lr: float,
+    probe: Probe | None,
 ) -> int | None:
-    """Log the window, and what ails the run; the exit code to end with where ``run.stop_on`` names it.
+    """Log the window, the probe where it is due, and what ails the run; the exit code to end with where
+    ``run.stop_on`` names it.
 
     Every rank calls this; the main rank's diagnosis holds for all.
     """
@@ -143,6 +151,7 @@ def report(
            "hours_seen": state.seconds_seen / 3600, "seconds_left": run.elapsed_s / state.update * left}  # fmt: skip
     if config.run.max_hours is not None:
         row["session_seconds_left"] = config.run.max_hours * 3600 - run.session_s
+    row |= probe_row(run, probe, state.update)
     found = diagnose(row, config)
     lines = [line for name, line in found.items() if name not in run.told]
     run.told |= TOLD_ONCE & set(found)
@@ -160,10 +169,13 @@ def status_line(row: dict[str, Any], updates: int) -> str:
     left = (
         f"{left_s / 3600:.1f} h" if left_s >= 3600 else f"{left_s / 60:.0f} min" if left_s >= 60 else f"{left_s:.0f} s"
     )
+    probed = ""
+    if "probe_accuracy" in row:
+        probed = f"  probe {row['probe_accuracy']:.3f} (layer {row['probe_layer']}, log-mel {row['probe_log_mel']:.3f})"
     return (
         f"update {row['update']}/{updates}  loss {row['contrastive_loss']:.3f} (chance {row['chance_loss']:.2f})  "
         f"accuracy {row['accuracy']:.3f}  codes {row['code_perplexity']:.0f}/{row['max_perplexity']}  "
         f"rank {row['effective_rank']:.0f}/{row['width']}  temperature {row['temperature']:.2f}  "
         f"gradient {row['gradient_norm']:.2f}  waiting {row['wait_share']:.0%}  {row['audio_s_per_s']:.0f} s/s  "
-        f"{row['hours_seen']:.2f} h seen  {left} left"
+        f"{row['hours_seen']:.2f} h seen  {left} left{probed}"
     )

@@ -20,6 +20,7 @@ from mixvec.frontend import SAMPLE_RATE_HZ
 
 from .augment import Augmentation
 from .config import PretrainConfig
+from .device import start_accelerator
 from .export import save_model, training_facts
 from .faults import memory_named
 from .health import Window, report
@@ -27,8 +28,9 @@ from .loader import Loaded, Updates, collate_masked
 from .masks import MIN_FRAMES
 from .objective import MaskedBatch, MaskedPrediction, Totals
 from .optim import learning_rate, set_learning_rate, step
+from .probe import open_probe
 from .quantizer import gumbel_temperature
-from .run import Run, start_accelerator
+from .run import Run
 from .segments import cut_long
 from .sources import Corpus, find_utterances, source_names
 from .stream import StreamedUpdates
@@ -48,6 +50,7 @@ def train(config: PretrainConfig) -> int:
         objective.parameters(), config.optim.lr, config.optim.betas, config.optim.eps, config.optim.weight_decay
     )
     model, optimizer = accelerator.prepare(objective, optimizer)
+    probe = open_probe(run, objective.encoder)
     state = run.resume(model, optimizer)
     window = Window(run.elapsed_s)
     model.train()
@@ -73,7 +76,7 @@ def train(config: PretrainConfig) -> int:
         window.count(totals, seconds, loaded, norm)
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
-            stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"]) or stop
+            stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"], probe) or stop
             window = Window(run.elapsed_s, updates.waited_s)
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             save_model(run, objective.encoder, training_facts(run, state, name))
