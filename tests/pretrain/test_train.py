@@ -8,15 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mixvec import SpeechEncoder, UserError
 from pretrain.checkpoint import listed
-from pretrain.config import RunConfig
-from pretrain.device import start_accelerator
 from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
 
 NOISELESS = """
@@ -197,19 +194,6 @@ def test_bf16_is_close_to_fp32(corpus: Path, tmp_path: Path) -> None:
     low, full = rows(tmp_path / "bf16")[0], rows(tmp_path / "fp32")[0]
     assert low["contrastive_loss"] == pytest.approx(full["contrastive_loss"], rel=0.02)
     assert low["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.1)
-
-
-@pytest.mark.parametrize(("in_hardware", "expected"), [(True, "bf16"), (False, "no")])
-def test_auto_takes_bf16_where_the_hardware_has_it(
-    monkeypatch: pytest.MonkeyPatch, in_hardware: bool, expected: str
-) -> None:
-    """A GPU before Ampere only emulates bf16, many times slower; a stand-in, since there is no such GPU here."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(
-        "torch.cuda.is_bf16_supported", lambda including_emulation=True: in_hardware or including_emulation
-    )
-    monkeypatch.setattr("pretrain.run.Accelerator", SimpleNamespace)
-    assert start_accelerator(RunConfig()).mixed_precision == expected
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
