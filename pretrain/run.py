@@ -258,9 +258,8 @@ class Run:
 
     def stop_for(self, lines: list[str]) -> int | None:
         """End after this update for what the main rank found; the exit code, or None for nothing."""
-        self._sick = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
-        if self._sick:
-            self.stop = 1
+        if sick := " ".join(self.on_main(lambda: lines)).removeprefix("WARNING "):
+            self._sick, self.stop = sick, 1
         return self.stop
 
     def close(self) -> None:
