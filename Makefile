@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test fuzz check clean
+.PHONY: help install demo smoke test fuzz soak check clean
 
 PYTHON ?= python3
 MUTANTS ?= 100000
@@ -29,6 +29,9 @@ test: $(stamp) ## run the tests
 
 fuzz: $(stamp) ## read damaged files; MUTANTS=100000 SEED=1 are how many and which, runs/fuzz keeps those that do harm
 	$(bin)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED) --keep runs/fuzz
+
+soak: $(stamp) ## kill runs 50 times over; they must end as if left alone (5 minutes on 2 cores)
+	$(bin)/python -m tools.soak
 
 check: $(stamp) ## lint, formatting and types
 	$(bin)/ruff check .

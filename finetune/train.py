@@ -11,9 +11,10 @@ from __future__ import annotations
 import torch
 from torch.optim import AdamW
 
+from pretrain.device import start_accelerator
 from pretrain.faults import memory_named
 from pretrain.optim import learning_rate, set_learning_rate, step
-from pretrain.run import Run, start_accelerator
+from pretrain.run import Run
 
 from .config import FinetuneConfig
 from .evaluate import finish, keep_best

@@ -1,8 +1,13 @@
 """``python -m pretrain CONFIG.yaml [key=value ...]``"""
+# ruff: noqa: E402, F401
+
+from .orphans import follow_torchrun
+
+follow_torchrun()  # before the imports, which take seconds
 
 import sys
 
-import soundfile  # noqa: F401  first: its wheel carries the libsndfile that fairseq2 asks for
+import soundfile  # before the others: its wheel carries the libsndfile that fairseq2 asks for
 
 from mixvec.errors import run_cli
 

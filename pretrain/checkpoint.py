@@ -136,8 +136,8 @@ def _write(folder: Path, name: str, tensors: dict[str, dict[str, Tensor]], about
         write_manifest(new)
     for old in listed(folder)[: -run.keep]:
         if not (run.keep_every and int(old.name.removeprefix("update_")) % run.keep_every == 0):
-            shutil.rmtree(old)
-    for pattern in ("damaged_update_*", ".update_*.new-*"):  # the second: of a process killed while it saved
+            old.rename(folder / f".{old.name}.old")  # else a kill could leave a part of it under its name
+    for pattern in ("damaged_update_*", ".update_*"):  # the second: and of a process killed while it saved
         for left in folder.glob(pattern):
             shutil.rmtree(left)
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mixvec import EncoderConfig, UserError, encoder_config
+from mixvec.atomic import write_whole
 from mixvec.errors import redacted
 
 from .augment import WaveformAugmentConfig
@@ -37,7 +38,8 @@ class DataConfig:
     workers: int = 2
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
-    """The largest share of the utterances that may be skipped as unreadable before the run stops; 1 never stops."""
+    """The largest share of the utterances that may be skipped as unreadable, when they are found or when an epoch
+    decodes them, before the run stops; 1 never stops."""
     stream: bool = False
     """Read as it lies, each rank its own shards, with nothing looked through first (``pretrain/stream.py``)."""
     buffer_s: float = 3600.0
@@ -276,7 +278,7 @@ def _one_line(error: Exception) -> str:
 def write_config(config: Any, path: Path) -> str:
     """The merged configuration as YAML, written to ``path``, without what may be secret in a URL."""
     text: str = redacted(OmegaConf.to_yaml(OmegaConf.structured(config)))
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from .config import OptimConfig, PretrainConfig, RunConfig
 
 TOLD_ONCE = {"schedule-too-long", "small-batch", "frozen-encoder", "overfitting"}
-"""These do not change while a session runs."""
+"""Said once a session."""
 LOUD_WINDOWS = 3
 MIN_BATCH_S = 600.0
 SMALL_SIZES = ("tiny", "small")

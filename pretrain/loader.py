@@ -6,9 +6,7 @@ workers, the ranks and the micro-batches, and the same after a resume, which is 
 
 from __future__ import annotations
 
-import ctypes
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -26,13 +24,12 @@ from .augment import Augmentation, read_stretch
 from .config import ObjectiveConfig
 from .masks import MIN_FRAMES, draw_distractors, span_mask
 from .objective import MaskedBatch
+from .orphans import follow_parent
 from .plan import deal, plan_epoch
 from .sources import Corpus
 from .utterances import Utterance
 
 Batch = TypeVar("Batch")
-PR_SET_PDEATHSIG = 1
-"""Linux's prctl(2): the signal to get when the parent dies."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +137,11 @@ class Updates(Generic[Batch]):
         recorded_s = self.utterances.durations_s
         return np.minimum(recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s)), self.crop_s)
 
+    @property
+    def epoch_utterances(self) -> float:
+        """Utterances of an epoch, in expectation."""
+        return len(self.utterances) if self.repeats is None else float(self.repeats.sum())
+
     def epoch_length(self, epoch: int) -> int:
         return len(plan_epoch(self.planned_s(epoch), self.update_s, self.seed, epoch, self.repeats))
 
@@ -187,9 +189,11 @@ def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min
     """Decode an utterance, or a random part of it that lasts ``crop_s``.
 
     Raises:
-        UserError: unreadable, or shorter than the header said and than ``min_s``.
+        UserError: unreadable, silent, or shorter than the header said and than ``min_s``.
     """
     waveform = read_stretch(utterance, crop_s, rng)
+    if waveform.min() == waveform.max():
+        raise UserError(f"{utterance.source}: silent: all samples read are the same")
     if len(waveform) < round(min(min_s, utterance.duration_s, crop_s) * SAMPLE_RATE_HZ * 0.99):
         raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
                         f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
@@ -198,8 +202,7 @@ def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min
 
 def start_worker(_: int) -> None:
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # else it holds a killed rank's sockets for seconds
+    follow_parent(signal.SIGKILL)  # else it holds a killed rank's sockets for seconds
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process answers them, and ends its workers
 

@@ -25,10 +25,10 @@ from torch.optim import AdamW
 from mixvec.errors import UserError, run_cli
 from mixvec.frontend import SAMPLE_RATE_HZ
 from pretrain.config import PretrainConfig, load_config
+from pretrain.device import start_accelerator
 from pretrain.faults import is_out_of_memory
 from pretrain.loader import Clip, collate_masked
 from pretrain.objective import MaskedBatch, MaskedPrediction, Totals
-from pretrain.run import start_accelerator
 from pretrain.utterances import Utterance
 from tools.bench.memory import MB, Meter, free_bytes
 

@@ -191,7 +191,7 @@ def kaldi_rows(folder: Path) -> Rows:
         if len(parts) < 3:
             raise UserError(f"{where}: a segment is an utterance, a recording, a start and an end in seconds")
         if parts[0] not in recordings:
-            raise UserError(f"{where}: recording {parts[0]} is not in wav.scp")
+            raise UserError(f"{where}: recording {shown(parts[0])} is not in wav.scp")
         if parts[2] == "-1":  # to the end
             start_s, duration_s = number_of(parts[1], "start", where) or 0.0, None
         else:
@@ -207,9 +207,9 @@ def _kaldi_table(path: Path) -> list[tuple[str, str, str]]:
         if not key:
             continue
         if key in seen:
-            raise UserError(f"{path}:{number}: {key} stands there twice; each line needs a key of its own")
+            raise UserError(f"{path}:{number}: {shown(key)} stands there twice; each line needs a key of its own")
         if not rest.strip() and path.name != "text":
-            raise UserError(f"{path}:{number}: nothing stands behind {key}")
+            raise UserError(f"{path}:{number}: nothing stands behind {shown(key)}")
         seen.add(key)
         rows.append((f"{path}:{number}", key, rest.strip()))
     return rows

@@ -89,7 +89,7 @@ def span_of(start: Any, stop: Any, where: str) -> tuple[float, float]:
     """Start and duration of a stretch from ``start`` to ``stop``, in the unit in which they stand."""
     first, last = number_of(start, "start", where), number_of(stop, "end", where)
     if first is None or last is None or last <= first:
-        raise UserError(f"{where}: a stretch from {start} to {stop} has no length")
+        raise UserError(f"{where}: a stretch from {start!s:.100} to {stop!s:.100} has no length")
     return first, last - first
 
 

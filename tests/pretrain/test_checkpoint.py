@@ -114,6 +114,23 @@ def test_what_a_killed_process_left_half_written_goes_with_the_next_save(tmp_pat
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000002", "update_00000004"]
 
 
+def test_a_kill_while_an_old_one_is_removed_leaves_none_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(folder: Path, ignore_errors: bool = False) -> None:
+        if folder.exists():  # and not what a finished save no longer finds
+            (folder / "model.safetensors").unlink()
+            raise KeyboardInterrupt
+
+    write(tmp_path, 1, 2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", half)
+        write(tmp_path, 3, run=KEEP)
+    assert [damage(path) for path in checkpoint.listed(tmp_path)] == [None, None]
+    write(tmp_path, 4)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000003", "update_00000004"]
+
+
 def test_a_file_that_the_disk_no_longer_gives_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))

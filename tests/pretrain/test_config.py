@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -180,3 +181,17 @@ def test_changed_keys() -> None:
     assert changed_keys(old, load("size=small"))[0] == "size (tiny → small)"
     augmented = load("size=tiny", "data.augment.speed=[0.9,1.1]", "data.augment.noise=DIR")
     assert changed_keys(old, augmented) == ["data.augment.speed (() → (0.9, 1.1))", "data.augment.noise (None → DIR)"]
+
+
+def test_what_is_written_stays_where_the_disk_has_no_room(tmp_path: Path) -> None:
+    """Else a run that is started again on a full disk would no longer know its own settings."""
+    path = tmp_path / "config.yaml"
+    text = write_config(PretrainConfig(), path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError):
+            write_config(PretrainConfig(size="tiny"), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == text and list(tmp_path.iterdir()) == [path]

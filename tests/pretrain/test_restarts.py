@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mixvec import UserError
@@ -132,6 +133,29 @@ def test_a_killed_run_can_be_started_again_at_once(corpus: Path, tmp_path: Path)
     process.kill()
     process.wait()
     assert pretrain(corpus, run, f"run.updates={UPDATES}") == 0
+
+
+@pytest.mark.parametrize("starting", [True, False])
+def test_ranks_do_not_outlive_torchrun(corpus: Path, tmp_path: Path, starting: bool) -> None:
+    """It cannot tell them when it is killed; they save, if there is anything, and end."""
+    run = tmp_path / "run"
+    process = torchrun(corpus, run, "run.updates=100000", "run.save_every=100000", "run.max_hours=0.03")
+    if starting:
+        while len(ranks := children(process)) < 2 or not all(map(imports_torch, ranks)):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+    else:
+        wait_for(run, 3, process)
+        ranks = children(process)
+    process.kill()
+    process.wait()
+    ends = [psutil.Process(rank) for rank in ranks if psutil.pid_exists(rank)]
+    assert psutil.wait_procs(ends, 30)[1] == []
+    assert len(list((run / "checkpoints").glob("update_*"))) == (0 if starting else 1)
+
+
+def imports_torch(rank: int) -> bool:
+    return "libtorch" in Path(f"/proc/{rank}/maps").read_text()
 
 
 def test_slurm_queues_a_stopped_run_again_and_it_goes_on(corpus: Path, cluster: Path, whole: Path) -> None:

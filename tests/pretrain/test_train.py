@@ -16,7 +16,7 @@ import torch
 from mixvec import SpeechEncoder, UserError
 from pretrain.checkpoint import listed
 from pretrain.config import RunConfig
-from pretrain.run import start_accelerator
+from pretrain.device import start_accelerator
 from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
 
 NOISELESS = """
@@ -67,6 +67,23 @@ def test_resumed_equals_uninterrupted_bitwise_in_mid_epoch(corpus: Path, tmp_pat
         for name in ("whole", "parts")
     )
     assert whole == parts
+
+
+def test_a_kill_after_the_last_checkpoint_leaves_the_last_model_too(corpus: Path, tmp_path: Path) -> None:
+    """The same command then has nothing left to do."""
+    keys = ("run.updates=4", "run.save_every=2")
+    stop_after(4, corpus, tmp_path / "run", *keys)
+    assert pretrain(corpus, tmp_path / "run", *keys) == 0
+    assert json.loads((tmp_path / "run/hub/config.json").read_text())["training"]["updates"] == 4
+
+
+def test_what_a_killed_process_was_writing_goes_with_the_next_start(corpus: Path, tmp_path: Path) -> None:
+    """Even where its number is another process's by now, as in a container that was started again."""
+    for name in ("run/.hub.new-1", f"run/.hub.new-{os.getppid()}"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "run/.metrics.jsonl.new-1-ab12").touch()
+    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
 
 
 def stop_after(update: int, corpus: Path, run: Path, *keys: str) -> None:

@@ -1,0 +1,122 @@
+"""Publishing cut off where nothing can be cleared away: killed, or the hub gone for good. And where the token goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+
+from mixvec import UserError
+from mixvec.hub import load_model, save_folder
+from tests.commands import Run, contents
+from tests.hub_server import HubServer
+from tests.runs import ROOT, finetune, pretrain
+from tests.tiny_models import TOKEN, classifier, loopback_hub
+
+PUBLISH = """
+import os, signal, sys
+from mixvec.errors import run_cli
+from tools import publish
+publish.check = lambda *_: {check}
+run_cli(publish.main)
+"""
+"""With something else than loading the copy back: all its files are written then, and none is in its place yet."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """With a classifier at org/asr."""
+    with loopback_hub(monkeypatch, tmp_path / "cache") as hub:
+        save_folder(classifier(), tmp_path / "old")
+        api = HfApi(endpoint=hub.url, token=TOKEN)
+        api.create_repo("org/asr")
+        api.upload_folder(repo_id="org/asr", folder_path=tmp_path / "old")
+        yield hub
+
+
+def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(
+    run: Run, quick: None, run_dir: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "place" / "out"
+    save_folder(classifier(), target)
+    before = contents(target)
+    code = PUBLISH.format(check="os.kill(os.getpid(), signal.SIGKILL)")
+    words = [sys.executable, "-c", code, str(run_dir), "--to", str(target)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert contents(target) == before
+    (left,) = [path.name for path in target.parent.iterdir() if path != target]
+    assert left.startswith(".out.new-"), "what is not whole is hidden"
+    assert run(run_dir, "--to", target).code == 0
+    assert [path.name for path in target.parent.iterdir()] == ["out"]
+    assert "vocab.json" in contents(target)
+
+
+@pytest.mark.parametrize("step", ["PUT /lfs/", "POST /api/models/org/asr/commit"])
+def test_an_upload_that_is_killed_is_completed_by_the_next(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Killed while the hub has its request; what the hub holds already is not sent again."""
+    before, honest, victims = hub.files("org/asr"), hub.fault, []
+
+    def fault(request: str) -> str | None:
+        if request.startswith(step) and victims:
+            victims.pop().kill()
+            return "drop"
+        return honest(request)
+
+    monkeypatch.setattr(hub, "fault", fault)
+    words = [sys.executable, "-c", PUBLISH.format(check=None), str(run_dir), "--to", "org/asr"]
+    victims.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    (victim,) = victims
+    said, _ = victim.communicate(timeout=120)
+    assert victim.returncode == -signal.SIGKILL, said
+    assert TOKEN not in said and hub.files("org/asr") == before
+    hub.log.clear()
+    assert run(run_dir, "--to", "org/asr").code == 0
+    assert sum(request.startswith("PUT") for request in hub.log) == (1 if step.startswith("PUT") else 0)
+    assert len(hub.titles("org/asr")) == 2
+    again = load_model("org/asr").state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in load_model(run_dir).state_dict().items())
+
+
+def test_an_upload_given_up_half_way_is_completed_by_the_next(
+    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    before = hub.files("org/asr")
+    hub.faults.append(["POST /api/models/org/asr/commit", 99, "drop"])
+    done = run(run_dir, "--to", "org/asr")
+    assert done.code == 1 and "cannot be reached" in done.err.splitlines()[-1] and hub.files("org/asr") == before
+    hub.faults.clear()
+    hub.log.clear()
+    assert run(run_dir, "--to", "org/asr").code == 0
+    assert not any(request.startswith("PUT") for request in hub.log), "the weights are there already"
+    assert set(hub.files("org/asr")) >= {"vocab.json", "model.safetensors"} and len(hub.titles("org/asr")) == 2
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(
+    run: Run, quick: None, hub: HubServer, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that a pretraining, a fine-tuning and a publishing write and say, with a token in the environment."""
+    assert os.environ["HF_TOKEN"] == TOKEN
+    work, short = tmp_path / "work", ("run.updates=2", "run.save_every=1")
+    assert pretrain(corpus, work / "pretrain", *short) == 0
+    assert finetune("asr", corpus, work / "asr", f"pretrained={work}/pretrain", *short) == 0
+    with pytest.raises(UserError) as refused:
+        finetune("asr", corpus, work / "other", "pretrained=org/nowhere", *short)
+    said = str(refused.value) + "".join(capsys.readouterr())
+    for target in ("org/asr", f"{work}/published"):
+        assert run(work / "asr", "--to", target).code == 0  # ``run`` looks at what it says
+    files = [path for path in work.rglob("*") if path.is_file()]
+    assert {work / "asr/config.yaml", work / "published/README.md"} < set(files)
+    assert TOKEN not in said
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
+    assert not any(TOKEN.encode() in content for content in hub.files("org/asr").values())
