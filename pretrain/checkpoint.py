@@ -55,8 +55,11 @@ class RunState:
     """Updates with a loud gradient, in a row; and log lines."""
     loud_windows: int = 0
     best: float | None = None
-    """The best validation score so far, and where it was."""
+    """The best validation score so far, where it was, and the mean loss of training then."""
     best_update: int = 0
+    best_loss: float | None = None
+    loss: float | None = None
+    """That of the last log line."""
 
 
 def listed(folder: Path) -> list[Path]:

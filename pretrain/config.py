@@ -150,9 +150,7 @@ class PretrainConfig:
                 raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
             if self.data.stream:
                 raise ValueError("data.gate.below_db reads long recordings before training, which data.stream does not")
-        for name in self.run.stop_on:
-            if name not in DIAGNOSES:
-                raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(DIAGNOSES)}")
+        check_names(self.run.stop_on, DIAGNOSES)
 
 
 Config = TypeVar("Config")
@@ -173,6 +171,13 @@ def check_at_least(config: Any, bounds: dict[str, float]) -> None:
             value = getattr(value, part)
         if not value >= bound:
             raise ValueError(f"{key}={value} must be at least {bound:g}")
+
+
+def check_names(stop_on: tuple[str, ...], diagnoses: tuple[str, ...]) -> None:
+    """Raise ValueError where ``run.stop_on`` names what is none of ``diagnoses``."""
+    for name in stop_on:
+        if name not in diagnoses:
+            raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(diagnoses)}")
 
 
 def check_run(config: Any) -> None:
