@@ -26,7 +26,8 @@ import os, sys, time
 from tests import fuzz
 
 harms = [
-    lambda: os.write(1, b"chatter\\n") * 0 or None, lambda: os.kill(os.getpid(), 11), lambda: time.sleep(60), lambda: "told"
+    lambda: os.write(1, b"chatter\\n") * 0 or None, lambda: os.kill(os.getpid(), 11), lambda: time.sleep(60),
+    lambda: "told",
 ]
 whole, few, at = fuzz.mutant, fuzz.originals, []
 fuzz.HANG_S = 1
