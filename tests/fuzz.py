@@ -61,10 +61,13 @@ def offences(mutants: range, seed: int, keep: Path, program: Sequence[str] = ("-
             process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, env=environment)
             assert process.stdout is not None
             name, path, what = "", None, ""
-            for line in process.stdout:  # the child says which one it is at, and then what is wrong with it
-                first, name, path, what = json.loads(line)
-            if process.wait() == 0:
-                return
+            try:
+                for line in process.stdout:  # the child says which one it is at, and then what is wrong with it
+                    first, name, path, what = json.loads(line)
+                if process.wait() == 0:
+                    return
+            finally:
+                process.kill()
             stderr.seek(0)
             what = what or f"exit code {process.returncode}: {stderr.read().decode(errors='replace')[-4_000:]}"
             if path is None:
@@ -79,6 +82,8 @@ def offences(mutants: range, seed: int, keep: Path, program: Sequence[str] = ("-
 def meet(folder: Path, first: int, last: int, seed: int) -> None:
     """Meet the mutants one after another; say which on stdout, and end at the first that is not well met."""
     faulthandler.enable()
+    told = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # some codecs chatter on stdout
     among = originals(folder / "originals")
     for original in among:
         if what := fault_of(original):
@@ -87,13 +92,13 @@ def meet(folder: Path, first: int, last: int, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for number in range(first, last):
         original, path, content = mutant(among, seed, number)
-        print(json.dumps([number, original.name, str(path), ""]), flush=True)
+        print(json.dumps([number, original.name, str(path), ""]), file=told, flush=True)
         whole = path.read_bytes()
         path.write_bytes(content)
         os.utime(path, ns=(number + 1, number + 1))  # by which the index tells it from the one before
         faulthandler.dump_traceback_later(HANG_S, exit=True)
         if what := fault_of(original):
-            print(json.dumps([number, original.name, str(path), what]), flush=True)
+            print(json.dumps([number, original.name, str(path), what]), file=told, flush=True)
             sys.exit(1)
         faulthandler.cancel_dump_traceback_later()
         path.write_bytes(whole)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, count
+from itertools import chain, count, repeat
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO
@@ -218,7 +218,10 @@ def _held(stored: Any, source: str) -> Row | Fault:
 def _values(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of a group, in these columns."""
     if not columns:
-        return iter([{}] * file.metadata.row_group(group).num_rows)
+        claimed = file.metadata.row_group(group)
+        if claimed.num_rows > 1_000 + 8 * claimed.total_byte_size:
+            raise ValueError(f"{claimed.num_rows} rows in {claimed.total_byte_size} bytes")
+        return repeat({}, claimed.num_rows)
     batches = file.iter_batches(row_groups=[group], columns=columns, use_threads=False)
     return chain.from_iterable(batch.to_pylist() for batch in batches)
 
@@ -235,7 +238,11 @@ class _Headers:
         with self.lock:
             if self.found is None:
                 self.found = self._pass()
-        found = self.found if isinstance(self.found, UserError) else self.found[row]
+        found: AudioHeader | UserError
+        if isinstance(self.found, UserError):
+            found = self.found
+        else:  # the file's metadata may claim more rows than there are
+            found = self.found[row] if row < len(self.found) else UserError("stored audio: none in this row")
         if isinstance(found, UserError):
             raise UserError(str(found))
         return found

@@ -211,6 +211,29 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_parquet_that_claims_more_rows_than_it_holds(tmp_path: Path, labelled: bool) -> None:
+    """Some more, which are skipped; so many that nothing could hold them."""
+    rows = [{"bytes": write(tmp_path / "a.wav").read_bytes(), "path": "a.wav"}] * 40
+    columns = {"audio": rows, "text": ["a"] * 40} if labelled else {"audio": rows}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "t.parquet", compression="none")
+    whole = (tmp_path / "t.parquet").read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    forty = b"\x16\x50"  # a field of 64 bits that holds 40, as thrift writes it
+    for claim, faults in ((b"\x16\x54", 0 if labelled else 2), (b"\x16\xff\xff\xff\xff\xff\xff\xff\xff\x7e", None)):
+        lied = whole[: whole.rindex(forty)] + claim + whole[whole.rindex(forty) + 2 :]
+        (tmp_path / "t.parquet").write_bytes(lied[:-8] + (len(lied) - 8 - footer).to_bytes(4, "little") + b"PAR1")
+        if faults is None:
+            with pytest.raises(UserError, match=r"t\.parquet: "):
+                find(tmp_path / "t.parquet", labels=False)
+        else:
+            corpus = find(tmp_path / "t.parquet", labels=False)
+            assert len(corpus.utterances) == 40
+            assert [row["reason"].partition("t.parquet")[2] for row in corpus.skipped] == [
+                "[40]: none in this row", "[41]: none in this row"
+            ][:faults]  # fmt: skip
+
+
 def test_workers_read_stored_audio(tmp_path: Path) -> None:
     """Tars and Parquet in worker processes: the same batches as without."""
     audio = [(f"{number}.flac", write(tmp_path / f"{number}.flac", 0.4)) for number in range(4)]
