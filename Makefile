@@ -2,9 +2,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test soak check clean
+.PHONY: help install demo smoke test fuzz soak check clean
 
 PYTHON ?= python3
+MUTANTS ?= 100000
+SEED ?= 1
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -24,6 +26,9 @@ smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs
 
 test: $(stamp) ## run the tests
 	$(bin)/python -m pytest
+
+fuzz: $(stamp) ## read damaged files; MUTANTS=100000 SEED=1 are how many and which, runs/fuzz keeps those that do harm
+	$(bin)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED) --keep runs/fuzz
 
 soak: $(stamp) ## kill runs 50 times over; they must end as if left alone (5 minutes on 2 cores)
 	$(bin)/python -m tools.soak

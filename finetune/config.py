@@ -9,7 +9,7 @@ from mixvec import EncoderConfig
 from mixvec.heads import Layers
 from mixvec.text import TextStyle
 from pretrain.augment import WaveformAugmentConfig
-from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_run
+from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_names, check_run
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class LabelledData:
     """Longer utterances are left out, since their labels cannot be cut; those of ``test`` never are."""
     workers: int = 2
     max_skipped: float = 1.0
-    """The largest share of a split that may be skipped as unreadable before the run stops; 1 never stops."""
+    """The largest share of a split that may be skipped as unreadable when it is found, or of ``train`` when an epoch
+    decodes it, before the run stops; 1 never stops."""
     augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
     """What is done to the waveforms of ``train``, never of ``valid`` or ``test``; nothing by default. The masks
     over features are in ``augment``, at the top. ``min_s`` and ``max_s`` are before a change of speed."""
@@ -56,11 +57,16 @@ class AugmentConfig:
     """Width of a silent span, as a share of the channels."""
 
 
+DIAGNOSES = ("exploding-gradient", "starved-loader", "schedule-too-long", "frozen-encoder", "overfitting")
+
+
 @dataclass(frozen=True)
 class FinetuneRun(RunConfig):
     dir: str = "runs/finetune"
     updates: int = 2000
     eval_every: int = 200
+    stop_on: tuple[str, ...] = ()
+    """Diagnoses that end the run, with a checkpoint and an error; the best model so far is in ``hub`` then."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,9 @@ class FinetuneConfig:
             raise ValueError(f"freeze={self.freeze} must lie in [0, 1]")
         if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
+        if self.optim.encoder_lr is not None and not (self.optim.encoder_lr >= 0 and self.optim.lr > 0):
+            raise ValueError(f"optim.lr={self.optim.lr} must be over 0 and optim.encoder_lr={self.optim.encoder_lr} at "
+                             "least 0; null takes optim.lr for the encoder too")  # fmt: skip
         for key in ("time_prob", "channel_prob"):
             if not 0.0 <= getattr(self.augment, key) < 1.0:
                 raise ValueError(f"augment.{key}={getattr(self.augment, key)} must lie in [0, 1)")
@@ -115,3 +124,4 @@ class FinetuneConfig:
                              f"seconds at data.augment.speed={slowest}")  # fmt: skip
         if self.run.eval_every < 1:
             raise ValueError(f"run.eval_every={self.run.eval_every} must be at least 1")
+        check_names(self.run.stop_on, DIAGNOSES)

@@ -8,18 +8,18 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from mixvec.atomic import write_whole
 from mixvec.hub import load_model
 from pretrain.checkpoint import RunState
 from pretrain.export import save_model, training_facts
+from pretrain.health import tell
 from pretrain.loader import Updates
-from pretrain.optim import median_norm
 from pretrain.run import Run
 from pretrain.sources import Corpus
 
 from .batch import LabelledBatch
+from .diagnose import diagnose_score
 from .setup import Task
 
 
@@ -47,30 +47,23 @@ def evaluate(run: Run, task: Task, model: Any, data: Updates[LabelledBatch], nam
     return scores
 
 
-def log(run: Run, state: RunState, losses: list[Tensor], norm: float, frozen: bool) -> None:
-    """A row and a line of the mean loss of the updates since the last; ``losses`` holds this rank's share of each.
-
-    Losses that are not finite are left out of the mean, as their updates were.
-    """
-    updates = run.config.run.updates
-    each = run.accelerator.reduce(torch.stack(losses), "sum")
-    left_s = run.elapsed_s / state.update * (updates - state.update)
-    row = {"update": state.update, "loss": float(each[each.isfinite()].mean()), "gradient_norm": norm,
-           "gradient_norm_median": median_norm(state), "encoder_frozen": frozen, "seconds": run.elapsed_s}  # fmt: skip
-    run.log(row, f"update {state.update}/{updates}  loss {row['loss']:.3f}  gradient {norm:.2f}"
-                 f"{'  encoder frozen' if frozen else ''}  {left_s:.0f} s left")  # fmt: skip
-
-
 def keep_best(
     run: Run, task: Task, model: Any, data: Updates[LabelledBatch], state: RunState, corpora: dict[str, Corpus]
-) -> None:
-    """Score the model, and write it to ``run.dir``/hub where it is the best so far. Every rank calls this."""
+) -> int | None:
+    """Score the model, and write it to ``run.dir``/hub where it is the best so far. Every rank calls this.
+
+    Returns:
+        the exit code to end with, where ``run.stop_on`` names what ails the scores.
+    """
     scores = evaluate(run, task, model, data, f"valid at update {state.update}")
     score = scores[task.score_name]
-    run.log({"update": state.update, **{f"valid_{k}": v for k, v in scores.items()}}, "")
     if state.best is None or (score > state.best if task.higher_is_better else score < state.best):
-        state.best, state.best_update = score, state.update
+        state.best, state.best_update, state.best_loss = score, state.update, state.loss
         save_model(run, model, facts(run, state, corpora) | {"metrics": scores, "test_data": corpora["valid"].name})
+    row = {"update": state.update, **{f"valid_{k}": v for k, v in scores.items()}}
+    return tell(
+        run, row, "", diagnose_score(score, task.score_name, len(corpora["valid"].utterances), state, run.config.run)
+    )
 
 
 def finish(
@@ -85,6 +78,7 @@ def finish(
     if "valid" not in data:
         state.best_update = state.update
         save_model(run, model, facts(run, state, corpora))
+    run.writes.wait()
     run.accelerator.wait_for_everyone()
     best = cast(Any, load_model(run.dir / "hub")).to(run.accelerator.device)
     results: dict[str, Any] = {"task": run.config.task, "pretrained": run.config.pretrained, "updates": state.update,
@@ -99,6 +93,7 @@ def finish(
         )
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
+    run.writes.wait()
     run.say(f"the model is in {run.dir / 'hub'}, its scores in {run.dir / 'results.json'}")
 
 

@@ -92,12 +92,15 @@ def open_data(
         collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
         frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
     )  # fmt: skip
-    return Updates(
+    updates = Updates(
         corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
         crop_s=longest_s + 1, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
         ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
         augment=augment,
     )  # fmt: skip
+    if training:
+        run.most_undecoded = data.max_skipped * updates.epoch_utterances
+    return updates
 
 
 def describe(config: FinetuneConfig, model: nn.Module, corpora: dict[str, Corpus]) -> str:
@@ -127,7 +130,7 @@ def encode(model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
 def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> tuple[float, float]:
     """What the update's loss is divided by, and its seconds, over all micro-batches and ranks."""
     for part in loaded:
-        run.note_skipped(part.skipped)
+        run.note_skipped(part.skipped, bound=True)
     own = [sum(task.weight(part.batch) for part in loaded), sum(part.seconds for part in loaded)]
     weight, seconds = run.accelerator.reduce(torch.tensor(own, device=run.accelerator.device), "sum").tolist()
     return max(weight, 1.0), seconds

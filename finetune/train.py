@@ -11,12 +11,14 @@ from __future__ import annotations
 import torch
 from torch.optim import AdamW
 
+from pretrain.device import start_accelerator
 from pretrain.faults import memory_named
 from pretrain.optim import learning_rate, set_learning_rate, step
-from pretrain.run import Run, start_accelerator
+from pretrain.run import Run
 
 from .config import FinetuneConfig
-from .evaluate import finish, keep_best, log
+from .evaluate import finish, keep_best
+from .health import Window, report
 from .setup import (
     build_model,
     build_task,
@@ -47,7 +49,7 @@ def train(config: FinetuneConfig) -> int:
     groups = parameter_groups(optim, model)
     optimizer = accelerator.prepare(AdamW(groups, optim.lr, optim.betas, optim.eps, optim.weight_decay))
     state = run.resume(model, optimizer)
-    losses: list[torch.Tensor] = []
+    window = Window(run.elapsed_s)
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (place, loaded) in zip(todo, data["train"].start(state.place), strict=False):
         progress = update / config.run.updates
@@ -56,24 +58,24 @@ def train(config: FinetuneConfig) -> int:
         model.train()
         model.encoder.train(not frozen)
         weight, seconds = update_weight(run, task, loaded)
-        losses.append(torch.zeros((), device=accelerator.device))
+        window.losses.append(torch.zeros((), device=accelerator.device))
         with memory_named(update, loaded, config.batch.max_s):
             for part in loaded:
                 batch = part.batch.to(accelerator.device)
                 with accelerator.autocast():
                     loss = task.loss_sum(model, encode(model, batch, frozen), batch) / weight
                 accelerator.backward(loss)
-                losses[-1] += loss.detach()
+                window.losses[-1] += loss.detach()
             sum_gradients(run, model)
-            norm = step(run, model, optimizer, state, losses[-1], loaded)
+            window.norms.append(step(run, model, optimizer, state, window.losses[-1], loaded))
         state.update, state.place = update, place
         state.seconds_seen += seconds
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
-            log(run, state, losses, norm, frozen)
-            losses = []
+            stop = report(run, state, window, data["train"].waited_s, frozen) or stop
+            window = Window(run.elapsed_s, data["train"].waited_s)
         if "valid" in data and (update % config.run.eval_every == 0 or update == config.run.updates):
-            keep_best(run, task, model, data["valid"], state, corpora)
+            stop = keep_best(run, task, model, data["valid"], state, corpora) or stop
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             run.save(state, model, optimizer)
         if stop:

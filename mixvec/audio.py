@@ -19,7 +19,9 @@ from .resample import resample
 EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
 )
-LOWEST_RATE_HZ = 1_000
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
+FRAMES_PER_BYTE = 2_000  # silence in Opus takes a byte for up to 1,440 frames; nothing that sounds comes near
+LOUDEST = 1e10  # sound is within ±1, or ±2^31 where integers were kept as floats; the square of more overflows soon
 UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where a streamed file states none
 BLOCK_FRAMES = 1 << 20
 
@@ -38,7 +40,7 @@ def audio_header(path: str | Path | BinaryIO) -> AudioHeader:
     """A file's header, read without decoding.
 
     Raises:
-        UserError: the file is missing, libsndfile cannot read it, or its header states no length.
+        UserError: the file is missing, libsndfile cannot read it, or its header states no length or one that cannot be.
     """
     with _sound(path) as file:
         return _header(file, path)
@@ -50,7 +52,7 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
     A part that reaches beyond the end is cut off there.
 
     Raises:
-        UserError: the file is missing, unreadable, empty (in that part), or holds values that are not finite.
+        UserError: the file is missing, unreadable, empty (in that part), or holds values that are no sound.
     """
     with _sound(path) as file:
         rate_hz = file.samplerate
@@ -58,8 +60,8 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
     samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)])
     if samples.shape[0] == 0:
         raise UserError(f"{_name(path)}: no audio in it")
-    if not np.isfinite(samples).all():
-        raise UserError(f"{_name(path)}: holds values that are not finite (NaN or infinity)")
+    if not -LOUDEST <= samples.min() <= samples.max() <= LOUDEST:  # nor where one is NaN
+        raise UserError(f"{_name(path)}: holds values that are no sound (NaN, infinity or over {LOUDEST:g})")
     return resample(torch.from_numpy(samples), rate_hz)
 
 
@@ -91,6 +93,12 @@ def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHead
         raise UserError(f"{_name(path)}: its header does not state its length, as when streamed; convert it once more")
     if file.samplerate < LOWEST_RATE_HZ:
         raise UserError(f"{_name(path)}: {file.samplerate} Hz is too low a rate for speech; is the header right?")
+    if file.samplerate > HIGHEST_RATE_HZ:
+        raise UserError(f"{_name(path)}: {file.samplerate} Hz is beyond any recording; is the header right?")
+    size = _bytes(path)
+    if file.frames > FRAMES_PER_BYTE * size:
+        hours = file.frames / file.samplerate / 3600
+        raise UserError(f"{_name(path)}: its header claims {hours:.1f} h of audio, which {size} bytes cannot hold")
     return AudioHeader(int(file.frames), int(file.samplerate), int(file.channels))
 
 
@@ -105,10 +113,12 @@ def _mono(
         file.seek(start)
     left = frames - start if duration_s is None else min(round(duration_s * rate_hz), frames - start)
     while left > 0:
-        block = file.read(min(left, block_frames), dtype="float32", always_2d=True)  # (frames, channels)
+        wanted = min(left, max(1, block_frames // channels))
+        block = file.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
         if not len(block):
             break
-        yield block[:, 0] if channels == 1 else block @ weights
+        with np.errstate(all="ignore"):  # of what is not finite the caller hears
+            yield block[:, 0] if channels == 1 else block @ weights
         left -= len(block)
 
 
@@ -116,6 +126,15 @@ def _openable(path: str | Path | BinaryIO) -> str | bytes | BinaryIO:
     if not isinstance(path, str | Path):
         return path
     return str(path) if os.name == "nt" else os.fsencode(path)  # bytes: soundfile cannot encode a name that is no text
+
+
+def _bytes(path: str | Path | BinaryIO) -> int:
+    if isinstance(path, str | Path):
+        return os.path.getsize(path)
+    at = path.tell()
+    size = path.seek(0, os.SEEK_END)
+    path.seek(at)
+    return size
 
 
 def _name(path: str | Path | BinaryIO) -> str:

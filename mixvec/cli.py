@@ -54,7 +54,7 @@ def _main() -> None:
             answer = _answer(args.command, model, path, args.top)
         except UserError as error:
             failed = True
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(" ".join(f"error: {error}".splitlines()), file=sys.stderr, flush=True)
             continue
         if args.json:
             print(json.dumps({"path": str(path), **answer}, ensure_ascii=False), flush=True)

@@ -43,7 +43,7 @@ def run_cli(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)  # a file's name may hold a line break
         sys.exit(1)
     except OSError as error:
         if error.errno not in PLACE_ERRORS:

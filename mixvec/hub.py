@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from . import wav2vec2_weights
 from .atomic import save_tensors, whole_folder
@@ -42,12 +42,18 @@ def required_files(config: dict[str, Any]) -> list[str]:
     return [*FILES, *OWN_FILES[config["architecture"]]]
 
 
-def save_folder(model: nn.Module, folder: str | Path, training: dict[str, Any] | None = None) -> None:
+def save_folder(
+    model: nn.Module,
+    folder: str | Path,
+    training: dict[str, Any] | None = None,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
     """Write a complete hub folder in one step; what stood there before stays until the new one is whole.
 
     Args:
         model: an encoder, a ``CtcRecognizer`` or a ``Classifier``.
         training: how it came about, for ``config.json`` and the card: plain JSON values, see ``mixvec.card``.
+        weights: to write in place of the model's own, which may have moved on.
 
     Raises:
         UserError: ``folder`` holds files and no model of ours; they would be lost.
@@ -77,7 +83,7 @@ def save_folder(model: nn.Module, folder: str | Path, training: dict[str, Any] |
         "padding_value": 0.0,
     }
     with whole_folder(folder) as new:
-        tensors = model.state_dict()
+        tensors = model.state_dict() if weights is None else weights
         save_tensors(tensors, new / "model.safetensors")
         _write_json(new / "config.json", config)
         _write_json(new / "preprocessor_config.json", preprocessor)

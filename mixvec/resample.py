@@ -27,11 +27,12 @@ BLOCK_SAMPLES = 1 << 17
 def resample(waveform: Tensor, rate_hz: int) -> Tensor:
     """(S,) at ``rate_hz`` to (⌈S · 16000 / rate_hz⌉,) at 16 kHz; beyond its ends it is taken to be silent.
 
-    A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz: the period is as long as what they do
-    not share.
+    A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz, a high one to 100 Hz: the period is as
+    long as what they do not share.
     """
-    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 5:
-        rate_hz = round(rate_hz, -1)
+    digits = 1 if rate_hz < 50_000 else 2
+    if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 10**digits:
+        rate_hz = round(rate_hz, -digits)
     if rate_hz == SAMPLE_RATE_HZ:
         return waveform
     step_in, step_out, reach, filters = _filters(rate_hz)

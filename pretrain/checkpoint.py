@@ -17,6 +17,7 @@ import math
 import random
 import shutil
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from mixvec import UserError
 from mixvec.atomic import save_tensors, whole_folder
 from mixvec.hub import load_tensors, read_tensors
 
+from .background import MOST, Background, copied
+from .config import RunConfig
 from .manifest import damage, write_manifest
 
 
@@ -52,8 +55,11 @@ class RunState:
     """Updates with a loud gradient, in a row; and log lines."""
     loud_windows: int = 0
     best: float | None = None
-    """The best validation score so far, and where it was."""
+    """The best validation score so far, where it was, and the mean loss of training then."""
     best_update: int = 0
+    best_loss: float | None = None
+    loss: float | None = None
+    """That of the last log line."""
 
 
 def listed(folder: Path) -> list[Path]:
@@ -89,25 +95,44 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     return None, []
 
 
-def save(folder: Path, state: RunState, model: nn.Module, optimizer: Any, accelerator: Accelerator, run: Any) -> None:
-    """Write a checkpoint; keep the ``run.keep`` newest and every ``run.keep_every``-th. Every rank calls this."""
+def save(
+    folder: Path,
+    state: RunState,
+    model: nn.Module,
+    optimizer: Any,
+    accelerator: Accelerator,
+    run: RunConfig,
+    background: Background,
+) -> None:
+    """Copy all that a checkpoint holds, and have it written. Every rank calls this.
+
+    Of those before it, the ``run.keep`` newest and every ``run.keep_every``-th are kept once it is whole.
+
+    Raises:
+        Exception: what went wrong in writing the one before, for which this waits.
+    """
     generators: list[dict[str, Tensor]] = gather_object([_generators()])
     places: list[Any] = gather_object([state.place])
     if not accelerator.is_main_process:
         return
+    background.wait(left=MOST - 1)
     moments = {
         f"{number}.{name}": value
         for number, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
     }
+    flat = {f"{rank}.{name}": t for rank, own in enumerate(generators) for name, t in own.items()}
+    tensors = {"model": copied(model.state_dict()), "optimizer": copied(moments), "rng": flat}
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
     about = {"state": asdict(state), "ranks": accelerator.num_processes, "places": places, "scaler": scaler}
-    with whole_folder(folder / f"update_{state.update:08d}") as new:
-        save_tensors(model.state_dict(), new / "model.safetensors")
-        save_tensors(moments, new / "optimizer.safetensors")
-        flat = {f"{rank}.{name}": t for rank, own in enumerate(generators) for name, t in own.items()}
-        save_tensors(flat, new / "rng.safetensors")
-        (new / "state.json").write_text(json.dumps(about, indent=2))
+    background.add(partial(_write, folder, f"update_{state.update:08d}", tensors, json.dumps(about, indent=2), run))
+
+
+def _write(folder: Path, name: str, tensors: dict[str, dict[str, Tensor]], about: str, run: RunConfig) -> None:
+    with whole_folder(folder / name) as new:
+        for file, content in tensors.items():
+            save_tensors(content, new / f"{file}.safetensors")
+        (new / "state.json").write_text(about)
         write_manifest(new)
     for old in listed(folder)[: -run.keep]:
         if not (run.keep_every and int(old.name.removeprefix("update_")) % run.keep_every == 0):

@@ -38,7 +38,8 @@ class DataConfig:
     workers: int = 2
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
-    """The largest share of the utterances that may be skipped as unreadable before the run stops; 1 never stops."""
+    """The largest share of the utterances that may be skipped as unreadable, when they are found or when an epoch
+    decodes them, before the run stops; 1 never stops."""
     stream: bool = False
     """Read as it lies, each rank its own shards, with nothing looked through first (``pretrain/stream.py``)."""
     buffer_s: float = 3600.0
@@ -67,6 +68,19 @@ class OptimConfig:
     weight_decay: float = 0.05
     warmup_fraction: float = 0.1
     clip_norm: float = 100.0
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """A small labelled set that shows what the encoder is worth while it trains (``pretrain/probe.py``)."""
+
+    data: Any = None
+    """Any source as ``data.train`` takes it, with a label for each utterance (``intent``, ``label``); null: none."""
+    every: int = 250
+    """It is scored at the first log line after every so many updates, and at the last."""
+    max_utterances: int = 400
+    max_s: float = 600.0
+    """Seconds of audio in all. As many utterances are taken as both allow, evenly over the labels."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,7 @@ class PretrainConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     run: PretrainRun = field(default_factory=PretrainRun)
 
     def __post_init__(self) -> None:
@@ -119,7 +134,8 @@ class PretrainConfig:
         at_least = {"data.temperature": 0.1, "data.buffer_s": 0, "data.gate.silence_s": 0, "data.gate.pad_s": 0,
                     "objective.distractors": 1, "objective.mask_span_frames": 2, "objective.codebooks": 1,
                     "objective.entries": 2, "objective.logit_temperature": 1e-6, "objective.gumbel_start": 1e-6,
-                    "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0}  # fmt: skip
+                    "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0, "probe.every": 1,
+                    "probe.max_utterances": 4, "probe.max_s": 1}  # fmt: skip
         check_at_least(self, at_least)
         if not 0.0 < self.objective.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
@@ -134,9 +150,7 @@ class PretrainConfig:
                 raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
             if self.data.stream:
                 raise ValueError("data.gate.below_db reads long recordings before training, which data.stream does not")
-        for name in self.run.stop_on:
-            if name not in DIAGNOSES:
-                raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(DIAGNOSES)}")
+        check_names(self.run.stop_on, DIAGNOSES)
 
 
 Config = TypeVar("Config")
@@ -144,6 +158,7 @@ Config = TypeVar("Config")
 KEEP_ON_RESUME = {
     "data.workers", "data.max_skipped", "run.dir", "run.log_every", "run.save_every", "run.keep",
     "run.keep_every", "run.max_hours", "run.timeout_s", "run.max_nonfinite", "run.stop_on",
+    "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 
@@ -156,6 +171,13 @@ def check_at_least(config: Any, bounds: dict[str, float]) -> None:
             value = getattr(value, part)
         if not value >= bound:
             raise ValueError(f"{key}={value} must be at least {bound:g}")
+
+
+def check_names(stop_on: tuple[str, ...], diagnoses: tuple[str, ...]) -> None:
+    """Raise ValueError where ``run.stop_on`` names what is none of ``diagnoses``."""
+    for name in stop_on:
+        if name not in diagnoses:
+            raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(diagnoses)}")
 
 
 def check_run(config: Any) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import PretrainConfig
+from .config import OptimConfig, PretrainConfig, RunConfig
 
-TOLD_ONCE = {"schedule-too-long", "small-batch"}
-"""These do not change while a session runs."""
+TOLD_ONCE = {"schedule-too-long", "small-batch", "frozen-encoder", "overfitting"}
+"""Said once a session."""
 LOUD_WINDOWS = 3
 MIN_BATCH_S = 600.0
 SMALL_SIZES = ("tiny", "small")
@@ -22,12 +22,17 @@ def diagnose(row: dict[str, Any], config: PretrainConfig) -> dict[str, str]:
     found = {
         "collapsed-codebook": _codebook(row),
         "stuck-at-chance": _chance(row, config),
-        "exploding-gradient": _gradient(row),
+        "exploding-gradient": exploding_gradient(row),
         "dimensional-collapse": _dimensions(row, config),
-        "starved-loader": _loader(row, config),
-        "schedule-too-long": _schedule(row, config),
+        "starved-loader": starved_loader(row, config.data.workers),
+        "schedule-too-long": schedule_too_long(row, config.run, config.optim),
         "small-batch": _batch(config),
     }
+    return warnings_of(found)
+
+
+def warnings_of(found: dict[str, str | None]) -> dict[str, str]:
+    """The warning for each name that something was found for."""
     return {name: f"WARNING {name}: {line}" for name, line in found.items() if line}
 
 
@@ -53,7 +58,7 @@ def _chance(row: dict[str, Any], config: PretrainConfig) -> str | None:
     )
 
 
-def _gradient(row: dict[str, Any]) -> str | None:
+def exploding_gradient(row: dict[str, Any]) -> str | None:
     loud, skipped = row.get("gradient_loud_windows", 0), row.get("nonfinite_updates", 0)
     if loud < LOUD_WINDOWS and not skipped:
         return None
@@ -81,23 +86,23 @@ def _dimensions(row: dict[str, Any], config: PretrainConfig) -> str | None:
     )
 
 
-def _loader(row: dict[str, Any], config: PretrainConfig) -> str | None:
+def starved_loader(row: dict[str, Any], workers: int) -> str | None:
     share = row.get("wait_share", 0.0)
     if not share > 0.3:
         return None
     return (
         f"{share:.0%} of the time goes into waiting for audio. Likely causes: data.workers too few (now "
-        f"{config.data.workers} for each rank), a slow disk or network, long MP3 files, in which "
+        f"{workers} for each rank), a slow disk or network, long MP3 files, in which "
         "seeking takes its time, compressed audio on a slow processor."
     )
 
 
-def _schedule(row: dict[str, Any], config: PretrainConfig) -> str | None:
-    hours, left_s, todo = config.run.max_hours, row.get("seconds_left", 0.0), config.run.updates - row["update"]
+def schedule_too_long(row: dict[str, Any], run: RunConfig, optim: OptimConfig) -> str | None:
+    hours, left_s, todo = run.max_hours, row.get("seconds_left", 0.0), run.updates - row["update"]
     if hours is None or todo <= 0:
         return None
     reach = row["update"] + round(row["session_seconds_left"] / max(left_s / todo, 1e-9))
-    warm = round(config.optim.warmup_fraction * config.run.updates)
+    warm = round(optim.warmup_fraction * run.updates)
     if row["update"] < warm and reach < warm:
         evidence = f"run.max_hours={hours:g} ends this session near update {reach}, before the warm-up ends at {warm}"
     elif left_s > 2 * hours * 3600:
@@ -105,7 +110,7 @@ def _schedule(row: dict[str, Any], config: PretrainConfig) -> str | None:
     else:
         return None
     return (
-        f"{evidence}; the learning rate falls to its end at update {config.run.updates} alone. Unless the run is "
+        f"{evidence}; the learning rate falls to its end at update {run.updates} alone. Unless the run is "
         f"queued again until then, lower run.updates to what it can reach (near {reach}) in another run.dir."
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from mixvec.hub import save_folder
 
+from .background import MOST, copied
 from .checkpoint import RunState
 from .run import Run
 
@@ -28,9 +29,12 @@ def training_facts(run: Run, state: RunState, data: str) -> dict[str, Any]:
     }
 
 
-def save_model(run: Run, model: nn.Module, facts: dict[str, Any]) -> Path:
-    """Write ``run.dir``/hub from the main rank; every rank may call this."""
-    folder = run.dir / "hub"
+def save_model(run: Run, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Have ``run.dir``/hub written as the model is now, by the main rank; every rank may call this.
+
+    Raises:
+        Exception: what went wrong in writing the one before, for which this waits.
+    """
     if run.accelerator.is_main_process:
-        save_folder(model, folder, facts)
-    return folder
+        run.writes.wait(left=MOST - 1)
+        run.writes.add(partial(save_folder, model, run.dir / "hub", facts, copied(model.state_dict())))

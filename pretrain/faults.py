@@ -51,6 +51,11 @@ def note_nonfinite(
     )
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device's allocator raised it, or the CPU's."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+
+
 @contextmanager
 def memory_named(update: int, loaded: Sequence[Loaded[Any]], batch_max_s: float) -> Iterator[None]:
     """Tell running out of memory in an update by its largest micro-batch and the key to lower.
@@ -60,8 +65,8 @@ def memory_named(update: int, loaded: Sequence[Loaded[Any]], batch_max_s: float)
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
-        if not isinstance(error, torch.OutOfMemoryError) and not any(s in str(error).lower() for s in OUT_OF_MEMORY):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         part = max(loaded, key=lambda part: part.padded_s)
         raise UserError(

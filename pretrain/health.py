@@ -19,6 +19,7 @@ from .loader import Loaded, Updates
 from .loss import perplexity
 from .objective import MaskedBatch, Sums, Totals
 from .optim import is_loud, median_norm
+from .probe import Probe, probe_row
 from .run import Run
 
 
@@ -128,30 +129,49 @@ def memory_mb(device: torch.device) -> float:
 
 
 def report(
-    run: Run, state: RunState, window: Window, updates: Updates[MaskedBatch], temperature: float, lr: float
+    run: Run,
+    state: RunState,
+    window: Window,
+    updates: Updates[MaskedBatch],
+    temperature: float,
+    lr: float,
+    probe: Probe | None,
 ) -> int | None:
-    """Log the window, and what ails the run; the exit code to end with where ``run.stop_on`` names it.
+    """Log the window, the probe where it is due, and what ails the run; the exit code to end with where
+    ``run.stop_on`` names it.
 
     Every rank calls this; the main rank's diagnosis holds for all.
     """
     config = run.config
-    state.loud_windows = state.loud_windows + 1 if window.norms and _is_loud(window, state) else 0
     left = config.run.updates - state.update
     row = {"update": state.update, **window.row(run, updates.waited_s),
            "temperature": temperature, "gradient_norm": window.norms[-1] if window.norms else math.nan,
-           "gradient_norm_median": median_norm(state), "gradient_loud_windows": state.loud_windows, "lr": lr,
-           "hours_seen": state.seconds_seen / 3600, "seconds_left": run.elapsed_s / state.update * left}  # fmt: skip
+           "gradient_norm_median": median_norm(state), "gradient_loud_windows": count_loud(state, window.norms),
+           "lr": lr, "hours_seen": state.seconds_seen / 3600,
+           "seconds_left": run.elapsed_s / state.update * left}  # fmt: skip
     if config.run.max_hours is not None:
         row["session_seconds_left"] = config.run.max_hours * 3600 - run.session_s
-    found = diagnose(row, config)
-    lines = [line for name, line in found.items() if name not in run.told]
+    row |= probe_row(run, probe, state.update)
+    return tell(run, row, status_line(row, config.run.updates), diagnose(row, config))
+
+
+def tell(run: Run, row: dict[str, Any], line: str, found: dict[str, str]) -> int | None:
+    """Log a row and its line, and the warnings that are new; the exit code to end with where ``run.stop_on`` names one.
+
+    Every rank calls this; what the main rank found holds for all.
+    """
+    lines = [warning for name, warning in found.items() if name not in run.told]
     run.told |= TOLD_ONCE & set(found)
-    run.log(row, "\n".join([status_line(row, config.run.updates), *lines]))
-    return run.stop_for([found[name] for name in config.run.stop_on if name in found]) if config.run.stop_on else None
+    run.log(row, "\n".join([line, *lines]))
+    stop_on = run.config.run.stop_on
+    return run.stop_for([found[name] for name in stop_on if name in found]) if stop_on else None
 
 
-def _is_loud(window: Window, state: RunState) -> bool:
-    return is_loud(state, statistics.median(window.norms))
+def count_loud(state: RunState, norms: list[float]) -> int:
+    """How many log lines in a row had a loud gradient, this one's ``norms`` included; the state remembers."""
+    loud = bool(norms) and is_loud(state, statistics.median(norms))
+    state.loud_windows = state.loud_windows + 1 if loud else 0
+    return state.loud_windows
 
 
 def status_line(row: dict[str, Any], updates: int) -> str:
@@ -160,10 +180,13 @@ def status_line(row: dict[str, Any], updates: int) -> str:
     left = (
         f"{left_s / 3600:.1f} h" if left_s >= 3600 else f"{left_s / 60:.0f} min" if left_s >= 60 else f"{left_s:.0f} s"
     )
+    probed = ""
+    if "probe_accuracy" in row:
+        probed = f"  probe {row['probe_accuracy']:.3f} (layer {row['probe_layer']}, log-mel {row['probe_log_mel']:.3f})"
     return (
         f"update {row['update']}/{updates}  loss {row['contrastive_loss']:.3f} (chance {row['chance_loss']:.2f})  "
         f"accuracy {row['accuracy']:.3f}  codes {row['code_perplexity']:.0f}/{row['max_perplexity']}  "
         f"rank {row['effective_rank']:.0f}/{row['width']}  temperature {row['temperature']:.2f}  "
         f"gradient {row['gradient_norm']:.2f}  waiting {row['wait_share']:.0%}  {row['audio_s_per_s']:.0f} s/s  "
-        f"{row['hours_seen']:.2f} h seen  {left} left"
+        f"{row['hours_seen']:.2f} h seen  {left} left{probed}"
     )

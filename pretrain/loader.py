@@ -137,6 +137,11 @@ class Updates(Generic[Batch]):
         recorded_s = self.utterances.durations_s
         return np.minimum(recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s)), self.crop_s)
 
+    @property
+    def epoch_utterances(self) -> float:
+        """Utterances of an epoch, in expectation."""
+        return len(self.utterances) if self.repeats is None else float(self.repeats.sum())
+
     def epoch_length(self, epoch: int) -> int:
         return len(plan_epoch(self.planned_s(epoch), self.update_s, self.seed, epoch, self.repeats))
 
@@ -184,9 +189,11 @@ def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min
     """Decode an utterance, or a random part of it that lasts ``crop_s``.
 
     Raises:
-        UserError: unreadable, or shorter than the header said and than ``min_s``.
+        UserError: unreadable, silent, or shorter than the header said and than ``min_s``.
     """
     waveform = read_stretch(utterance, crop_s, rng)
+    if waveform.min() == waveform.max():
+        raise UserError(f"{utterance.source}: silent: all samples read are the same")
     if len(waveform) < round(min(min_s, utterance.duration_s, crop_s) * SAMPLE_RATE_HZ * 0.99):
         raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
                         f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip

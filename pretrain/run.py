@@ -1,4 +1,4 @@
-"""A run's directory and its surroundings: device and precision, one run at a time, resume, metrics, signals.
+"""A run's directory and its surroundings: one run at a time, resume, metrics, signals.
 
 config.yaml      the merged configuration        checkpoints/   what it goes on from
 metrics.jsonl    a row per log line              tensorboard/   the same as curves
@@ -23,7 +23,6 @@ import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -31,7 +30,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list
+from accelerate.utils import broadcast_object_list
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
@@ -41,38 +40,14 @@ from mixvec import UserError
 from mixvec.atomic import write_whole
 
 from . import checkpoint
+from .background import Background
 from .checkpoint import RunState
-from .config import RunConfig, changed_keys, write_config
+from .config import changed_keys, write_config
 
 Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 TIME_LIMIT = 75
 """The exit code at run.max_hours: EX_TEMPFAIL of sysexits.h, which a scheduler may requeue on."""
-PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
-
-
-def start_accelerator(run: RunConfig) -> Accelerator:
-    """The device, the ranks and the precision.
-
-    Raises:
-        UserError: fp16 without a GPU, or a torchrun whose restarts would fail.
-    """
-    restarts, store = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
-    if restarts != "0" and store == "True":  # github.com/pytorch/pytorch/issues/135712
-        raise UserError(
-            "torchrun --max-restarts keeps the addresses of dead ranks, and the new ones fail on them: run it as "
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --standalone --max-restarts ... (several machines: "
-            "--rdzv-backend=c10d)"
-        )
-    gpu = torch.cuda.is_available()
-    precision = run.precision
-    if precision == "auto":
-        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if precision == "fp16" and not gpu:
-        raise UserError("run.precision=fp16 needs a GPU; use fp32 or bf16 here")
-    torch.manual_seed(run.seed)
-    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s))
-    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=not gpu, kwargs_handlers=[patience])
 
 
 class Run:
@@ -89,6 +64,11 @@ class Run:
         """The exit code to end with after this update."""
         self.told: set[str] = set()
         """Warnings that need not be said again."""
+        self.most_undecoded = math.inf
+        """Utterances of an epoch that may turn out to be no good when they are decoded; more of them end the run."""
+        self._undecoded = (0, 0)  # the latest epoch in which this rank met such, and how many
+        self.writes = Background()
+        """What the main rank is writing while training goes on."""
         self._sick = ""
         self._since = self._session = time.monotonic()
         self.on_main(self._open)
@@ -173,10 +153,12 @@ class Run:
         return state
 
     def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:
-        """Write a checkpoint. Every rank calls this."""
+        """Have a checkpoint written (``checkpoint.save``). Every rank calls this."""
         state.wall_s = self.elapsed_s
         plain = self.accelerator.unwrap_model(model)
-        checkpoint.save(self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run)
+        checkpoint.save(
+            self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run, self.writes
+        )
 
     @property
     def elapsed_s(self) -> float:
@@ -205,8 +187,15 @@ class Run:
         if self.accelerator.is_main_process:
             print(line, flush=True)
 
-    def note_skipped(self, skipped: list[dict[str, Any]], *, fresh: bool = False) -> None:
-        """Append to this rank's list of audio passed over; ``fresh`` begins it anew (the main rank's)."""
+    def note_skipped(self, skipped: list[dict[str, Any]], *, fresh: bool = False, bound: bool = False) -> None:
+        """Append to this rank's list of audio passed over; ``fresh`` begins it anew (the main rank's).
+
+        With ``bound`` they count towards ``most_undecoded``.
+        """
+        if skipped and bound:
+            latest = max(int(row.get("epoch", 0)) for row in skipped)
+            before = self._undecoded[1] if self._undecoded[0] == latest else 0
+            self._undecoded = latest, before + len(skipped)
         rank = self.accelerator.process_index
         if skipped or (fresh and rank == 0):
             name = "skipped.jsonl" if rank == 0 else f"skipped-rank{rank}.jsonl"
@@ -221,22 +210,39 @@ class Run:
         self.say(f"{signal.Signals(number).name}: finishing this update, then saving (Ctrl-C again to leave at once)")
 
     def should_stop(self) -> int | None:
-        """The exit code to end with, where any rank met a signal or the time limit; every rank calls this."""
+        """The exit code to end with, where any rank met a signal or the time limit, or all together too much that
+        could not be decoded; every rank calls this.
+
+        Raises:
+            Exception: what went wrong in writing.
+        """
+        self.writes.check()
         hours = self.config.run.max_hours
         if self.stop is None and hours is not None and self.session_s > hours * 3600:
             self.stop = TIME_LIMIT
             self.say(f"run.max_hours={hours:g} is reached: saving")
+        ranks = torch.tensor([[self.stop or 0, *self._undecoded]])
         if self.accelerator.num_processes > 1:
-            codes = self.accelerator.gather(torch.tensor([self.stop or 0], device=self.accelerator.device))
-            self.stop = int(codes.max()) or None
+            ranks = self.accelerator.gather(ranks.to(self.accelerator.device)).cpu()
+        codes, epochs, counts = ranks.unbind(1)
+        self.stop, epoch = int(codes.max()) or None, int(epochs.max())
+        undecoded = int(counts[epochs == epoch].sum())
+        if undecoded > self.most_undecoded:
+            self._sick = (
+                f"data.train: {undecoded} utterances of epoch {epoch} could not be decoded, more than "
+                f"data.max_skipped={self.config.data.max_skipped:g} allows (why: {self.dir}/skipped*.jsonl)"
+            )
+            self.stop = self.stop or 1
         return self.stop
 
     def end(self, state: RunState) -> int:
         """Close, and return the exit code: see the module.
 
         Raises:
-            UserError: the run ended for what ``run.stop_on`` names.
+            UserError: the run ended for what ``run.stop_on`` names, or for too much that could not be decoded.
+            Exception: what went wrong in writing.
         """
+        self.writes.wait()
         done = state.update == self.config.run.updates
         if not done:
             why = ", which says: requeue" if self.stop == TIME_LIMIT else ""
@@ -244,13 +250,14 @@ class Run:
                      f"(exit code {self.stop}{why})")  # fmt: skip
         self.close()
         if self._sick and not done:
-            raise UserError(f"run.stop_on: {self._sick} Change that, or take it out of run.stop_on to go on")
+            raise UserError(self._sick)
         return 0 if done else self.stop or 1
 
     def stop_for(self, lines: list[str]) -> int | None:
         """End after this update for what the main rank found; the exit code, or None for nothing."""
-        self._sick = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
-        if self._sick:
+        found = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
+        if found:
+            self._sick = f"run.stop_on: {found} Change that, or take it out of run.stop_on to go on"
             self.stop = 1
         return self.stop
 

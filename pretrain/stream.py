@@ -258,11 +258,10 @@ class StreamedUpdates(Generic[Batch]):
     def _decoded(self, pool: Pool, part: np.ndarray, workers: ThreadPoolExecutor) -> Loaded[Batch]:
         others = [streamed.utterance for streamed in pool.utterances]
         made = list(workers.map(lambda own: self._clip(pool.utterances[own], others, own), part.tolist()))
-        return loaded_of(
-            [clip for clip in made if isinstance(clip, Clip)],
-            [skipped for skipped in made if isinstance(skipped, dict)],
-            self.collate,
-        )
+        for own, clip in zip(part.tolist(), made, strict=True):
+            self.sources[others[own].part].bad_count += isinstance(clip, dict)
+        skipped = [clip for clip in made if isinstance(clip, dict)]
+        return loaded_of([clip for clip in made if isinstance(clip, Clip)], skipped, self.collate)
 
     def _clip(self, streamed: Streamed, others: list[Utterance], own: int) -> Clip | dict[str, Any]:
         rng, speed = np.random.default_rng([self.seed, *streamed.numbers, 7]), self._speed(streamed)

@@ -20,6 +20,7 @@ from mixvec.frontend import SAMPLE_RATE_HZ
 
 from .augment import Augmentation
 from .config import PretrainConfig
+from .device import start_accelerator
 from .export import save_model, training_facts
 from .faults import memory_named
 from .health import Window, report
@@ -27,8 +28,9 @@ from .loader import Loaded, Updates, collate_masked
 from .masks import MIN_FRAMES
 from .objective import MaskedBatch, MaskedPrediction, Totals
 from .optim import learning_rate, set_learning_rate, step
+from .probe import open_probe
 from .quantizer import gumbel_temperature
-from .run import Run, start_accelerator
+from .run import Run
 from .segments import cut_long
 from .sources import Corpus, find_utterances, source_names
 from .stream import StreamedUpdates
@@ -48,6 +50,7 @@ def train(config: PretrainConfig) -> int:
         objective.parameters(), config.optim.lr, config.optim.betas, config.optim.eps, config.optim.weight_decay
     )
     model, optimizer = accelerator.prepare(objective, optimizer)
+    probe = open_probe(run, objective.encoder)
     state = run.resume(model, optimizer)
     window = Window(run.elapsed_s)
     model.train()
@@ -73,7 +76,7 @@ def train(config: PretrainConfig) -> int:
         window.count(totals, seconds, loaded, norm)
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
-            stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"]) or stop
+            stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"], probe) or stop
             window = Window(run.elapsed_s, updates.waited_s)
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             save_model(run, objective.encoder, training_facts(run, state, name))
@@ -112,6 +115,7 @@ def open_data(
             min_s=data.min_s, workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes,
             rank=accelerator.process_index, temperature=data.temperature, augment=augment,
         )  # fmt: skip
+        run.most_undecoded = data.max_skipped * updates.epoch_utterances
         name, skipped = corpus.name, len(corpus.skipped)
         found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
         found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
@@ -157,7 +161,7 @@ def update_totals(
            sum(float((frames(part.batch.lengths) * (part.batch.counts > 0)).sum()) for part in loaded),
            sum(part.seconds for part in loaded)]  # fmt: skip
     for part in loaded:
-        run.note_skipped(part.skipped)
+        run.note_skipped(part.skipped, bound=True)
     counts = torch.tensor(own, device=run.accelerator.device)
     if len(batches) == 1 and run.accelerator.num_processes == 1:
         return Totals(counts[0].clamp(min=1), counts[1].clamp(min=1), None), own[2]

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def assert_reads(utterance: Utterance, path: Path, start_s: float = 0.0, stop_s:
 TEXTS = ["yes", "no it isn't", "Grüße an 鳥", "a b c", "the end"]
 
 
-def audiofolder(audio: list[Path], at: Path) -> Path:
-    write_text(at / "metadata.csv", "file_name,text", *(f"{os.path.relpath(a, at)},{t}" for a, t in zip_(audio)))
+def audiofolder(audio: list[Path], at: Path, texts: Sequence[str] = TEXTS) -> Path:
+    write_text(at / "metadata.csv", "file_name,text", *(f"{os.path.relpath(a, at)},{t}" for a, t in zip_(audio, texts)))
     return at
 
 
@@ -83,14 +83,16 @@ def fairseq_letters(audio: list[Path], at: Path) -> Path:
     return path
 
 
-def nemo(audio: list[Path], at: Path) -> Path:
-    rows = [{"audio_filepath": str(a), "duration": soundfile.info(a).duration, "text": t} for a, t in zip_(audio)]
+def nemo(audio: list[Path], at: Path, texts: Sequence[str] = TEXTS) -> Path:
+    rows = [
+        {"audio_filepath": str(a), "duration": soundfile.info(a).duration, "text": t} for a, t in zip_(audio, texts)
+    ]
     return write_text(at / "manifest.json", *map(json.dumps, rows))
 
 
-def kaldi(audio: list[Path], at: Path) -> Path:
+def kaldi(audio: list[Path], at: Path, texts: Sequence[str] = TEXTS) -> Path:
     write_text(at / "wav.scp", *(f"{path.stem}\t{path}" for path in audio))
-    write_text(at / "text", *(f"{path.stem} {text}" for path, text in zip_(audio)))
+    write_text(at / "text", *(f"{path.stem} {text}" for path, text in zip_(audio, texts)))
     return at
 
 
@@ -124,18 +126,18 @@ def lhotse(audio: list[Path], at: Path) -> Path:
     return at / "cuts.jsonl.gz"
 
 
-def parquet(audio: list[Path], at: Path) -> Path:
+def parquet(audio: list[Path], at: Path, texts: Sequence[str] = TEXTS) -> Path:
     stored = [{"bytes": path.read_bytes(), "path": path.name} for path in audio]
-    made = datasets.Dataset.from_dict({"audio": stored, "text": TEXTS}).cast_column("audio", datasets.Audio())
+    made = datasets.Dataset.from_dict({"audio": stored, "text": texts}).cast_column("audio", datasets.Audio())
     (at / "data").mkdir(parents=True)
     made.to_parquet(str(at / "data/train-00000-of-00001.parquet"), batch_size=2)
     return at
 
 
-def webdataset(audio: list[Path], at: Path) -> Path:
+def webdataset(audio: list[Path], at: Path, texts: Sequence[str] = TEXTS) -> Path:
     at.mkdir()
     with tarfile.open(at / "shard-000000.tar", "w") as tar:
-        for path, text in zip_(audio):
+        for path, text in zip_(audio, texts):
             tar.add(path, arcname=f"./{path.name}")
             side = write_text(at / f"{path.stem}.txt", text)
             tar.add(side, arcname=f"./{side.name}")
@@ -143,8 +145,8 @@ def webdataset(audio: list[Path], at: Path) -> Path:
     return at
 
 
-def zip_(audio: list[Path]) -> list[tuple[Path, str]]:
-    return list(zip(audio, TEXTS, strict=True))
+def zip_(audio: list[Path], texts: Sequence[str] = TEXTS) -> list[tuple[Path, str]]:
+    return list(zip(audio, texts, strict=True))
 
 
 FORMS: list[Callable[[list[Path], Path], Path]] = [

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from finetune.config import FinetuneConfig
 from finetune.train import train as finetune_train
+from pretrain.background import NAME as BACKGROUND
 from pretrain.config import PretrainConfig, load_config
 from pretrain.objective import MaskedPrediction, Sums
 from pretrain.train import train as pretrain_train
@@ -35,17 +38,30 @@ FINETUNE = ["data.workers=0", "run.log_every=1", "batch.update_s=10", "run.preci
 
 def pretrain(corpus: Path, run: Path, *keys: str) -> int:
     """``python -m pretrain`` in this process; its exit code."""
-    _fresh()
+    fresh()
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
-    return pretrain_train(load_config(PretrainConfig, arguments, ""))
+    with written():
+        return pretrain_train(load_config(PretrainConfig, arguments, ""))
 
 
 def finetune(task: str, corpus: Path, run: Path, *keys: str) -> int:
     """``python -m finetune`` in this process; its exit code."""
-    _fresh()
+    fresh()
     data = [f"data.{ours}={corpus}/{task}/{split}" for ours, split in (("train", "train"), ("valid", "validation"))]
     arguments = [str(ROOT / f"configs/{task}.yaml"), *data, f"run.dir={run}", *FINETUNE, *keys]
-    return finetune_train(load_config(FinetuneConfig, arguments, ""))
+    with written():
+        return finetune_train(load_config(FinetuneConfig, arguments, ""))
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """A run that ends in an error leaves its last checkpoint to a thread, which a process that ends waits for."""
+    try:
+        yield
+    finally:
+        for thread in threading.enumerate():
+            if thread.name == BACKGROUND:
+                thread.join()
 
 
 def in_forward(patch: pytest.MonkeyPatch, *updates: int, do: Callable[[Sums], Any]) -> None:
@@ -60,7 +76,7 @@ def in_forward(patch: pytest.MonkeyPatch, *updates: int, do: Callable[[Sums], An
     patch.setattr(MaskedPrediction, "forward", sick)
 
 
-def _fresh() -> None:
+def fresh() -> None:
     """Accelerate keeps its state for the process; every run here starts without."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -97,28 +97,43 @@ def tar_rows(path: Path) -> Rows:
 
 def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO] | Fault]:
     """The plain files of a tar, and the tar; a fault where it is cut off or damaged, what stands before it kept."""
+    at = 0
     try:
-        with (
-            path.open("rb") as file,
-            tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar,
-        ):
+        with path.open("rb") as file, tarfile.open(
+            fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape"
+        ) as tar:  # fmt: skip
             size = file.seek(0, os.SEEK_END)
             while (member := tar.next()) is not None:
+                if tar.offset <= at:
+                    raise tarfile.ReadError("a member of negative size")
                 if member.isreg() and member.offset_data + member.size > size:
                     yield Fault(f"{path}/{member.name}", f"{path}: cut off within {member.name}; copy it again")
                 elif member.isreg() and not member.issparse():
                     yield member, file
-                tar.members = []  # tarfile keeps them all, else
+                tar.members, at = [], tar.offset  # tarfile keeps them all, else
             file.seek(tar.offset)
             if any(file.read(tarfile.BLOCKSIZE)):
                 yield Fault(str(path), f"{path}: damaged at byte {tar.offset}; what follows could not be read")
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
-    except (tarfile.TarError, OSError) as error:
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         if "unexpected end" in str(error):
             return  # the member that is cut off has been named
+        if at:
+            yield Fault(str(path), f"{path}: damaged at byte {at}; what follows could not be read ({error})")
+            return
         raise UserError(f"{path}: not an uncompressed tar ({error}); if it is compressed, decompress it: "
                         "its members are found by seeking") from error  # fmt: skip
+
+
+class _Headers:
+    """A tar as tarfile reads it: its headers, of which the longest holds a name. One that claims more gets no more."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(min(size, LARGEST_SIDE_BYTES))
 
 
 def _utterance(path: Path, own: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Row | Fault:

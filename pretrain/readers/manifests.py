@@ -7,6 +7,7 @@ and Kaldi folders. A file that a manifest names must be there: if not, the manif
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from mixvec import UserError
 
 from .layouts import common_voice_rows, fluent_row, slurp_rows, voxpopuli_rows
-from .rows import Row, Rows, existing, json_lines, labels_of, number_of, numbered_lines, span_of, table_lines
+from .rows import Row, Rows, existing, json_lines, labels_of, number_of, numbered_lines, shown, span_of, table_lines
 
 AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
 DATA_ROOT = re.compile(r"\$\{data_root\}|\{data_root\}|\$data_root\b")
@@ -140,14 +141,17 @@ def fairseq_rows(path: Path) -> Rows:
     lines = [(number, line) for number, line in numbered_lines(path) if line.strip()]
     if not lines:
         return
-    root = path.parent / lines[0][1].strip()
-    if not root.is_dir():
-        raise UserError(f"{path}:1: {root} is no folder; a fairseq manifest's first line names the root of its files")
+    name = lines[0][1].strip()
+    root = path.parent / name
+    if not os.path.isdir(root):  # Path's raises where the name is too long for any
+        raise UserError(
+            f"{path}:1: {shown(name)} is no folder; a fairseq manifest's first line names the root of its files"
+        )
     texts = _fairseq_texts(path, len(lines) - 1)
     for (number, line), text in zip(lines[1:], texts, strict=True):
         name, tab, frames = line.rpartition("\t")
         if not tab or not frames.strip().isdecimal():
-            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line!r}")
+            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line[:200]!r}")
         yield Row(existing(name, f"{path}:{number}", root), f"{path}:{number}", text=text)
 
 
@@ -187,7 +191,7 @@ def kaldi_rows(folder: Path) -> Rows:
         if len(parts) < 3:
             raise UserError(f"{where}: a segment is an utterance, a recording, a start and an end in seconds")
         if parts[0] not in recordings:
-            raise UserError(f"{where}: recording {parts[0]} is not in wav.scp")
+            raise UserError(f"{where}: recording {shown(parts[0])} is not in wav.scp")
         if parts[2] == "-1":  # to the end
             start_s, duration_s = number_of(parts[1], "start", where) or 0.0, None
         else:
@@ -203,9 +207,9 @@ def _kaldi_table(path: Path) -> list[tuple[str, str, str]]:
         if not key:
             continue
         if key in seen:
-            raise UserError(f"{path}:{number}: {key} stands there twice; each line needs a key of its own")
+            raise UserError(f"{path}:{number}: {shown(key)} stands there twice; each line needs a key of its own")
         if not rest.strip() and path.name != "text":
-            raise UserError(f"{path}:{number}: nothing stands behind {key}")
+            raise UserError(f"{path}:{number}: nothing stands behind {shown(key)}")
         seen.add(key)
         rows.append((f"{path}:{number}", key, rest.strip()))
     return rows

@@ -1,7 +1,7 @@
 """Reading remote files where they lie, in ranges of bytes. Nothing is copied to disk.
 
 A jump asks for 128 KiB from there on; reading on asks for twice as much each time, up to 4 MiB. A request that fails
-is tried again after each of ``WAITS_S``, by a file system of the process that reads: instances do not outlive a fork.
+is tried again (``retries.py``), by a file system of the process that reads: instances do not outlive a fork.
 """
 
 from __future__ import annotations
@@ -10,23 +10,21 @@ import hashlib
 import io
 import os
 import re
-import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 from mixvec import UserError
 
-Result = TypeVar("Result")
+from .retries import Missing, retried
+
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 FIRST_BYTES, MOST_BYTES = 1 << 17, 1 << 22
 NEAR_BYTES = 1 << 20
 """A jump ahead by no more is reading on: what lies between costs less than another request."""
 LARGEST_WHOLE_BYTES = 1 << 28
 """What is fetched whole, into memory, from a server that sends no ranges."""
-WAITS_S = (0.25, 1.0, 4.0)
 TIMEOUTS_S = {"total": None, "sock_connect": 20, "sock_read": 30}
 VERSIONS = ("ETag etag Content-MD5 content_md5 md5Hash blob_id sha checksum generation "
             "Last-Modified LastModified last_modified updated modified modify mtime created").split()  # fmt: skip
@@ -36,8 +34,7 @@ def is_url(name: str) -> bool:
     return "://" in name and URL.match(name) is not None
 
 
-class Missing(UserError):
-    """There is no such file, folder or bucket, or not for these credentials: many a server answers both alike."""
+_kept: list[Any] = []
 
 
 class State(NamedTuple):
@@ -238,59 +235,20 @@ def _prepare() -> None:
     fsspec.config.conf.setdefault(
         "http", {"client_kwargs": {"trust_env": True, "timeout": aiohttp.ClientTimeout(**TIMEOUTS_S)}}
     )
-    os.register_at_fork(after_in_child=fsspec.asyn.reset_lock)
+    os.register_at_fork(before=_keep, after_in_child=fsspec.asyn.reset_lock)
 
 
-def retried(url: str, work: Callable[[], Result]) -> Result:
-    """What ``work`` returns, tried again where it may yet go well.
+def _keep() -> None:
+    """Before a fork: hold what reads here, so that the child never disposes of it.
 
-    Raises:
-        UserError: it did not; the message names the URL and why.
+    The two share the loop's epoll: a child that closed its copies of loop and connections would make this process deaf.
     """
-    for wait_s in (*WAITS_S, None):
-        try:
-            return work()
-        except UserError:
-            raise
-        except Exception as error:  # each file system raises its own
-            why, lasting = _judged(error)
-            if lasting or wait_s is None:
-                absent = why.startswith(("no such", "no permission")) or isinstance(error, NotImplementedError)
-                raise (Missing if absent else UserError)(f"{url}: {why}") from error
-        time.sleep(wait_s)
-    raise AssertionError  # never reached
+    import fsspec.asyn
+    from fsspec.spec import AbstractFileSystem
 
-
-def _judged(error: Exception) -> tuple[str, bool]:
-    """Why something failed, in words, and whether trying again is of no use."""
-    status = next((code for code in map(_status, _causes(error)) if code), None)
-    said = " ".join(str(error).split())[:300]
-    if status in (401, 403) or (status is None and isinstance(error, PermissionError)):
-        how = f"HTTP {status}" if status else said
-        return f"no permission to read it ({how}); are the credentials in the environment?", True
-    if status in (404, 410) or (isinstance(error, FileNotFoundError) and error.__cause__ is None):
-        return f"no such file or folder ({said})", True
-    if status:
-        return f"the server answers HTTP {status}", status < 500 and status not in (408, 425, 429)
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        said = " ".join(str(error.__cause__).split())[:300]  # of HTTP, where only the cause tells
-    if "credentials" in said.lower():
-        return f"{said}: set them in the environment", True
-    if isinstance(error, TimeoutError) or not said:
-        return f"no answer in time ({type(error).__name__})", False
-    return said, isinstance(error, ImportError | ValueError | TypeError | NotImplementedError)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error of aiohttp, requests or botocore."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    found = getattr(error, "status", None) or getattr(response, "status_code", None)
-    return found if isinstance(found, int) else None
+    kinds, instances = [AbstractFileSystem], []
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        instances += kind._cache.values()
+    _kept[:] = [*fsspec.asyn.loop, *instances]

@@ -26,7 +26,6 @@ from mixvec.audio import EXTENSIONS
 from mixvec.errors import redacted
 
 from .ranges import (
-    Missing,
     RemoteFile,
     State,
     filesystem,
@@ -34,10 +33,10 @@ from .ranges import (
     listed,
     listed_state,
     opened_range,
-    retried,
     state,
     state_of,
 )
+from .retries import Missing, retried
 from .rows import Fault, Row, Rows
 
 SHARDS_AT_ONCE = 8

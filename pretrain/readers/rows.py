@@ -81,7 +81,7 @@ def number_of(value: Any, name: str, where: str, unit: str = "seconds") -> float
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf:
-        raise UserError(f"{where}: {name}={value!r} is not a number of {unit}")
+        raise UserError(f"{where}: {name}={value!r:.100} is not a number of {unit}")
     return number
 
 
@@ -89,7 +89,7 @@ def span_of(start: Any, stop: Any, where: str) -> tuple[float, float]:
     """Start and duration of a stretch from ``start`` to ``stop``, in the unit in which they stand."""
     first, last = number_of(start, "start", where), number_of(stop, "end", where)
     if first is None or last is None or last <= first:
-        raise UserError(f"{where}: a stretch from {start} to {stop} has no length")
+        raise UserError(f"{where}: a stretch from {start!s:.100} to {stop!s:.100} has no length")
     return first, last - first
 
 
@@ -112,8 +112,12 @@ def existing(name: str, where: str, *folders: Path) -> str:
                 return str(path)
         except OSError:  # a name that is too long for any file
             continue
-    shown = name if name.isprintable() and len(name) < 300 else repr(name[:300])
-    raise UserError(f"{where}: {shown} is not there (looked in {' and '.join(map(str, folders))})")
+    raise UserError(f"{where}: {shown(name)} is not there (looked in {' and '.join(map(str, folders))})")
+
+
+def shown(name: str) -> str:
+    """What a manifest has for a name, in a message: as it stands, or its beginning where it is none."""
+    return name if name.isprintable() and len(name) < 300 else f"{name!r:.300}"
 
 
 def files_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:

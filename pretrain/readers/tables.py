@@ -136,17 +136,23 @@ def _audio_alone(table: Any, name: str, key: str) -> tuple[Any, str]:
 def _load(name: str, key: str, *, stream: bool = False) -> Any:
     import datasets
 
+    local = Path(name).exists()
     try:
         if name.endswith(".arrow"):
-            return datasets.Dataset.from_file(name)
-        if Path(name).is_dir():
-            return datasets.load_from_disk(name)
-        repo, _, part = name.partition(":")
-        config, _, split = part.partition("/")
-        return datasets.load_dataset(repo, config or None, split=split or "train", streaming=stream)
-    except (OSError, ValueError, RuntimeError, ImportError, datasets.exceptions.DatasetsError) as error:
-        why = f"no such folder, and no data set of that name could be loaded ({_reason(error)})"
-        if isinstance(error, datasets.exceptions.DatasetGenerationError):
+            table = datasets.Dataset.from_file(name)
+        elif local:
+            table = datasets.load_from_disk(name)
+        else:
+            repo, _, part = name.partition(":")
+            config, _, split = part.partition("/")
+            table = datasets.load_dataset(repo, config or None, split=split or "train", streaming=stream)
+        if isinstance(table, datasets.Dataset):
+            table.data.validate(full=True)  # offsets that lie would crash the process; audio itself is not looked at
+        return table
+    except Exception as error:  # where its files are damaged, datasets raises whatever comes first
+        why = "not a data set" if local else "no such folder, and no data set of that name"
+        why += f" that can be loaded ({_reason(error)})"
+        if isinstance(error, datasets.exceptions.DatasetGenerationError) and not local:
             why += f"; its files can be read in place: {key}=hf://datasets/{name.partition(':')[0]}"
         raise UserError(f"{key}={name}: {why}") from error
 

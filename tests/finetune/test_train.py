@@ -87,6 +87,7 @@ def test_resumed_equals_uninterrupted_bitwise(
 
     def then_stop(self: Run, state, model, optimizer) -> None:  # type: ignore[no-untyped-def]
         save(self, state, model, optimizer)
+        self.writes.wait()
         if state.update == 3:
             self._lock.close()
             raise KeyboardInterrupt

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,8 @@ from torch import Tensor
 
 from mixvec import UserError
 from mixvec.audio import EXTENSIONS, audio_header, read_audio
+
+ROOT = Path(__file__).resolve().parents[2]
 
 FORMATS = {
     "wav": (None, 1e-4),
@@ -102,6 +107,11 @@ def test_long_files_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("mixvec.audio.BLOCK_FRAMES", 777)
     assert torch.equal(read_audio(path), whole)
     assert torch.equal(read_audio(path, 0.1, 0.5), whole[1_600:9_600])
+    soundfile.write(tmp_path / "many.wav", np.zeros((900, 600)), 16_000)
+    read, asked = soundfile.SoundFile.read, []
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *a, **k: asked.append(a[1]) or read(*a, **k))
+    assert len(read_audio(tmp_path / "many.wav")) == 900
+    assert set(asked) == {1}, "frames of 600 channels each"
 
 
 def test_stored_bytes_are_read_as_files_are(tmp_path: Path) -> None:
@@ -138,12 +148,16 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
             audio_header(tmp_path / name)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_values_that_are_not_finite_are_refused(value: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
+def test_values_that_are_no_sound_are_refused(value: float, tmp_path: Path) -> None:
+    """Not finite, or so large that their squares soon are not. Integers kept as floats are neither."""
     samples = tone(0.5, 16_000).astype(np.float32)
     samples[77] = value
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
-    assert "not finite" in refusal(tmp_path / "a.wav")
+    assert refusal(tmp_path / "a.wav") == "holds values that are no sound (NaN, infinity or over 1e+10)"
+    samples[77] = -(2.0**31)
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    assert read_audio(tmp_path / "a.wav").min() == -(2.0**31)
 
 
 def test_no_samples_at_all(tmp_path: Path) -> None:
@@ -181,10 +195,43 @@ def flac_with(frames: int, rate_hz: int, path: Path) -> Path:
 def test_headers_that_lie(tmp_path: Path) -> None:
     assert audio_header(flac_with(8_000, 16_000, tmp_path / "right.flac"))[:2] == (8_000, 16_000)
     assert "does not state its length" in refusal(flac_with(0, 16_000, tmp_path / "streamed.flac"))
-    assert refusal(flac_with(2**36 - 2, 16_000, tmp_path / "huge.flac")).startswith("not audio that libsndfile can")
+    assert refusal(flac_with(2**36 - 2, 16_000, tmp_path / "huge.flac")).startswith("its header claims 1193.0 h")
     assert "10 Hz is too low" in refusal(flac_with(8_000, 10, tmp_path / "slow.flac"))
     with pytest.raises(UserError, match="does not state its length"):
         audio_header(tmp_path / "streamed.flac")
+
+
+def test_a_header_may_not_claim_what_its_bytes_cannot_hold(tmp_path: Path) -> None:
+    """40 hours in 12 kB; stored in something larger too. Ten seconds of silence, the least that codecs write, may."""
+    path = flac_with(40 * 3600 * 16_000, 16_000, tmp_path / "a.flac")
+    assert refusal(path) == f"its header claims 40.0 h of audio, which {path.stat().st_size} bytes cannot hold"
+    with pytest.raises(UserError, match="stored audio: its header claims"):
+        audio_header(io.BytesIO(path.read_bytes()))
+    for kind in FORMATS:
+        assert audio_header(write(tmp_path / f"silence.{kind}", np.zeros(480_000), 48_000)).rate_hz == 48_000
+
+
+def wav_with(path: Path, at: int, fmt: str, value: int) -> Path:
+    """A WAV file with a number of its header exchanged."""
+    content = bytearray(write(path, tone(0.5, 16_000)).read_bytes())
+    struct.pack_into(fmt, content, at, value)
+    path.write_bytes(content)
+    return path
+
+
+def test_rates_that_lie_cost_no_memory(tmp_path: Path) -> None:
+    assert "268451456 Hz is beyond any recording" in refusal(wav_with(tmp_path / "a.wav", 24, "<I", 268_451_456))
+    code = (
+        "import resource, sys; from mixvec.audio import read_audio; read_audio(sys.argv[1])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[2:]: read_audio(path)\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    odd = [wav_with(tmp_path / f"{rate}.wav", 24, "<I", rate) for rate in (47_995, 383_995, 999_987)]
+    names = [str(path) for path in (write(tmp_path / "plain.wav", tone(0.5, 8_000), 8_000), *odd)]
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 400, "MiB"
 
 
 def test_a_streamed_wav_has_the_length_of_its_file(tmp_path: Path) -> None:

@@ -70,3 +70,10 @@ def test_each_ends_in_one_line(error: str, line: str, code: int) -> None:
 )
 def test_what_is_secret_in_a_url_is_left_out(said: str, told: str) -> None:
     assert str(UserError(said)) == told
+
+
+def test_an_error_is_one_line_whatever_the_name_of_the_file() -> None:
+    code = (
+        "from mixvec.errors import UserError, run_cli\n@run_cli\ndef main(): raise UserError('a\\nb\\r.wav: no such')"
+    )
+    assert ended(code).stderr == "error: a b .wav: no such\n"

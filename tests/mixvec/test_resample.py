@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mixvec.resample import KAISER_BETA, ROLLOFF, ZEROS, resample
+from mixvec.resample import KAISER_BETA, ROLLOFF, ZEROS, _filters, resample
 
 RATES_HZ = [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000]
 EDGE = 160
@@ -81,3 +81,18 @@ def test_16_khz_is_left_alone_and_odd_rates_are_rounded() -> None:
     assert resample(waveform, 16_003) is waveform
     assert torch.equal(resample(waveform, 11_127), resample(waveform, 11_130))
     assert len(resample(torch.zeros(0), 8_000)) == 0
+
+
+@pytest.mark.parametrize("rate_hz", [1_001, 11_127, 47_995, 49_999, 50_005, 192_001, 383_995, 999_987])
+def test_an_odd_rate_asks_for_few_weights(rate_hz: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header may state any: a few MiB, and a length that is right to a thousandth."""
+    weights: list[Tensor] = []
+
+    def noted(rounded_hz: int) -> tuple[int, int, int, list[tuple[int, int, Tensor]]]:
+        made = _filters(rounded_hz)
+        weights.extend(part for _, _, part in made[-1])
+        return made
+
+    monkeypatch.setattr("mixvec.resample._filters", noted)
+    assert len(resample(torch.zeros(rate_hz), rate_hz)) == pytest.approx(16_000, rel=1.1e-3)
+    assert sum(part.numel() for part in weights) < 3e6

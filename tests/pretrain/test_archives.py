@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import tarfile
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from pyarrow import parquet
 
 from mixvec import UserError
 from pretrain.loader import Updates
+from tests.fuzz import address_space
+from tests.mutants import tar_mended
 from tests.readers import assert_reads, find, write
 
 
@@ -98,6 +101,26 @@ def test_a_damaged_tar_keeps_what_is_whole(tmp_path: Path) -> None:
         (tmp_path / "s.tar").write_bytes(content)
         with pytest.raises(UserError, match=r"s\.tar: (not an uncompressed tar|no readable)|no readable audio in it"):
             find(tmp_path / "s.tar")
+
+
+@pytest.mark.parametrize("size", [-512, 1 << 33, 1 << 80])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_member_that_lies_about_its_size(tmp_path: Path, size: int, kind: bytes) -> None:
+    """Backwards, which would be for ever; as the length of a name, which would be read into memory; beyond any file."""
+    a = write(tmp_path / "a.wav")
+    content = bytearray(tar(tmp_path / "s.tar", ("a.wav", a), ("b.wav", a), ("c.wav", a)).read_bytes())
+    at = 512 + (a.stat().st_size + 511) // 512 * 512
+    content[at + 124 : at + 136] = (b"\xff" if size < 0 else b"\x80") + size.to_bytes(11, "big", signed=size < 0)
+    content[at + 156 : at + 157] = kind
+    (tmp_path / "s.tar").write_bytes(tar_mended(bytes(content)))
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + (1 << 30), limit[1]))
+    try:
+        corpus = find(tmp_path / "s.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+    assert_reads(corpus.utterances[0], a)
+    assert "s.tar: cut off within b.wav" in corpus.reasons(1) or f"s.tar: damaged at byte {at}" in corpus.reasons(1)
 
 
 def test_links_in_a_tar_are_not_followed(tmp_path: Path) -> None:

@@ -7,18 +7,22 @@ import json
 import os
 import random
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import nn
 
 from mixvec import UserError
 from pretrain import checkpoint, manifest
+from pretrain.background import Background
 from pretrain.checkpoint import RunState
 from pretrain.config import RunConfig
 from pretrain.manifest import damage
@@ -35,8 +39,17 @@ def write(folder: Path, *updates: int, run: RunConfig = KEEP) -> tuple[nn.Module
     for update in updates:
         model(torch.ones(1, 2)).sum().backward()
         optimizer.step()
-        checkpoint.save(folder, RunState(update=update), model, optimizer, accelerator, run)
+        save(folder, update, model, optimizer, accelerator, run)
     return model, optimizer, accelerator
+
+
+def save(
+    folder: Path, update: int, model: nn.Module, optimizer: Any, accelerator: Accelerator, run: RunConfig = KEEP
+) -> None:
+    """A checkpoint, written to its end."""
+    background = Background()
+    checkpoint.save(folder, RunState(update=update), model, optimizer, accelerator, run, background)
+    background.wait()
 
 
 def cut(path: Path) -> None:
@@ -90,7 +103,7 @@ def test_a_damaged_one_is_out_of_the_count_and_goes_after_the_next_save(tmp_path
     cut(tmp_path / "update_00000006/model.safetensors")
     checkpoint.newest(tmp_path)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["damaged_update_00000006", "update_00000004"]
-    checkpoint.save(tmp_path, RunState(update=5), model, optimizer, accelerator, KEEP)
+    save(tmp_path, 5, model, optimizer, accelerator)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000004", "update_00000005"]
 
 
@@ -140,6 +153,54 @@ def test_every_generator_goes_on_where_it_stood(tmp_path: Path) -> None:
     torch.manual_seed(9)
     checkpoint.load(tmp_path / "update_00000001", model, optimizer, accelerator)
     assert [draw(), draw()] == expected
+
+
+def test_what_comes_after_a_save_does_not_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing is held up until weights, moments and generators have moved on."""
+    moved, write_tensors = threading.Event(), checkpoint.save_tensors
+
+    def late(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        assert moved.wait(60)
+        write_tensors(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_tensors", late)
+    moved.set()
+    model, optimizer, accelerator = write(tmp_path / "at once", 1)
+    moved.clear()
+    background, state = Background(), RunState(update=1, norms=[1.0])
+    checkpoint.save(tmp_path / "late", state, model, optimizer, accelerator, KEEP, background)
+    state.norms.append(2.0)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    moved.set()
+    background.wait()
+    for name in ("model", "optimizer"):
+        one, other = (load_file(tmp_path / f"{f}/update_00000001/{name}.safetensors") for f in ("at once", "late"))
+        assert identical(one, other)
+    assert json.loads((tmp_path / "late/update_00000001/state.json").read_text())["state"]["norms"] == [1.0]
+
+
+def test_what_is_written_behind_the_training_is_written_in_order_and_its_errors_are_raised() -> None:
+    background, order, go = Background(), [], threading.Event()
+
+    def fails() -> None:
+        raise UserError("no room")
+
+    background.add(lambda: (go.wait(60), order.append(1)))
+    background.add(lambda: order.append(2))
+    background.check()
+    assert order == []
+    go.set()
+    background.wait()
+    assert order == [1, 2]
+    background.add(fails)
+    background.add(lambda: order.append(3))
+    with pytest.raises(UserError, match="no room"):
+        background.wait()
+    assert order == [1, 2], "nor is what comes after it done"
+    background.add(lambda: order.append(4))
+    background.wait()
+    assert order == [1, 2, 4], "told once"
 
 
 def test_a_run_goes_on_past_a_damaged_checkpoint_to_the_same_end(

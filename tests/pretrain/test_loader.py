@@ -185,6 +185,18 @@ def test_nothing_readable_still_gives_batches(folder: Path) -> None:
             assert part.batch.waveforms.isfinite().all()
 
 
+def test_silence_is_named_and_the_others_go_on(folder: Path) -> None:
+    """Zeros, or any other value alone: their features are all alike, so there is nothing to tell apart."""
+    for name, value in (("2.wav", 0.0), ("4.wav", -0.25)):
+        soundfile.write(folder / name, np.full(16_000, value, np.float32), 16_000, subtype="FLOAT")
+    soundfile.write(folder / "6.wav", np.eye(1, 16_000)[0], 16_000)  # a click
+    updates = updates_of(find_utterances(str(folder), "data.train"))
+    for number in (2, 4):
+        with pytest.raises(UserError, match=rf"{number}\.wav: silent: all samples read are the same"):
+            updates.read(number, 0)
+    assert len(updates.read(6, 0).waveform) == 16_000
+
+
 def test_too_much_missing_is_an_error_and_a_little_is_not(folder: Path) -> None:
     corpus = find_utterances(str(folder / "0.wav"), "data.train")
     corpus.utterances = Utterances([replace(corpus.utterances[0], duration_s=0.6)])

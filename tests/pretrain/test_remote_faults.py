@@ -12,7 +12,7 @@ import pytest
 from mixvec import UserError
 from pretrain.config import DataConfig, PretrainConfig, changed_keys, write_config
 from pretrain.loader import Updates
-from pretrain.readers import ranges
+from pretrain.readers import ranges, retries
 from pretrain.sources import Corpus
 from tests.readers import assert_reads, find, parquet, webdataset, write, write_text
 from tests.web_server import WebServer
@@ -65,7 +65,7 @@ def test_a_fault_of_the_source_is_one_line(tmp_path: Path, web: WebServer, sourc
 def test_what_may_yet_go_well_is_tried_again(
     tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, fault: str, times: int
 ) -> None:
-    monkeypatch.setattr(ranges, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(retries, "WAITS_S", (0.0, 0.0))
     path = write(tmp_path / "site" / "a.flac", 16.0)
     web.faults = [[r"HEAD", 1, fault], [r"GET .*bytes=", times, fault]]
     (utterance,) = find(f"{web.url}/a.flac", labels=False).utterances

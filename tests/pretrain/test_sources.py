@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,26 @@ def test_datasets_directory_that_will_not_do(tmp_path: Path) -> None:
     made.remove_columns(["audio"]).save_to_disk(tmp_path / "mute")
     with pytest.raises(UserError, match="mute: no audio column among text"):
         find(tmp_path / "mute")
-    (tmp_path / "set" / "state.json").write_text("{")
-    with pytest.raises(UserError, match="set: no such folder, and no data set of that name could be loaded"):
-        find(tmp_path / "set")
+    whole = {name: (tmp_path / "set" / name).read_bytes() for name in ("state.json", "dataset_info.json")}
+    for name, text in ("state.json", "{"), ("state.json", "{}"), ("dataset_info.json", '{"features": "a"}'):
+        (tmp_path / "set" / name).write_text(text)
+        with pytest.raises(UserError, match=r"data\.train=.*set: not a data set that can be loaded \(") as caught:
+            find(tmp_path / "set")
+        assert "\n" not in str(caught.value)
+        (tmp_path / "set" / name).write_bytes(whole[name])
+
+
+def test_a_table_whose_columns_are_damaged_is_refused(tmp_path: Path) -> None:
+    """Text that is no UTF-8, and text that begins beyond its end, which would crash the process."""
+    (arrow,) = table(tmp_path / "set", text=["hello", "world"]).glob("*.arrow")
+    whole = arrow.read_bytes()
+    ends = struct.pack("<3i", 0, 5, 10)  # where each text begins, and the last ends
+    for good, bad in (b"helloworld", b"hell\xffworld"), (ends, struct.pack("<3i", 0, 2_000_000_000, 10)):
+        assert whole.count(good) == 1
+        arrow.write_bytes(whole.replace(good, bad))
+        for source in (tmp_path / "set", arrow):
+            with pytest.raises(UserError, match=r"data\.train=.*set.*: not a data set that can be loaded \("):
+                find(source, labels=True)
 
 
 def test_glob_list_and_single_file(tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_wrong_sources_are_one_line(tmp_path: Path, workers: int) -> None:
     write(tmp_path / "only" / "good.wav", 20.0)
     with pytest.raises(UserError, match=r"data\.train: 1 of the first 4 utterances cannot be used, .*max_skipped=0\.2"):
         stream(updates_of(tmp_path / "only", workers=workers, max_skipped=0.2, buffer_s=30.0, crop_s=20.0), 1)
+    for name in "abc":
+        write(tmp_path / "mute" / f"{name}.wav", 1.0)
+        soundfile.write(tmp_path / "mute" / f"{name} silent.wav", np.zeros(16_000), 16_000)
+    assert stream(updates_of(tmp_path / "mute", workers=workers, max_skipped=0.9), 9)
+    with pytest.raises(
+        UserError, match=r"data\.train: \d+ of the first \d+ utterances cannot be used, .*_skipped=0\.1"
+    ):
+        stream(updates_of(tmp_path / "mute", workers=workers, max_skipped=0.1), 9)
 
 
 def test_other_shards_than_before_are_refused(tmp_path: Path) -> None:

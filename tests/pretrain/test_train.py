@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mixvec import SpeechEncoder, UserError
-from pretrain.config import RunConfig
-from pretrain.run import start_accelerator
+from pretrain.checkpoint import listed
 from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
 
 NOISELESS = """
@@ -94,6 +92,7 @@ def stop_after(update: int, corpus: Path, run: Path, *keys: str) -> None:
         "save = run.Run.save\n"
         "def then_die(self, state, *rest):\n"
         "    save(self, state, *rest)\n"
+        "    self.writes.wait()\n"
         f"    state.update == {update} and os._exit(9)\n"
         "run.Run.save = then_die\n"
         "train.train(config.load_config(config.PretrainConfig, sys.argv[1:], ''))\n"
@@ -197,19 +196,6 @@ def test_bf16_is_close_to_fp32(corpus: Path, tmp_path: Path) -> None:
     assert low["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.1)
 
 
-@pytest.mark.parametrize(("in_hardware", "expected"), [(True, "bf16"), (False, "no")])
-def test_auto_takes_bf16_where_the_hardware_has_it(
-    monkeypatch: pytest.MonkeyPatch, in_hardware: bool, expected: str
-) -> None:
-    """A GPU before Ampere only emulates bf16, many times slower; a stand-in, since there is no such GPU here."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr(
-        "torch.cuda.is_bf16_supported", lambda including_emulation=True: in_hardware or including_emulation
-    )
-    monkeypatch.setattr("pretrain.run.Accelerator", SimpleNamespace)
-    assert start_accelerator(RunConfig()).mixed_precision == expected
-
-
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
     """A stand-in for the disk: what safetensors itself says when there is no space left."""
     code = (
@@ -232,6 +218,31 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tm
     assert done.stderr.startswith("error: no space left on device") and done.stderr.count("\n") == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000002"], "nothing half-written"
     assert pretrain(corpus, tmp_path / "run", "run.updates=6", "run.save_every=2") == 0
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(corpus: Path, tmp_path: Path) -> None:
+    """The thread that writes update 4 kills the process, moments half-way, while the main thread trains on."""
+    code = (
+        "import os, sys, torch; torch.set_num_threads(1)\n"
+        "from pretrain import checkpoint\n"
+        "from pretrain.__main__ import main\n"
+        "write = checkpoint.save_tensors\n"
+        "def then_die(tensors, path):\n"
+        "    write(tensors, path)\n"
+        "    'update_00000004' in str(path) and path.name == 'optimizer.safetensors' and os._exit(9)\n"
+        "checkpoint.save_tensors = then_die\n"
+        "main()\n"
+    )
+    keys = ("run.updates=6", "run.save_every=2")
+    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={tmp_path / 'parts'}", *keys]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    assert [path.name for path in listed(tmp_path / "parts/checkpoints")] == ["update_00000002"]
+    for name in ("parts", "whole"):
+        assert pretrain(corpus, tmp_path / name, *keys) == 0
+    assert identical(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
+    left = [path.name for path in (tmp_path / "parts/checkpoints").iterdir()]
+    assert sorted(left) == ["update_00000004", "update_00000006"], "what was half-written is gone"
 
 
 def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Reading: FLAC files into padded batches of 16 kHz audio, in one process.
 
-``whole files`` and ``crops``: ours is pretraining's loader without workers, which also draws the masks and distractors;
+``whole files`` and ``crops``: ours is pretraining's loader without workers, masks and distractors left out;
 ``libsndfile loop`` is the least that can be done: open, seek, read, pad.
 
 ``first epoch``: from a folder of files to the end of the first epoch, the preparation included. ``datasets map`` goes
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mixvec import encoder_config
 from mixvec.frontend import SAMPLE_RATE_HZ, MelFrontEnd
-from pretrain.loader import Updates, collate_masked, pad
+from pretrain.loader import Clip, Updates, collate_masked, pad
 from pretrain.objective import ObjectiveConfig
 from pretrain.sources import find_utterances
 
@@ -71,17 +71,14 @@ def _write_corpus(folder: Path, clips: int, seconds: float, most: float) -> list
     return files
 
 
-def _updates(folder: Path, seconds: float) -> Updates[Any]:
-    config = encoder_config("base")
-    front_end = MelFrontEnd(config.mel_bins, 8, config.conv_strides)  # only asked for its frame lengths
-    collate = partial(collate_masked, config=ObjectiveConfig(), frame_lengths=front_end.frame_lengths)
+def _updates(folder: Path, seconds: float, collate: Callable[[list[Clip]], Any]) -> Updates[Any]:
     batch_s = CLIPS_PER_BATCH * seconds
     return Updates(find_utterances(str(folder), "data.train"), collate, update_s=batch_s, batch_max_s=batch_s,
                    crop_s=seconds, min_s=0.5, workers=0, seed=0)  # fmt: skip
 
 
 def _ours(folder: Path, seconds: float) -> Callable[[], float]:
-    updates = _updates(folder, seconds)
+    updates = _updates(folder, seconds, lambda clips: pad([clip.waveform for clip in clips]))
     return lambda: sum(loaded.seconds for loaded in updates.once())
 
 
@@ -89,7 +86,10 @@ def _our_first_epoch(folder: str, seconds: float) -> float:
     os.environ["MIXVEC_CACHE"] = cache = os.path.join(folder, "cache")
     for index in Path(cache).rglob("*.arrow"):
         index.unlink()
-    updates = _updates(Path(folder) / "audio", seconds)
+    config = encoder_config("base")
+    front_end = MelFrontEnd(config.mel_bins, 8, config.conv_strides)  # only asked for its frame lengths
+    collate = partial(collate_masked, config=ObjectiveConfig(), frame_lengths=front_end.frame_lengths)
+    updates = _updates(Path(folder) / "audio", seconds, collate)
     epoch = islice(updates.start(), updates.epoch_length(0))
     return sum(part.seconds for _, loaded in epoch for part in loaded)
 

@@ -58,11 +58,11 @@ def limit(device: str) -> None:
     """
     if device == "cpu" and sys.platform == "linux":
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (_resident("VmData") + int(HEADROOM * _free()), hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (_resident("VmData") + int(HEADROOM * free_bytes()), hard))
 
 
-def _free() -> int:
-    """Bytes that the machine, or this process's control group, has left."""
+def free_bytes() -> int:
+    """What the machine, or this process's control group, has left."""
     found = [_field(Path("/proc/meminfo"), "MemAvailable")]
     group = Path("/sys/fs/cgroup")
     with suppress(OSError, ValueError):  # not in a group of the second version, or without a limit ("max")

@@ -1,0 +1,53 @@
+"""What a fine-tuning run says of itself between validations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pretrain.checkpoint import RunState
+from pretrain.health import count_loud, tell
+from pretrain.optim import median_norm
+from pretrain.run import Run
+
+from .diagnose import diagnose
+
+
+@dataclass
+class Window:
+    """The updates since the last log line."""
+
+    started_s: float = 0.0
+    waited_s: float = 0.0
+    """What the loader had waited when the window began."""
+    losses: list[Tensor] = field(default_factory=list)
+    """() this rank's share of each update's loss."""
+    norms: list[float] = field(default_factory=list)
+    """The gradient's, of each update; NaN where it was left out."""
+
+
+def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: bool) -> int | None:
+    """Log the mean loss of the window, and what ails the run; the exit code to end with where ``run.stop_on`` names it.
+
+    Updates that were left out count in no mean. Every rank calls this.
+    """
+    accelerator, todo = run.accelerator, run.config.run.updates - state.update
+    each = accelerator.reduce(torch.stack(window.losses), "sum")
+    norms = [norm for norm in window.norms if not math.isnan(norm)]
+    share = (waited_s - window.waited_s) / max(run.elapsed_s - window.started_s, 1e-9)
+    row = {"update": state.update, "loss": float(each[each.isfinite()].mean()), "gradient_norm": window.norms[-1],
+           "gradient_norm_median": median_norm(state), "gradient_loud_windows": count_loud(state, norms),
+           "nonfinite_updates": len(window.norms) - len(norms), "encoder_frozen": frozen,
+           "wait_share": float(accelerator.gather(torch.tensor([share], device=accelerator.device)).max()),
+           "seconds": run.elapsed_s, "seconds_left": run.elapsed_s / state.update * todo}  # fmt: skip
+    if run.config.run.max_hours is not None:
+        row["session_seconds_left"] = run.config.run.max_hours * 3600 - run.session_s
+    state.loss = row["loss"]
+    line = (
+        f"update {state.update}/{run.config.run.updates}  loss {row['loss']:.3f}  gradient {row['gradient_norm']:.2f}  "
+        f"waiting {row['wait_share']:.0%}{'  encoder frozen' if frozen else ''}  {row['seconds_left']:.0f} s left"
+    )
+    return tell(run, row, line, diagnose(row, run.config))

@@ -1,0 +1,40 @@
+"""The device, the ranks and the precision of a run."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from mixvec import UserError
+
+from .config import RunConfig
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def start_accelerator(run: RunConfig) -> Accelerator:
+    """The device, the ranks and the precision.
+
+    Raises:
+        UserError: fp16 without a GPU, or a torchrun whose restarts would fail.
+    """
+    restarts, store = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"), os.environ.get("TORCHELASTIC_USE_AGENT_STORE")
+    if restarts != "0" and store == "True":  # github.com/pytorch/pytorch/issues/135712
+        raise UserError(
+            "torchrun --max-restarts keeps the addresses of dead ranks, and the new ones fail on them: run it as "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --standalone --max-restarts ... (several machines: "
+            "--rdzv-backend=c10d)"
+        )
+    gpu = torch.cuda.is_available()
+    precision = run.precision
+    if precision == "auto":
+        precision = "bf16" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if precision == "fp16" and not gpu:
+        raise UserError("run.precision=fp16 needs a GPU; use fp32 or bf16 here")
+    torch.manual_seed(run.seed)
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s))
+    return Accelerator(mixed_precision=PRECISIONS[precision], cpu=not gpu, kwargs_handlers=[patience])

@@ -1,0 +1,211 @@
+"""Files with faults: small audio of every format, and every container and manifest, cut, flipped and overwritten.
+
+A mutant follows from its seed, its number and the originals. Where a format guards itself with a checksum (Ogg pages,
+tar headers, gzip), half of the mutants have it put right: those reach the code behind it, as the files of a program
+that writes nonsense would.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import soundfile
+
+from tests.readers import FORMS, TEXTS, write
+
+AUDIO = [
+    ("pcm16.wav", "WAV", "PCM_16", 16_000, 1), ("pcm24.wav", "WAV", "PCM_24", 44_100, 2),
+    ("float.wav", "WAV", "FLOAT", 11_127, 1), ("double.wav", "WAV", "DOUBLE", 8_000, 2),
+    ("pcm8.wav", "WAV", "PCM_U8", 4_000, 1), ("extensible.wav", "WAVEX", "PCM_16", 48_000, 8),
+    ("adpcm.wav", "WAV", "IMA_ADPCM", 16_000, 2), ("gsm.wav", "WAV", "GSM610", 8_000, 1),
+    ("mulaw.wav", "WAV", "ULAW", 8_000, 1), ("rf64.wav", "RF64", "PCM_16", 16_000, 1),
+    ("mono.flac", "FLAC", "PCM_16", 16_000, 1), ("stereo.flac", "FLAC", "PCM_24", 192_000, 2),
+    ("vorbis.ogg", "OGG", "VORBIS", 16_000, 1), ("stereo.ogg", "OGG", "VORBIS", 44_100, 2),
+    ("a.opus", "OGG", "OPUS", 48_000, 1), ("mono.mp3", "MP3", "MPEG_LAYER_III", 16_000, 1),
+    ("stereo.mp3", "MP3", "MPEG_LAYER_III", 44_100, 2), ("a.aiff", "AIFF", "PCM_16", 22_050, 2),
+    ("a.au", "AU", "PCM_16", 16_000, 1), ("a.w64", "W64", "PCM_16", 16_000, 1), ("a.caf", "CAF", "PCM_16", 16_000, 1),
+    ("alac.caf", "CAF", "ALAC_16", 16_000, 2), ("a.sph", "NIST", "PCM_16", 16_000, 1),
+]  # fmt: skip
+"""File name, libsndfile's format and subtype, rate in Hz, channels."""
+SECONDS = 0.3
+HEAD_BYTES = 160
+JUNK = (b"", b"null", b"[]", b"{}", b"-1", b"0", b"\0", b"\n", b"1e999", b"9" * 30, b"\xff", b'"', b"\t", b" ", b"NaN",
+        b"..", b"/", b"\\u0000", b"\xe2\x80\xa8", b"\xff\xfe", b"true", b"|")  # fmt: skip
+
+
+Form = Callable[[list[Path], Path], Path]
+
+
+@dataclass(frozen=True)
+class Original:
+    """A source that is whole, and those of its files that are damaged."""
+
+    name: str
+    source: Path
+    files: list[Path]
+    labels: bool
+
+
+def originals(folder: Path, forms: Sequence[Form] | None = None) -> list[Original]:
+    """One of each kind, written below ``folder``; ``forms`` None: all that several files may be kept in."""
+    made = []
+    for name, kind, subtype, rate_hz, channels in AUDIO:
+        path = folder / "audio" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(0).uniform(-0.5, 0.5, (round(SECONDS * rate_hz), channels))
+        soundfile.write(path, noise, rate_hz, format=kind, subtype=subtype)
+        path.write_bytes(_timeless(path.read_bytes()))
+        made.append(Original(name, path, [path], labels=False))
+    for form in (*FORMS, arrow) if forms is None else forms:
+        at = folder / form.__name__ / "own"
+        audio = [write(at.parent / f"{name}.flac", 0.1) for name in "abcde"]
+        source = form(audio, at)
+        files = sorted(path for path in at.rglob("*") if path.is_file())
+        made.append(Original(form.__name__, source, files, labels=True))
+    return made
+
+
+def _timeless(content: bytes) -> bytes:
+    """Without what differs from one writing to the next: the time in a WAV's PEAK chunk, an Ogg's serial number."""
+    if (peak := content[:100].find(b"PEAK")) >= 0:
+        content = content[: peak + 12] + bytes(4) + content[peak + 16 :]
+    if content[:4] == b"OggS":
+        pages = content.split(b"OggS")
+        content = _ogg_mended(b"OggS".join([b"", *(page[:10] + b"1234" + page[14:] for page in pages[1:])]))
+    return content
+
+
+def arrow(audio: list[Path], at: Path) -> Path:
+    stored = [{"bytes": path.read_bytes(), "path": path.name} for path in audio]
+    made = datasets.Dataset.from_dict({"audio": stored, "text": TEXTS}).cast_column("audio", datasets.Audio())
+    made.save_to_disk(at)
+    return at
+
+
+def mutant(among: list[Original], seed: int, number: int) -> tuple[Original, Path, bytes]:
+    """The source, which of its files is damaged, and what it holds instead."""
+    rng = random.Random(f"{seed}/{number}")
+    original = among[number % len(among)]
+    path = rng.choice(original.files)
+    content, mend = path.read_bytes(), rng.random() < 0.5
+    if mend and path.suffix == ".gz":
+        return original, path, gzip.compress(_damaged(gzip.decompress(content), rng))
+    damaged = _damaged(content, rng)
+    if mend and damaged[:4] == b"OggS":
+        damaged = _ogg_mended(damaged)
+    elif mend and path.suffix == ".tar":
+        damaged = tar_mended(damaged)
+    return original, path, damaged
+
+
+def _damaged(content: bytes, rng: random.Random) -> bytes:
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        if content:
+            content = rng.choice(DAMAGES)(content, rng)
+    return content
+
+
+def _at(content: bytes, rng: random.Random) -> int:
+    """A place in it: as often in its first bytes, where headers are, or its last as anywhere."""
+    head = min(HEAD_BYTES, len(content))
+    return rng.choice([rng.randrange(head), rng.randrange(head), rng.randrange(len(content)),
+                       len(content) - 1 - rng.randrange(head)])  # fmt: skip
+
+
+def _cut(content: bytes, rng: random.Random) -> bytes:
+    return content[: _at(content, rng)]
+
+
+def _flip(content: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(rng.choice([1, 1, 2, 16])):
+        changed[_at(content, rng)] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def _number(content: bytes, rng: random.Random) -> bytes:
+    """An extreme number of 1, 2, 4 or 8 bytes in either order, or a NaN or infinity."""
+    width = rng.choice([1, 2, 4, 8])
+    over = 1 << 8 * width
+    some = [
+        0,
+        1,
+        2,
+        3,
+        over - 1,
+        over - 2,
+        over // 2,
+        over // 2 - 1,
+        1 << rng.randrange(8 * width),
+        rng.randrange(over),
+    ]
+    packed = rng.choice(some).to_bytes(width, "little")[:: rng.choice([1, -1])]
+    if width >= 4 and rng.random() < 0.2:
+        packed = struct.pack("<f" if width == 4 else "<d", rng.choice([float("nan"), float("inf"), 3e38, 1e-40]))
+    at = _at(content, rng) // width * width if rng.random() < 0.5 else _at(content, rng)
+    return content[:at] + packed + content[at + width :]
+
+
+def _splice(content: bytes, rng: random.Random) -> bytes:
+    """A stretch left out, repeated, or put elsewhere."""
+    at = _at(content, rng)
+    end = at + rng.choice([1, 4, 8, rng.randrange(1, 100), rng.randrange(1, 5_000)])
+    part, without = content[at:end], content[:at] + content[end:]
+    other = rng.randrange(len(without) + 1)
+    repeated = content[:at] + part * rng.choice([2, 2, 3, 50]) + content[end:]
+    return rng.choice([without, repeated, without[:other] + part + without[other:]])
+
+
+def _overwrite(content: bytes, rng: random.Random) -> bytes:
+    """Zeros, 255s, noise or a word where something else was, or put in between."""
+    at, length = _at(content, rng), rng.choice([1, 4, rng.randrange(1, 100), rng.randrange(1, 5_000)])
+    junk = rng.choice([bytes(length), b"\xff" * length, rng.randbytes(length), rng.choice(JUNK), rng.choice(JUNK)])
+    return content[:at] + junk + content[at + (len(junk) if rng.random() < 0.7 else 0) :]
+
+
+DAMAGES: list[Callable[[bytes, random.Random], bytes]] = [_cut, _flip, _flip, _number, _number, _splice, _overwrite]
+
+
+def _ogg_mended(content: bytes) -> bytes:
+    """Every page with the checksum of what it holds now."""
+    pages = content.split(b"OggS")
+    for number, page in enumerate(pages[1:], start=1):
+        if len(page) >= 23:
+            blank = b"OggS" + page[:18] + bytes(4) + page[22:]
+            pages[number] = page[:18] + _ogg_crc(blank).to_bytes(4, "little") + page[22:]
+    return b"OggS".join(pages)
+
+
+def _ogg_crc(page: bytes) -> int:
+    """RFC 3533: the polynomial 0x04c11db7, highest bit first, from 0."""
+    crc = 0
+    for byte in page:
+        crc = (crc << 8 & 0xFFFFFFFF) ^ _OGG_TABLE[crc >> 24 ^ byte]
+    return crc
+
+
+def _table_entry(value: int) -> int:
+    value <<= 24
+    for _ in range(8):
+        value = value << 1 ^ (0x104C11DB7 if value & 0x80000000 else 0)
+    return value
+
+
+_OGG_TABLE = [_table_entry(value) for value in range(256)]
+
+
+def tar_mended(content: bytes) -> bytes:
+    """Every header with the sum of its bytes, where it stands at a block and has the ``ustar`` mark."""
+    changed = bytearray(content)
+    for at in range(0, len(content) - 511, 512):
+        if changed[at + 257 : at + 262] == b"ustar":
+            changed[at + 148 : at + 156] = b" " * 8
+            changed[at + 148 : at + 156] = b"%06o\0 " % sum(changed[at : at + 512])
+    return bytes(changed)

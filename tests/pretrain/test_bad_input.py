@@ -1,0 +1,212 @@
+"""Every kind of bad input by its name, through a whole run: read all the same, skipped with its reason, or refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from mixvec import UserError
+from tests.pretrain.test_archives import tar
+from tests.pretrain.test_faults import two_ranks
+from tests.readers import find, write_text
+from tests.runs import finetune, pretrain
+
+SECONDS, RATE = 1.5, 16_000
+GOOD = [f"good {number}.flac" for number in range(4)]
+KEYS = ("run.updates=2", "batch.update_s=90", "batch.max_s=90", "data.min_s=1")
+
+
+def noise(path: Path, rate_hz: int = RATE, channels: int = 1, scale: float = 0.3) -> Path:
+    """Speech would do no better: all that is looked at is whether it is read."""
+    samples = scale * np.random.default_rng(0).uniform(-1, 1, (round(SECONDS * rate_hz), channels))
+    plain = path.with_name(f"plain{path.suffix}")
+    soundfile.write(plain, samples, rate_hz)
+    return plain.rename(path)
+
+
+def cut(path: Path, share: float) -> None:
+    content = noise(path).read_bytes()
+    path.write_bytes(content[: round(len(content) * share)])
+
+
+def as_another(kind: str, path: Path) -> None:
+    noise(path.with_suffix(kind)).rename(path)
+
+
+def with_value(path: Path, value: float) -> None:
+    samples = np.full(round(SECONDS * RATE), 0.1, np.float32)
+    samples[77] = value
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+
+
+def claiming(hours: int, path: Path) -> None:
+    content = bytearray(noise(path).read_bytes())
+    stated = int.from_bytes(content[18:26], "big")  # of which the last 36 bits are FLAC's count of frames
+    content[18:26] = (stated >> 36 << 36 | hours * 3600 * RATE).to_bytes(8, "big")
+    path.write_bytes(content)
+
+
+READ: dict[str, Callable[[Path], Any]] = {
+    "eight channels.wav": lambda path: noise(path, channels=8),
+    "4 kHz.wav": lambda path: noise(path, 4_000),
+    "192 kHz.flac": lambda path: noise(path, 192_000),
+    "an mp3.wav": lambda path: as_another(".mp3", path),
+    "a flac.ogg": lambda path: as_another(".flac", path),
+    " spaces  in it .wav": noise,
+    "a line\nbreak.flac": noise,
+    os.fsdecode(b"no UTF-8 \xff\xe9.wav"): noise,
+    "truncated, over a second left.wav": lambda path: cut(path, 0.8),
+}
+"""What is unusual and yet read."""
+NOT_AUDIO = "not audio that libsndfile can read (Format not recognised)"
+SKIPPED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated.flac": (lambda path: cut(path, 0.5), "not audio that libsndfile can read"),
+    "truncated, half a second left.wav": (lambda path: cut(path, 0.3), "0.45 s is under data.min_s"),
+    "truncated.ogg": (lambda path: cut(path, 0.5), "no audio in it"),
+    "truncated.mp3": (lambda path: cut(path, 0.5), "could be decoded"),
+    "zero length.wav": (lambda path: path.write_bytes(b""), NOT_AUDIO),
+    "header only.wav": (lambda path: soundfile.write(path, np.zeros(0), RATE), "no audio in it"),
+    "header only.flac": (lambda path: soundfile.write(path, np.zeros(0), RATE), NOT_AUDIO),
+    "a text.flac": (lambda path: path.write_text("this is no audio " * 99), NOT_AUDIO),
+    "a line\nbreak, \udcff, no audio.wav": (lambda path: path.write_text("?"), NOT_AUDIO),
+    "NaN.wav": (lambda path: with_value(path, np.nan), "holds values that are no sound"),
+    "infinity.wav": (lambda path: with_value(path, -np.inf), "holds values that are no sound"),
+    "zeros.flac": (lambda path: noise(path, scale=0.0), "silent: all samples read are the same"),
+    "zeros at 8 kHz.wav": (lambda path: noise(path, 8_000, scale=0.0), "silent: all samples read are the same"),
+    "40 hours.flac": (lambda path: claiming(40, path), "its header claims 40.0 h of audio"),
+}
+"""What is skipped, and why."""
+
+
+def ran(at: Path, source: Path) -> dict[str, str]:
+    """What skipped.jsonl says of the first epoch of a run, by the file's name; each file stands there once."""
+    assert pretrain(at, at / "run", f"data.train={source}", *KEYS) == 0
+    rows = [json.loads(line) for line in (at / "run/skipped.jsonl").read_text().splitlines()]
+    first = [row for row in rows if row.get("epoch", 0) == 0]
+    assert len({row["source"] for row in first}) == len(first)
+    return {Path(row["source"]).name: row["reason"] for row in first}
+
+
+@pytest.fixture(scope="module")
+def skipped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One run over a folder of all of these: what its skipped.jsonl says, by the file's name."""
+    at = tmp_path_factory.mktemp("bad")
+    (at / "audio").mkdir()
+    for name in GOOD:
+        noise(at / "audio" / name)
+    for name, make in [*READ.items(), *((name, made) for name, (made, _) in SKIPPED.items())]:
+        make(at / "audio" / name)
+    (at / "audio" / "a loop").symlink_to(at / "audio")
+    return ran(at, at / "audio")
+
+
+@pytest.mark.parametrize("name", SKIPPED)
+def test_skipped_with_its_reason(skipped: dict[str, str], name: str) -> None:
+    assert SKIPPED[name][1] in skipped[name] and name in skipped[name]
+
+
+def test_all_else_is_read(skipped: dict[str, str]) -> None:
+    """What is unusual, and what is whole: once, though a link leads in a loop."""
+    assert sorted(skipped) == sorted(SKIPPED)
+
+
+def test_an_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skipped, with all that is in it; the others are read. Permissions mean nothing to root, as whom tests may run."""
+    (tmp_path / "audio/locked").mkdir(parents=True)
+    for name in ("a.wav", "locked/b.wav"):
+        noise(tmp_path / "audio" / name)
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    reason = f"{tmp_path}/audio/locked: cannot be listed (Permission denied)"
+    assert ran(tmp_path, tmp_path / "audio") == {"locked": reason}
+    with pytest.raises(UserError, match=r"no readable audio in it; 1 skipped, the first: .*locked: cannot be listed"):
+        find(tmp_path / "audio/locked", labels=False)
+
+
+def test_two_files_of_one_name_in_a_tar(tmp_path: Path) -> None:
+    whole, other = noise(tmp_path / "a.wav"), noise(tmp_path / "b.wav", 8_000)
+    shard = tar(tmp_path / "s.tar", ("x/1.wav", whole), ("x/1.wav", other), ("x/1.flac", other), ("x/2.wav", other))
+    assert ran(tmp_path, shard) == {
+        "1.wav": f"{shard}: x/1.wav and x/1.wav are of one name; the first is kept",
+        "1.flac": f"{shard}: x/1.flac and x/1.wav are of one name; the first is kept",
+    }
+
+
+@pytest.mark.parametrize("name", ["/etc/a.wav", "../a.wav", "x/../../a.wav"])
+def test_a_tar_that_reaches_out_of_itself(tmp_path: Path, name: str) -> None:
+    """Refused whole: nobody packs one so by mistake, and elsewhere it is dangerous to unpack."""
+    shard = tar(tmp_path / "s.tar", ("a.wav", noise(tmp_path / "a.wav")), (name, b"?"))
+    with pytest.raises(UserError, match=r"s\.tar: its member .*a\.wav lies outside of it; no tar that can be trusted"):
+        ran(tmp_path, shard)
+
+
+def test_a_manifest_with_an_absolute_path_or_one_upwards(tmp_path: Path) -> None:
+    """Read: NeMo's manifests have absolute paths, and lists lie beside the audio. It is but read, never written."""
+    (tmp_path / "lists").mkdir()
+    rows = [str(noise(tmp_path / "a.wav")), f"../{noise(tmp_path / 'b.wav').name}"]
+    write_text(tmp_path / "lists/m.jsonl", *(json.dumps({"audio_filepath": row}) for row in rows))
+    assert ran(tmp_path, tmp_path / "lists/m.jsonl") == {}
+    assert [Path(u.source).name for u in find(tmp_path / "lists/m.jsonl").utterances] == ["a.wav", "b.wav"]
+
+
+def test_a_bound_on_what_is_skipped_stops_the_run(tmp_path: Path) -> None:
+    """Before it begins where headers tell, else within the epoch, with a checkpoint to go on from."""
+    for number in range(6):
+        noise(tmp_path / "audio" / f"{number}.wav") if number else (tmp_path / "audio").mkdir()
+    (tmp_path / "audio/a text.wav").write_text("no audio")
+    for name in "ab":
+        with_value(tmp_path / "audio" / f"{name} NaN.wav", np.nan)
+    data = f"data.train={tmp_path}/audio"
+    keys = ("run.updates=9", "batch.update_s=3", "data.min_s=1")
+    with pytest.raises(UserError, match=r"1 of 8 utterances cannot be used, more than data\.max_skipped=0\.1 allows"):
+        pretrain(tmp_path, tmp_path / "none", data, "data.max_skipped=0.1", *keys)
+    with pytest.raises(UserError, match=r"data\.train: 2 utterances of epoch 0 could not be decoded, more than "
+                                        r"data\.max_skipped=0\.2 allows \(why: .*/run/skipped\*\.jsonl\)"):  # fmt: skip
+        pretrain(tmp_path, tmp_path / "run", data, "data.max_skipped=0.2", *keys)
+    (left,) = (tmp_path / "run/checkpoints").iterdir()
+    assert left.name <= "update_00000004", "within the first epoch"
+    assert pretrain(tmp_path, tmp_path / "run", data, "data.max_skipped=0.3", *keys) == 0, "two in each epoch"
+
+
+def test_the_bound_holds_for_two_ranks_together(tmp_path: Path) -> None:
+    """Each meets one of the two that are too many."""
+    (tmp_path / "audio").mkdir()
+    for number in range(2):
+        noise(tmp_path / "audio" / f"{number}.wav")
+        with_value(tmp_path / "audio" / f"{number} NaN.wav", np.nan)
+    keys = [f"data.train={tmp_path}/audio", "data.max_skipped=0.3", "batch.update_s=9", "data.min_s=1"]
+    done = two_ranks(tmp_path, tmp_path / "run", tmp_path / "script.py", "pass", "run.updates=99", *keys)
+    assert done.returncode != 0 and "[rank0]: Traceback" not in done.stderr
+    assert "error: rank 0: data.train: 2 utterances of epoch 0 could not be decoded" in done.stderr, done.stderr
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1
+
+
+def test_a_text_column_that_is_missing_in_some_rows(tmp_path: Path) -> None:
+    """Those rows are skipped in fine-tuning, for which the bound holds too."""
+    noise(tmp_path / "a.wav")
+    noise(tmp_path / "b.wav")
+    with_value(tmp_path / "c.wav", np.nan)
+    rows = ({"file_name": "a.wav", "text": "yes"}, {"file_name": "b.wav"}, {"file_name": "c.wav", "text": "no"})
+    write_text(tmp_path / "metadata.jsonl", *map(json.dumps, rows))
+    keys = (f"data.train={tmp_path}", "data.valid=null", "size=tiny", "run.updates=2", f"run.dir={tmp_path}/run")
+    assert finetune("asr", tmp_path, tmp_path / "run", *keys) == 0
+    said = [json.loads(line) for line in (tmp_path / "run/skipped.jsonl").read_text().splitlines()]
+    assert [row["reason"].removeprefix(row["source"]) for row in said[:2]] == [
+        ": no text", ": holds values that are no sound (NaN, infinity or over 1e+10)"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"data\.train: 1 utterances of epoch 0 could not be decoded"):
+        finetune("asr", tmp_path, tmp_path / "run", *keys, "data.max_skipped=0.4", f"run.dir={tmp_path}/other")
