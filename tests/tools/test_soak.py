@@ -81,7 +81,9 @@ def test_every_kind_is_drawn_and_what_cannot_be_is_said(
     assert {fault.kind for fault in draw(len(KINDS), 1, disk=True)} == set(KINDS)
     assert draw(50, 1, disk=True) == draw(50, 1, disk=True) != draw(50, 2, disk=True)
     assert not {fault.kind for fault in draw(50, 1, disk=False)} & set(FULL)
-    assert [len(part) for part in split(draw(50, 0, disk=True))] == [30, 20]
+    pretraining, tuning = split(draw(50, 0, disk=True))
+    assert (len(pretraining), len(tuning)) == (30, 20)
+    assert (pretraining[-1].kind, tuning[-1].kind) == ("kill-at-end", "kill-in-model-folder")
     monkeypatch.setenv("PATH", str(tmp_path))
     why = enter(tmp_path / "disk")
     assert why == "unshare(1) cannot be run (No such file or directory)"

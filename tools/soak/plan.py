@@ -62,14 +62,17 @@ def draw(count: int, seed: int, *, disk: bool) -> list[Fault]:
 def split(faults: list[Fault]) -> tuple[list[Fault], list[Fault]]:
     """Three in five for the pretraining, the others for the fine-tuning; what strikes at the end comes last in each.
 
+    A fine-tuning is sure to write its model folder only when all its updates are done.
+
     Raises:
         UserError: fewer than two.
     """
     if len(faults) < 2:
         raise UserError(f"--faults {len(faults)} must be at least 2, one for each run")
     cut = 3 * len(faults) // 5
-    first, second = (sorted(part, key=lambda f: f.kind == "kill-at-end") for part in (faults[:cut], faults[cut:]))
-    return first, second
+    late = ["kill-at-end", "kill-in-model-folder"]
+    first = sorted(faults[:cut], key=lambda fault: fault.kind == late[0])
+    return first, sorted(faults[cut:], key=lambda fault: late.index(fault.kind) if fault.kind in late else -1)
 
 
 def updates_for(faults: list[Fault]) -> int:

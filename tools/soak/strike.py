@@ -71,12 +71,11 @@ def strike(session: Session, fault: Fault, disk: Disk | None, start_s: float) ->
         if fault.kind == "kill-at-end":
             came = came and session.wait_for((checkpoints / end).is_dir, 0.0002)
         else:
-            wanted = session.from_update + fault.after
-            came = came and session.wait_for(lambda: (session.update or 0) >= wanted, 0.005)
+            wanted = min(session.from_update + fault.after, session.stage.updates)
+            came = came and session.wait_for(lambda: (session.update or session.from_update) >= wanted, 0.005)
         if fault.kind in SIGNS:
             folder, name = session.run / SIGNS[fault.kind][0], SIGNS[fault.kind][1]
-            known = session.there_before | half_written(session.run)
-            came = came and session.wait_for(lambda: _appeared(folder, name, known), 0.0002)
+            came = came and session.wait_for(lambda: _appeared(folder, name, session.there_before), 0.0002)
         time.sleep(fault.share * LATEST_S.get(fault.kind, 0.1))
     if came:
         _act(session, fault, disk)
