@@ -22,7 +22,7 @@ class UserError(Exception):
     What may be secret in a URL is left out of it.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str = "") -> None:
         super().__init__(redacted(message))
 
 

@@ -7,7 +7,6 @@ and Kaldi folders. A file that a manifest names must be there: if not, the manif
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -143,7 +142,11 @@ def fairseq_rows(path: Path) -> Rows:
         return
     name = lines[0][1].strip()
     root = path.parent / name
-    if not os.path.isdir(root):  # Path's raises where the name is too long for any
+    try:
+        known = root.is_dir()
+    except OSError:  # the name is too long for any
+        known = False
+    if not known:
         raise UserError(
             f"{path}:1: {shown(name)} is no folder; a fairseq manifest's first line names the root of its files"
         )
