@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .branches import branches
+
 
 def activation(name: Literal["swish", "gelu"]) -> nn.Module:
     return nn.SiLU() if name == "swish" else nn.GELU()
@@ -69,7 +71,7 @@ class SummaryMixing(nn.Module):
         width = dim // heads
         self.first = BlockLinear(heads, width, self.paths * width)
         self.second = BlockLinear(heads * self.paths, width, width)
-        self.act = activation(act)
+        self.act, self.gelu = activation(act), act == "gelu"
         self.summary_norm = nn.LayerNorm(dim) if norm else nn.Identity()
         if not lite:
             self.local_norm = nn.LayerNorm(dim) if norm else nn.Identity()
@@ -78,6 +80,18 @@ class SummaryMixing(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` to (B, 1, D)."""
+        inside = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        local, mean = self.branches_in_parts(x, mask) if inside else self.plain_branches(x, mask)
+        summary: Tensor = self.summary_norm(mean.to(self.first.weight.dtype)).to(local.dtype)  # (B, D)
+        if self.lite:
+            return summary.unsqueeze(1)
+        w_local, w_summary = self.combine.weight.chunk(2, dim=1)
+        mixed = F.linear(self.dropout(self.local_norm(local)), w_local)  # (B, T, D)
+        mixed += F.linear(self.dropout(summary), w_summary, self.combine.bias).unsqueeze(1)
+        return self.act(mixed)  # type: ignore[no-any-return]
+
+    def plain_branches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """f(x) (B, T, D), empty with ``lite``, and the mean of s(x) over the real frames (B, D) in fp32."""
         batch, frames, dim = x.shape
         heads, width = self.heads, dim // self.heads
         z = x.reshape(batch * frames, heads, width).transpose(0, 1)  # (H, B·T, D/H)
@@ -85,14 +99,18 @@ class SummaryMixing(nn.Module):
         z = z.view(heads, -1, self.paths, width).transpose(1, 2).reshape(heads * self.paths, -1, width)
         z = self.act(self.second(z))  # (H·paths, B·T, D/H)
         z = z.view(heads, self.paths, batch, frames, width)
-        mean = _mean_over_time(z[:, -1], mask).to(self.first.weight.dtype)
-        summary: Tensor = self.summary_norm(mean).to(z.dtype)  # (B, D)
+        mean = _mean_over_time(z[:, -1], mask)
         if self.lite:
-            return summary.unsqueeze(1)
-        local = self.local_norm(z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim))
-        w_local, w_summary = self.combine.weight.chunk(2, dim=1)
-        mixed = F.linear(self.dropout(local), w_local, self.combine.bias)  # (B, T, D)
-        return self.act(mixed + F.linear(self.dropout(summary), w_summary).unsqueeze(1))  # type: ignore[no-any-return]
+            return z.new_empty(0), mean
+        return z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim), mean
+
+    def branches_in_parts(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same on the CPU, a part of the frames at a time (``branches.py``)."""
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
+        local, total = branches(x.to(dtype), mask, *(weight.to(dtype) for weight in weights), self.gelu)
+        count = x.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return local, total / count
 
 
 def _mean_over_time(s: Tensor, mask: Tensor | None) -> Tensor:

@@ -78,7 +78,7 @@ class Given(nn.Module):
         """``waveforms`` is not read; every utterance fills its row."""
         return self.given, torch.full_like(lengths, self.given.shape[1])
 
-    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor) -> EncoderOutput:
+    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor, *, every_layer: bool) -> EncoderOutput:
         return EncoderOutput(self.hidden, frame_lengths, [self.hidden])
 
 
