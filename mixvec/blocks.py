@@ -103,7 +103,7 @@ class ConformerBlock(nn.Module):
 
     def _enter(self, x: Tensor, first: int, end: int) -> Tensor:
         x = x[:, first:end]
-        return x + 0.5 * self.ffn_in(x)
+        return x + 0.5 * self.ffn_in(x)  # type: ignore[no-any-return]
 
     def _leave(self, x: Tensor, mask: Tensor | None, first: int, end: int) -> Tensor:
         near, inner = stretch(x, first, end, self.conv.depthwise.reach)

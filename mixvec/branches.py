@@ -8,29 +8,29 @@ arithmetic. So a part of it goes through both layers at once, and the backward p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Weights: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 PART_NUMBERS = 1 << 18
 """Of x in a part: with the hidden layers, what the second-level cache of a few cores holds."""
 
 
-def branches(
-    x: Tensor, mask: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gelu: bool
-) -> tuple[Tensor, Tensor]:
+def branches(x: Tensor, mask: Tensor | None, weights: Weights, gelu: bool) -> tuple[Tensor, Tensor]:
     """f(x) (B, T, D), empty with one path, and the sum of s(x) over the real frames (B, D) in fp32.
 
     Args:
         x: (B, T, D), of one dtype with the weights.
         mask: (B, T), True at real frames, or None.
-        w1, b1: (H, W, P·W), (H, 1, P·W). w2, b2: (H·P, W, W), (H·P, 1, W), as in ``SummaryMixing``.
+        weights: (H, W, P·W), (H, 1, P·W), (H·P, W, W), (H·P, 1, W): both layers and their biases, as ``SummaryMixing``
+            has them.
         gelu: the activation; else swish.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return _Branches.apply(x, mask, w1, b1, w2, b2, gelu)  # type: ignore[no-any-return,no-untyped-call]
+        return _Branches.apply(x, mask, *weights, gelu)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Branches(torch.autograd.Function):
@@ -48,14 +48,14 @@ class _Branches(torch.autograd.Function):
                 hidden = _act(torch.baddbmm(one[1], heads, one[0]), gelu)
                 out = _by_frame(_act(torch.baddbmm(two[1], hidden, two[0]), gelu), part)  # (B, n, H, W)
                 if path == 0 and f.numel():
-                    f[:, first : first + part.shape[1]].unflatten(2, out.shape[2:]).copy_(out)
+                    f[:, first : first + part.shape[1]].view(out.shape).copy_(out)
                     continue
                 out = out if hidden_mask is None else out.masked_fill(hidden_mask, 0.0)
                 sums += out.sum(1, dtype=sums.dtype)
         return f, sums.flatten(1)
 
     @staticmethod
-    def backward(ctx: Any, df: Tensor, dsum: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, df: Tensor, dsum: Tensor) -> tuple[Tensor | None, ...]:
         x, mask, *weights = ctx.saved_tensors
         slope = torch.ops.aten.gelu_backward if ctx.gelu else torch.ops.aten.silu_backward
         dx = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -64,7 +64,7 @@ class _Branches(torch.autograd.Function):
         of_sum = dsum.to(x.dtype).view(len(x), heads, 1, -1).transpose(0, 1)  # (H, B, 1, W)
         for first, part, hidden_mask in _parts(x, mask):
             own, some = _by_head(part, heads), slice(first, first + part.shape[1])
-            dpart = None
+            dpart = own.new_zeros(own.shape)
             for path, ((w1, b1), (w2, b2)) in enumerate(_paths(*weights)):
                 (dw1, db1), (dw2, db2) = _paths(*gradients)[path]
                 before_first = torch.baddbmm(b1, own, w1)  # (H, N, W), as all below
@@ -84,8 +84,8 @@ class _Branches(torch.autograd.Function):
                 dw1 += torch.bmm(own.transpose(1, 2), dfirst)
                 db1 += dfirst.sum(1, keepdim=True)
                 back = w1.transpose(1, 2)
-                dpart = torch.bmm(dfirst, back) if dpart is None else dpart.baddbmm_(dfirst, back)
-            dx[:, some].unflatten(2, (heads, -1)).copy_(_by_frame(dpart, part))
+                dpart.baddbmm_(dfirst, back)
+            dx[:, some].view(*part.shape[:2], heads, -1).copy_(_by_frame(dpart, part))
         return dx, None, *(g.to(w.dtype) for g, w in zip(gradients, weights, strict=True)), None
 
 
@@ -111,7 +111,7 @@ def _by_head(part: Tensor, heads: int) -> Tensor:
 
 def _by_frame(out: Tensor, part: Tensor) -> Tensor:
     """(H, N, W) to (B, n, H, W)."""
-    return out.unflatten(1, part.shape[:2]).permute(1, 2, 0, 3)
+    return out.view(len(out), *part.shape[:2], -1).permute(1, 2, 0, 3)
 
 
 def _act(x: Tensor, gelu: bool) -> Tensor:

@@ -6,8 +6,9 @@ samples beyond an utterance's length are set to zero, and no normalisation runs 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class ConvLayer(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int, stride: int, *, bias: bool) -> None:
         super().__init__()
+        self.kernel, self.stride = kernel, stride
         self.conv = nn.Conv1d(in_dim, out_dim, kernel, stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
         self.norm = nn.LayerNorm(out_dim)
@@ -62,11 +64,11 @@ def conv_length(length: Length, kernel: int, stride: int) -> Length:
     return frames.clamp(min=0) if isinstance(frames, Tensor) else max(frames, 0)
 
 
-def convolved(convs: nn.ModuleList, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+def convolved(convs: Iterable[Any], norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """x (B, C, S) through convolutions without padding and the last LayerNorm, to (B, T, C')."""
     span, hop, frames = 1, 1, x.shape[2]  # a frame sees ``span`` of x, and the next one begins ``hop`` later
-    for layer in convs:
-        (kernel,), (stride,) = layer.conv.kernel_size, layer.conv.stride
+    for layer in convs:  # of ``ConvLayer``
+        kernel, stride = layer.kernel, layer.stride
         span, hop, frames = span + (kernel - 1) * hop, hop * stride, conv_length(frames, kernel, stride)
 
     def part(first: int, end: int) -> Tensor:

@@ -107,8 +107,9 @@ class SummaryMixing(nn.Module):
     def branches_in_parts(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same on the CPU, a part of the frames at a time (``branches.py``)."""
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
-        local, total = branches(x.to(dtype), mask, *(weight.to(dtype) for weight in weights), self.gelu)
+        one, two = self.first, self.second
+        weights = (one.weight.to(dtype), one.bias.to(dtype), two.weight.to(dtype), two.bias.to(dtype))
+        local, total = branches(x.to(dtype), mask, weights, self.gelu)
         count = x.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
         return local, total / count
 
