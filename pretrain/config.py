@@ -33,6 +33,9 @@ class DataConfig:
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
     """Longer ones are cut into stretches of even length, at most this, which cover all of them; or as ``gate`` says."""
+    longest_share: float = 1.0
+    """Only the longest utterances, as they are after cutting, that make up this share of the hours: for short budgets
+    (arXiv 2601.20896)."""
     gate: GateConfig = field(default_factory=GateConfig)
     """An energy gate for what is longer than ``max_s`` (``pretrain/gate.py``); off unless ``below_db`` is set."""
     workers: int = 2
@@ -145,6 +148,10 @@ class PretrainConfig:
             raise ValueError(
                 "data.temperature needs the hours of each corpus, which a stream does not know; give weights"
             )
+        if not 0.0 < self.data.longest_share <= 1.0:
+            raise ValueError(f"data.longest_share={self.data.longest_share} is a share of the hours: over 0, at most 1")
+        if self.data.stream and self.data.longest_share < 1.0:
+            raise ValueError("data.longest_share needs the length of every utterance, which data.stream does not know")
         if self.data.gate.below_db is not None:
             if not self.data.gate.below_db > 0:
                 raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")

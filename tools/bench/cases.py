@@ -87,6 +87,7 @@ SPEECHBRAIN = System("speechbrain", "speechbrain_systems")
 MIXERS = (SUMMARY, TWIN, MATERIALISED)
 OBJECTIVES = (SUMMARY, FAIRSEQ2, TRANSFORMERS)
 BASES = (SUMMARY, TWIN, TRANSFORMERS_CONFORMER)
+FRAME_RATES = (SUMMARY, System("base-25hz", "ours", "25hz"), System("base-12hz", "ours", "12hz"))
 BASES_95M = (SUMMARY, IN_OUR_LOOP, FAIRSEQ2, TRANSFORMERS, SPEECHBRAIN)
 READERS = (System(OURS, "data_systems", "ours"), System("libsndfile loop", "data_systems", "libsndfile"))
 FIRST_EPOCH = (READERS[0], System("datasets map", "data_systems", "datasets"))
@@ -107,6 +108,7 @@ def cpu_cases() -> list[Case]:
         Case("objective", "objective", ((8, 15),), OBJECTIVES),
         Case("update", "base", ((4, 15),), BASES, repeats=3),
         Case("update", "95 M", ((4, 15),), BASES_95M, repeats=3),
+        Case("update", "frames", ((4, 15),), FRAME_RATES, repeats=3),
         *(Case("inference", "small with CTC", ((1, s),), slow, repeats=5 if s < 600 else 3)
           for s in (10, 60, 600, 3600)),
         *_data_cases(60, 15, 10_000_000, 100_000),
@@ -135,6 +137,7 @@ def gpu_cases() -> list[Case]:
         Case("update", "base", clips, bases),
         Case("update", "base", long, bases),
         Case("update", "95 M", ((18, 20),), bases_95m),
+        Case("update", "frames", clips, FRAME_RATES),
         *(Case("mixer", "mixer", ((max(1, 360 // s), s),), (*MIXERS, *((COMPILED,) if s in (10, 300) else ())))
           for s in (10, 60, 300, 600)),
         *(Case("mixer", "block", ((max(1, 360 // s), s),), (SUMMARY, TWIN, *((COMPILED,) if s == 60 else ())))
@@ -153,6 +156,7 @@ def smoke_cases() -> list[Case]:
         Case("objective", "objective", ((2, 4),), OBJECTIVES),
         Case("update", "base", ((2, 2),), BASES),
         Case("update", "95 M", ((2, 2),), BASES_95M),
+        Case("update", "frames", ((2, 2),), FRAME_RATES),
         Case("inference", "small with CTC", ((1, 2),), (SUMMARY, TWIN, TRANSFORMERS)),
         *_data_cases(3, 2, 1000, 30),
     ]

@@ -1,0 +1,49 @@
+"""The configs with fewer frames: spans of about 200 ms, half of it hidden, enough left to tell apart, at any length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mixvec.frontend import SAMPLE_RATE_HZ, MelFrontEnd
+from pretrain.config import PretrainConfig, load_config
+from pretrain.loader import Clip, collate_masked
+from pretrain.masks import MIN_FRAMES
+from pretrain.utterances import Utterance
+
+ROOT = Path(__file__).resolve().parents[2]
+RATES_HZ = {"base": 50, "small": 25, "base-25hz": 25, "short": 25, "base-12hz": 12.5}
+
+
+@pytest.mark.parametrize("name", RATES_HZ)
+def test_masks_and_distractors_at_every_rate(name: str) -> None:
+    config = load_config(PretrainConfig, [str(ROOT / "configs" / f"{name}.yaml")], "")
+    front = MelFrontEnd(8, 4, config.encoder.conv_strides)
+    assert SAMPLE_RATE_HZ / front.hop_samples == RATES_HZ[name]
+    assert 160 <= 1000 * config.objective.mask_span_frames / RATES_HZ[name] <= 240
+    rng, hidden = np.random.default_rng(0), []
+    for seconds in (0.4, 0.5, 1, 2, 10, 30):
+        samples = round(seconds * SAMPLE_RATE_HZ)
+        clips = [Clip(Utterance("a.wav", seconds), torch.zeros(samples), rng) for _ in range(40)]
+        batch = collate_masked(clips, config.objective, front.frame_lengths)
+        frames = front.frame_lengths(samples)
+        assert batch.mask.shape == (40, frames) and frames >= MIN_FRAMES
+        assert int(batch.counts.min()) >= 2 and int(batch.counts.max()) < frames
+        for row, count in enumerate(batch.counts.tolist()):
+            drawn = batch.distractors[row, :count]
+            assert int(drawn.min()) >= 0 and int(drawn.max()) < count
+            assert (drawn != torch.arange(count)[:, None]).all()
+        hidden.append(float(batch.mask.float().mean()))
+    assert 0.46 < np.mean(hidden[3:]) < 0.56
+
+
+def test_what_is_too_short_to_mask_stays_visible() -> None:
+    """At 12.5 frames/s 0.37 s give three frames: nothing is hidden there, and the rest of the batch goes on."""
+    config = load_config(PretrainConfig, [str(ROOT / "configs/base-12hz.yaml")], "")
+    front, rng = MelFrontEnd(8, 4, config.encoder.conv_strides), np.random.default_rng(0)
+    clips = [Clip(Utterance("a.wav", s), torch.zeros(round(s * SAMPLE_RATE_HZ)), rng) for s in (0.37, 2.0)]
+    batch = collate_masked(clips, config.objective, front.frame_lengths)
+    assert batch.counts[0] == 0 and batch.counts[1] > 2
