@@ -34,8 +34,7 @@ class DataConfig:
     max_s: float = 30.0
     """Longer ones are cut into stretches of even length, at most this, which cover all of them; or as ``gate`` says."""
     longest_share: float = 1.0
-    """Only the longest utterances, as they are after cutting, that make up this share of the hours: for short budgets
-    (arXiv 2601.20896)."""
+    """Only the longest utterances, after cutting, that make up this share of the hours (arXiv 2601.20896)."""
     gate: GateConfig = field(default_factory=GateConfig)
     """An energy gate for what is longer than ``max_s`` (``pretrain/gate.py``); off unless ``below_db`` is set."""
     workers: int = 2

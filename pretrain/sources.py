@@ -89,19 +89,6 @@ class Corpus:
         self._keep(self.utterances.durations_s <= max_s, "{u.source}: {u.duration_s:.1f} s is over data.max_s")
         self._keep(self.utterances.durations_s >= min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
 
-    def keep_longest(self, share: float) -> None:
-        """Keep the longest utterances, in their order, until they make up ``share`` of the hours; one at least.
-
-        Which of equally long ones is kept is drawn, always alike, so that no folder comes first.
-        """
-        durations_s = self.utterances.durations_s
-        drawn = np.random.default_rng(0).permutation(len(durations_s))
-        order = drawn[np.argsort(-durations_s[drawn], kind="stable")]
-        before_s = np.cumsum(durations_s[order]) - durations_s[order]
-        kept = np.zeros(len(order), dtype=bool)
-        kept[order[before_s < share * durations_s.sum() * (1 - 1e-12)]] = True
-        self.utterances = self.utterances.where(kept)
-
     def _keep(self, kept: np.ndarray, reason: str) -> None:
         for number in np.flatnonzero(~kept):
             utterance = self.utterances[int(number)]

@@ -154,7 +154,7 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
         run.say(f"{cut} (data.max_s={data.max_s:g})")
     if data.longest_share < 1.0:
         count = len(corpus.utterances)
-        corpus.keep_longest(data.longest_share)
+        corpus.utterances = corpus.utterances.longest(data.longest_share)
         shortest_s = corpus.utterances.durations_s.min()
         run.say(f"the longest {len(corpus.utterances)} of {count} utterances, from {shortest_s:.1f} s "
                 f"(data.longest_share={data.longest_share:g})")  # fmt: skip

@@ -125,7 +125,7 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     kept = replace(corpus, utterances=corpus.utterances.where(found_s >= data.min_s), skipped=[])
     cut = cut_long(kept, data)
     found = len(kept.utterances)
-    kept.keep_longest(data.longest_share)
+    kept.utterances = kept.utterances.longest(data.longest_share)
     facts: dict[str, Any] = {
         "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
         "left_out": int((found_s < data.min_s).sum()),

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ, MelFrontEnd
 from pretrain.config import PretrainConfig, load_config
 from pretrain.loader import Clip, collate_masked
 from pretrain.masks import MIN_FRAMES
 from pretrain.utterances import Utterance
+from tests.runs import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 RATES_HZ = {"base": 50, "small": 25, "base-25hz": 25, "short": 25, "base-12hz": 12.5}
@@ -47,3 +49,13 @@ def test_what_is_too_short_to_mask_stays_visible() -> None:
     clips = [Clip(Utterance("a.wav", s), torch.zeros(round(s * SAMPLE_RATE_HZ)), rng) for s in (0.37, 2.0)]
     batch = collate_masked(clips, config.objective, front.frame_lengths)
     assert batch.counts[0] == 0 and batch.counts[1] > 2
+
+
+@pytest.mark.parametrize(("strides", "least_s"), [("[2,2]", 0.18), ("[2,2,2]", 0.38)])
+def test_what_a_frame_rate_cannot_mask_is_refused_with_the_shortest_it_can(
+    corpus: Path, tmp_path: Path, strides: str, least_s: float
+) -> None:
+    keys = (f"encoder.conv_strides={strides}", "run.updates=1")
+    with pytest.raises(UserError, match=rf"4 frames of the encoder are needed, which take data\.min_s={least_s}"):
+        pretrain(corpus, tmp_path / "a", f"data.min_s={least_s - 0.01:g}", *keys)
+    assert pretrain(corpus, tmp_path / "b", f"data.min_s={least_s}", *keys) == 0

@@ -11,12 +11,9 @@ import datasets
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mixvec import UserError
 from pretrain.sources import Corpus, _short, find_utterances
-from pretrain.utterances import Utterance, Utterances
 
 RATE = 16_000
 
@@ -266,31 +263,3 @@ def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
 )  # fmt: skip
 def test_a_split_is_named_with_its_corpus(path: str, name: str) -> None:
     assert _short(path) == name
-
-
-durations = st.lists(st.floats(0.1, 60).map(lambda s: round(s, 1)), min_size=1, max_size=30)
-
-
-@settings(max_examples=200, deadline=None)
-@given(seconds=durations, share=st.floats(0.01, 1.0))
-def test_the_longest_make_up_their_share_and_not_one_more(seconds: list[float], share: float) -> None:
-    """In their order; without the shortest of them it would be less; the same each time."""
-    everything = Utterances(Utterance(str(number), s) for number, s in enumerate(seconds))
-    corpus, again = Corpus("a", everything), Corpus("a", everything)
-    for each in (corpus, again):
-        each.keep_longest(share)
-    assert corpus.utterances == again.utterances
-    kept = [int(utterance.source) for utterance in corpus.utterances]
-    assert kept == sorted(set(kept)) and kept
-    own = [seconds[number] for number in kept]
-    left = [s for number, s in enumerate(seconds) if number not in kept]
-    assert max(left, default=0) <= min(own)
-    assert sum(own) >= share * sum(seconds) * (1 - 1e-6)
-    assert sum(own) - min(own) < share * sum(seconds)
-
-
-def test_among_equally_long_ones_no_folder_comes_first() -> None:
-    corpus = Corpus("a", Utterances(Utterance(str(number), 30.0) for number in range(1000)))
-    corpus.keep_longest(0.5)
-    kept = [int(utterance.source) for utterance in corpus.utterances]
-    assert len(kept) == 500 and 200 < sum(number < 500 for number in kept) < 300

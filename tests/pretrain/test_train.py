@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -291,21 +290,3 @@ def test_an_augmented_run_is_resumed_bitwise_and_names_its_bad_noises(corpus: Pa
     assert not identical(weights(tmp_path / "whole"), weights(tmp_path / "plain"))
     with pytest.raises(UserError, match=r"data\.min_s=0\.2 is too short to mask at data\.augment\.speed=2"):
         pretrain(corpus, tmp_path / "short", "data.min_s=0.2", "data.augment.speed=[2.0]")
-
-
-@pytest.mark.parametrize(("strides", "least_s"), [("[2,2]", 0.18), ("[2,2,2]", 0.38)])
-def test_what_a_frame_rate_cannot_mask_is_refused_with_the_shortest_it_can(
-    corpus: Path, tmp_path: Path, strides: str, least_s: float
-) -> None:
-    keys = (f"encoder.conv_strides={strides}", "run.updates=1")
-    with pytest.raises(UserError, match=rf"4 frames of the encoder are needed, which take data\.min_s={least_s}"):
-        pretrain(corpus, tmp_path / "a", f"data.min_s={least_s - 0.01:g}", *keys)
-    assert pretrain(corpus, tmp_path / "b", f"data.min_s={least_s}", *keys) == 0
-
-
-def test_the_longest_utterances_alone(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert pretrain(corpus, tmp_path / "run", "data.longest_share=0.5", "run.updates=1") == 0
-    said = re.search(r"the longest (\d+) of (\d+) utterances, from [\d.]+ s", capsys.readouterr().out)
-    assert said is not None and 0 < int(said[1]) < int(said[2]) / 2
-    with pytest.raises(UserError, match=r"other settings: data\.longest_share \(0\.5 → 1\.0\)"):
-        pretrain(corpus, tmp_path / "run", "run.updates=1")
