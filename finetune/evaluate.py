@@ -20,8 +20,8 @@ from pretrain.sources import Corpus
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
+from .tasks import Detailed, Scored
 from .tasks import LabelledTask as Task
-from .tasks import Scored
 
 
 @torch.no_grad()
@@ -90,11 +90,13 @@ def finish(
             results[split], rows = evaluate(run, task, best, data[split], name)
             if run.accelerator.is_main_process:
                 write_rows(run.dir / f"{split}.jsonl", rows)
+            if isinstance(task, Detailed):
+                results.setdefault("details", {})[split] = task.details(rows)
     scored = next((split for split in ("test", "valid") if split in results), None)
     if scored:
-        save_model(
-            run, best, facts(run, state, corpora) | {"metrics": results[scored], "test_data": corpora[scored].name}
-        )
+        known = facts(run, state, corpora) | {"metrics": results[scored], "test_data": corpora[scored].name}
+        text = results.get("details", {}).get(scored, {}).get("text")
+        save_model(run, best, known | ({"text": text} if text else {}))
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.writes.wait()

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from mixvec import CtcRecognizer, EncoderConfig, UserError
 from mixvec.output import EncoderOutput
-from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_characters
+from mixvec.text import TEXT_STYLES, build_vocabulary, encode_text, normalise_text, unknown_characters
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
 
 from ..batch import LabelledBatch
 from ..config import FinetuneConfig
+from ..scoring import intervals
 from . import Scored
 
 
@@ -101,6 +102,12 @@ class Task:
             "cer": float(jiwer.cer(references, predictions)),
             "empty": sum(not p for p in predictions) / len(predictions),
         }
+
+    def details(self, rows: list[Scored]) -> dict[str, Any]:
+        """How the texts were normalised, the intervals of both rates, and the errors by kind."""
+        texts = [row.reference for row in rows], [row.prediction for row in rows]
+        found = intervals(*texts, [row.utterance.speaker for row in rows])
+        return {"text": TEXT_STYLES[self.config.data.text], **found}
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three pairs to read, and a warning where nothing is said."""
