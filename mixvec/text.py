@@ -8,6 +8,9 @@ from typing import Literal
 
 BLANK = "[PAD]"
 SPACE = "|"
+"""Stands for a space in a vocabulary of characters."""
+PIECE_SPACE = "▁"
+"""Stands for a space in a vocabulary of sentencepiece's pieces."""
 TextStyle = Literal["plain", "raw"]
 TEXT_STYLES: dict[TextStyle, str] = {
     "plain": "plain: lower case, no punctuation but for apostrophes inside words, numbers as they are written",

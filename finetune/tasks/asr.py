@@ -1,8 +1,9 @@
-"""Speech recognition: characters with CTC, scored by word and character error rate."""
+"""Speech recognition with CTC, scored by word and character error rate."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import jiwer
@@ -11,41 +12,42 @@ from torch import Tensor
 
 from mixvec import CtcRecognizer, EncoderConfig, UserError
 from mixvec.output import EncoderOutput
-from mixvec.text import TEXT_STYLES, build_vocabulary, encode_text, normalise_text, unknown_characters
+from mixvec.text import TEXT_STYLES, normalise_text
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
 
 from ..batch import LabelledBatch
 from ..config import FinetuneConfig
 from ..scoring import intervals
+from ..units import open_units
 from . import Scored
 
 
 class Task:
-    """What recognition adds to the loop. The vocabulary is the characters of the training text."""
+    """What recognition adds to the loop. The vocabulary comes from the training text (``asr.units``)."""
 
     higher_is_better = False
 
-    def __init__(self, config: FinetuneConfig, train: Corpus, vocabulary: list[str] | None = None) -> None:
+    def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
         """
         Raises:
-            UserError: the training data has no text.
+            UserError: the training data has no text, or no units can be had of it (``units.open_units``).
         """
         self.config, self.score_name = config, config.best_by
         train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         if not train.utterances:
             raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
-        self.vocabulary = vocabulary or build_vocabulary(self.reference(u) for u in train.utterances)
-        self._numbers = {character: i for i, character in enumerate(self.vocabulary)}
+        texts = (self.reference(u) for u in train.utterances)
+        self.units = open_units(config.asr, texts, Path(config.run.dir))
 
     def build(self, encoder: EncoderConfig) -> CtcRecognizer:
-        return CtcRecognizer(encoder, self.vocabulary, self.config.head.layers, self.config.head.dropout)
+        return CtcRecognizer(encoder, self.units.vocabulary, self.config.head.layers, self.config.head.dropout)
 
     def reference(self, utterance: Utterance) -> str:
         return normalise_text(utterance.text or "", self.config.data.text)
 
     def target(self, utterance: Utterance) -> list[int]:
-        return encode_text(self.reference(utterance), self._numbers)
+        return self.units.encode(self.reference(utterance))
 
     def check(self, corpus: Corpus, frames: Any, key: str, *, training: bool) -> list[str]:
         """Leave out what cannot be learned or scored, and say so. ``frames`` maps an utterance to its frames.
@@ -55,7 +57,7 @@ class Task:
         """
         corpus.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         found = []
-        unknown = unknown_characters((self.reference(u) for u in corpus.utterances), self.vocabulary)
+        unknown = self.units.unknown(self.reference(u) for u in corpus.utterances)
         if unknown:
             some = ", ".join(f"{c!r} x{n}" for c, n in list(unknown.items())[:8])
             found.append(f"WARNING {key}: characters that the training text lacks cannot be recognised: {some}")

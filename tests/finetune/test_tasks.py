@@ -41,7 +41,7 @@ def scored(references: list[str], predictions: list[str]) -> list[Scored]:
 
 def test_vocabulary_is_the_training_texts_characters() -> None:
     task = AsrTask(FinetuneConfig(), corpus("Ab, c!", "da"))
-    assert task.vocabulary == ["[PAD]", "|", "a", "b", "c", "d"]
+    assert task.units.vocabulary == ["[PAD]", "|", "a", "b", "c", "d"]
     assert task.target(Utterance("x", 1.0, text="A D")) == [2, 1, 5]
 
 
