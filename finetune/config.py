@@ -84,6 +84,9 @@ class FinetuneOptim(OptimConfig):
     """Of the head."""
     encoder_lr: float | None = None
     """Of the encoder; null: the same."""
+    layer_decay: float = 1.0
+    """Each encoder layer's rate over that of the layer above it; the last has ``encoder_lr``, and what lies below the
+    layers counts as one more (Clark et al., arXiv 2003.10555). 1: all alike."""
     weight_decay: float = 0.01
     clip_norm: float = 5.0
 
@@ -126,6 +129,8 @@ class FinetuneConfig:
         if self.optim.encoder_lr is not None and not (self.optim.encoder_lr >= 0 and self.optim.lr > 0):
             raise ValueError(f"optim.lr={self.optim.lr} must be over 0 and optim.encoder_lr={self.optim.encoder_lr} at "
                              "least 0; null takes optim.lr for the encoder too")  # fmt: skip
+        if not 0.0 < self.optim.layer_decay <= 1.0:
+            raise ValueError(f"optim.layer_decay={self.optim.layer_decay} must lie in (0, 1]")
         for key in ("time_prob", "channel_prob"):
             if not 0.0 <= getattr(self.augment, key) < 1.0:
                 raise ValueError(f"augment.{key}={getattr(self.augment, key)} must lie in [0, 1)")

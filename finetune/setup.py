@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -105,11 +106,24 @@ def describe(config: FinetuneConfig, model: nn.Module, corpora: dict[str, Corpus
 
 
 def parameter_groups(optim: FinetuneOptim, model: Any) -> list[dict[str, Any]]:
-    """Encoder and head, each with its own learning rate."""
+    """Encoder and head, each with its own learning rate; with ``layer_decay``, each layer of the encoder too."""
     own = set(model.encoder.parameters())
-    head = [p for p in model.parameters() if p not in own]
+    head = {"params": [p for p in model.parameters() if p not in own], "scale": 1.0}
     scale = 1.0 if optim.encoder_lr is None else optim.encoder_lr / optim.lr
-    return [{"params": list(model.encoder.parameters()), "scale": scale}, {"params": head, "scale": 1.0}]
+    if optim.layer_decay == 1.0:
+        return [{"params": list(model.encoder.parameters()), "scale": scale}, head]
+    groups: dict[int, list[Tensor]] = {}
+    for name, parameter in model.encoder.named_parameters():
+        groups.setdefault(layers_above(name, model.encoder.num_layers), []).append(parameter)
+    return [{"params": groups[n], "scale": scale * optim.layer_decay**n} for n in sorted(groups, reverse=True)] + [head]
+
+
+def layers_above(name: str, num_layers: int) -> int:
+    """How many of an encoder's layers stand above the parameter of that name: none above the last norm."""
+    found = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    if found:
+        return num_layers - 1 - int(found[1])
+    return 0 if name.startswith(("norm.", "encoder.layer_norm.")) else num_layers
 
 
 def encode(model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:

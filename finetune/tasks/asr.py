@@ -10,8 +10,9 @@ import jiwer
 import torch
 from torch import Tensor
 
-from mixvec import CtcRecognizer, EncoderConfig, UserError
+from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, UserError
 from mixvec.output import EncoderOutput
+from mixvec.padding import padding_mask
 from mixvec.text import TEXT_STYLES, normalise_text
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
@@ -41,7 +42,12 @@ class Task:
         self.units = open_units(config.asr, texts, Path(config.run.dir))
 
     def build(self, encoder: EncoderConfig) -> CtcRecognizer:
-        return CtcRecognizer(encoder, self.units.vocabulary, self.config.head.layers, self.config.head.dropout)
+        head, asr = self.config.head, self.config.asr
+        if asr.decoder == "none":
+            return CtcRecognizer(encoder, self.units.vocabulary, head.layers, head.dropout)
+        return HybridRecognizer(
+            encoder, self.units.vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam
+        )
 
     def reference(self, utterance: Utterance) -> str:
         return normalise_text(utterance.text or "", self.config.data.text)
@@ -82,19 +88,23 @@ class Task:
         return found
 
     def loss_sum(self, model: CtcRecognizer, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-        """CTC in nats, summed over utterances."""
+        """CTC in nats, summed over utterances; λ CTC + (1 − λ) cross-entropy with the attention decoder."""
         log_probs = model.head(encoded).transpose(0, 1)  # (T, B, V)
         losses = torch.nn.functional.ctc_loss(
             log_probs, batch.targets, encoded.lengths, batch.target_lengths, reduction="none", zero_infinity=True
         )
-        return losses[: len(batch.references)].sum()
+        ctc = losses[: len(batch.references)].sum()
+        if not isinstance(model, HybridRecognizer):
+            return ctc
+        share = self.config.asr.ctc_weight
+        return share * ctc + (1.0 - share) * _cross_entropy(model, encoded, batch, self.config.asr.label_smoothing)
 
     def weight(self, batch: LabelledBatch) -> float:
         """What the loss is divided by: characters."""
         return float(batch.target_lengths.sum())
 
     def predict(self, model: CtcRecognizer, encoded: EncoderOutput) -> list[str]:
-        return model.decode(model.head(encoded), encoded.lengths)
+        return model.read(encoded)
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
         """Word and character error rate, errors over the length of all references; and the share of empty outputs."""
@@ -122,6 +132,17 @@ class Task:
                 "if it stays, raise run.updates or optim.lr, or lower augment.time_prob."
             )
         return lines
+
+
+def _cross_entropy(model: HybridRecognizer, encoded: EncoderOutput, batch: LabelledBatch, smoothing: float) -> Tensor:
+    """Of the attention decoder, over each text's entries and its end, in nats, summed."""
+    count = len(batch.references)
+    logits = model.attend(encoded, batch.targets)[:count]  # (B, U + 1, V)
+    wanted = torch.nn.functional.pad(batch.targets, (0, 1))[:count]  # padding is 0, which is the end as well
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), wanted, reduction="none", label_smoothing=smoothing
+    )
+    return (losses * padding_mask(batch.target_lengths[:count] + 1, wanted.shape[1])).sum()
 
 
 def _frames_needed(target: list[int]) -> int:

@@ -47,9 +47,12 @@ class CtcRecognizer(TaskModel):
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[str]:
-        """Greedy text of each utterance of (B, S)."""
-        log_probs, frames = self(waveforms, lengths)
-        return self.decode(log_probs, frames)
+        """The text of each utterance of (B, S)."""
+        return self.read(self.encoder(waveforms, lengths))
+
+    def read(self, encoded: EncoderOutput) -> list[str]:
+        """The text of each utterance: greedy CTC."""
+        return self.decode(self.head(encoded), encoded.lengths)
 
     def answer(self, waveforms: Tensor) -> dict[str, Any]:
         return {"text": self.transcribe(waveforms)[0]}

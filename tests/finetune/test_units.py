@@ -11,7 +11,7 @@ import torch
 
 from finetune.asr_config import AsrConfig
 from finetune.units import load_units, open_units, train_tokenizer
-from mixvec import CtcRecognizer, UserError
+from mixvec import CtcRecognizer, HybridRecognizer, UserError
 from tests.runs import SMALLEST, finetune, identical, weights
 from tests.tiny_models import MEL
 
@@ -74,13 +74,14 @@ def test_a_run_that_goes_on_keeps_its_tokenizer_and_takes_no_other(tmp_path: Pat
         open_units(config, TEXTS, tmp_path)
 
 
-def test_a_run_with_pieces_resumes_to_the_same_bits(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_with_pieces_and_attention_resumes_to_the_same_bits(corpus: Path, tmp_path: Path) -> None:
     keys = ("size=tiny", *SMALLEST, "asr.units=bpe", "asr.vocabulary_size=40", "run.eval_every=2", "run.updates=4",
-            "data.augment.speed=[0.9,1.1]")  # fmt: skip
+            "asr.decoder=attention", "asr.beam=2", "data.augment.speed=[0.9,1.1]")  # fmt: skip
     assert finetune("asr", corpus, tmp_path / "whole", *keys) == 0
     assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2", "run.max_hours=1e-9") == 75
     assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2") == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     stored = [json.loads((tmp_path / name).read_text()) for name in ("parts/hub/vocab.json", "parts/vocab.json")]
     assert stored[0] == stored[1] and len(stored[0]) == 40
+    assert isinstance(HybridRecognizer.from_pretrained(tmp_path / "whole"), HybridRecognizer)
     assert any(entry.startswith("▁") and len(entry) > 2 for entry in stored[0])
