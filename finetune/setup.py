@@ -120,7 +120,7 @@ def parameter_groups(optim: FinetuneOptim, model: Any) -> list[dict[str, Any]]:
 
 def layers_above(name: str, num_layers: int) -> int:
     """How many of an encoder's layers stand above the parameter of that name: none above the last norm."""
-    found = re.search(r"(?:^|\.)layers\.(\d+)\.", name)
+    found = re.match(r"(?:encoder\.)?layers\.(\d+)\.", name)
     if found:
         return num_layers - 1 - int(found[1])
     return 0 if name.startswith(("norm.", "encoder.layer_norm.")) else num_layers

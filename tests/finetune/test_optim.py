@@ -58,7 +58,7 @@ def test_freeze_then_thaw_masks_and_speed_with_attention_and_decay(corpus: Path,
     assert [row["encoder_frozen"] for row in rows(tmp_path / "run") if "loss" in row] == [True, True, False, False]
     before, after = (load_encoder(tmp_path / name) for name in ("encoder", "run"))
     moved = [
-        max(float((a - b).abs().max()) for a, b in zip(x.parameters(), y.parameters(), strict=True))
+        max(float((a - b).abs().max()) for a, b in zip(x.state_dict().values(), y.state_dict().values(), strict=True))
         for x, y in zip(before.layers, after.layers, strict=True)
     ]
     assert 0 < moved[0] < 0.3 * moved[-1]
