@@ -43,8 +43,8 @@ from pretrain.loader import Updates
 from pretrain.sources import Corpus
 from tools.score import comparison, paired, read_rows
 
-WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
-BONUSES = (-2.0, -1.0, 0.0, 1.0, 2.0)
+WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
+BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 
 
 class Heard(NamedTuple):

@@ -48,7 +48,7 @@ def test_a_beam_and_an_n_gram_of_the_training_text(run: Path, decoded: Run) -> N
     assert done.code == 0, done.err
     assert "chosen: --lm-weight" in done.out and "words (" in done.out and "for data.valid" in done.out
     results = json.loads((run / "decode.json").read_text())
-    assert len(results["sweep"]) == 35 and results["split"] == "test"
+    assert len(results["sweep"]) == 36 and results["split"] == "test"
     assert results["searched"]["wer"] <= results["greedy"]["wer"]
     said = {
         word
