@@ -43,6 +43,7 @@ from . import checkpoint
 from .background import Background
 from .checkpoint import RunState
 from .config import changed_keys, write_config
+from .energy import Energy
 
 Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -150,11 +151,12 @@ class Run:
                 other = f" with {ranks} ranks, before with {before}: the same updates, to rounding"
                 self.say(f"going on from {found}{other if ranks != before else ''}")
         self._since = time.monotonic() - state.wall_s
+        self._energy, self._before_j = Energy(self.accelerator), state.energy_j
         return state
 
     def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:
         """Have a checkpoint written (``checkpoint.save``). Every rank calls this."""
-        state.wall_s = self.elapsed_s
+        state.wall_s, state.energy_j = self.elapsed_s, self.energy_j()
         plain = self.accelerator.unwrap_model(model)
         checkpoint.save(
             self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run, self.writes
@@ -169,6 +171,15 @@ class Run:
     def session_s(self) -> float:
         """Seconds since this session began."""
         return time.monotonic() - self._session
+
+    def energy_j(self) -> float | None:
+        """Joules drawn so far by the devices of all ranks, earlier sessions included; None where that is not known.
+
+        Every rank calls this.
+        """
+        drawn_j = torch.tensor(self._energy.drawn_j(), dtype=torch.float64, device=self.accelerator.device)
+        total_j = float(self.accelerator.reduce(drawn_j, "sum"))
+        return None if self._before_j is None or math.isnan(total_j) else self._before_j + total_j
 
     def log(self, row: dict[str, Any], line: str) -> None:
         """One row to metrics.jsonl (null where a number is not finite) and TensorBoard, one line to the screen."""
@@ -217,6 +228,7 @@ class Run:
             Exception: what went wrong in writing.
         """
         self.writes.check()
+        self._energy.follow()
         hours = self.config.run.max_hours
         if self.stop is None and hours is not None and self.session_s > hours * 3600:
             self.stop = TIME_LIMIT
