@@ -240,11 +240,10 @@ class Run:
         self.stop, epoch = int(codes.max()) or None, int(epochs.max())
         undecoded = int(counts[epochs == epoch].sum())
         if undecoded > self.most_undecoded:
-            self._sick = (
+            self.give_up(
                 f"data.train: {undecoded} utterances of epoch {epoch} could not be decoded, more than "
                 f"data.max_skipped={self.config.data.max_skipped:g} allows (why: {self.dir}/skipped*.jsonl)"
             )
-            self.stop = self.stop or 1
         return self.stop
 
     def end(self, state: RunState) -> int:
@@ -269,8 +268,12 @@ class Run:
         """End after this update for what the main rank found; the exit code, or None for nothing."""
         found = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
         if found:
-            self._sick = f"run.stop_on: {found} Change that, or take it out of run.stop_on to go on"
-            self.stop = 1
+            self.give_up(f"run.stop_on: {found} Change that, or take it out of run.stop_on to go on")
+        return self.stop
+
+    def give_up(self, why: str) -> int:
+        """End after this update with a checkpoint and this error; the exit code. Every rank calls this alike."""
+        self._sick, self.stop = why, self.stop or 1
         return self.stop
 
     def close(self) -> None:
