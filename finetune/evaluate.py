@@ -148,7 +148,7 @@ def finish(
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.writes.wait()
-    run.say(f"the model is in {run.dir / 'hub'}, its scores in {run.dir / 'results.json'}")
+    run.say(f"the scores are in {run.dir / 'results.json'}")
 
 
 def scored_on(corpus: Corpus) -> str:

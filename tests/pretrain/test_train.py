@@ -161,25 +161,6 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(corpus: Path, t
     assert SpeechEncoder.from_pretrained(tmp_path / "run")
 
 
-def test_a_directory_of_another_run_is_refused_and_named(corpus: Path, tmp_path: Path) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=2") == 0
-    with pytest.raises(UserError, match=r"run\.updates \(2 → 4\).*choose another run\.dir"):
-        pretrain(corpus, tmp_path / "run", "run.updates=4")
-    assert pretrain(corpus, tmp_path / "run", "run.updates=2", "run.log_every=7") == 0, (
-        "what computes nothing may change"
-    )
-
-
-def test_a_directory_in_use_is_refused(corpus: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    (tmp_path / "run").mkdir()
-    with (tmp_path / "run/.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is using it"):
-            pretrain(corpus, tmp_path / "run", "run.updates=2")
-
-
 @pytest.mark.parametrize("mixer", ["attention", "summary"])
 def test_fairseq2_trains_in_the_same_loop(corpus: Path, tmp_path: Path, mixer: str) -> None:
     keys = ("encoder.kind=wav2vec2", "encoder.front_end=waveform-groupnorm", f"encoder.mixer={mixer}", "data.max_s=2")
