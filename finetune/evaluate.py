@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,53 +25,60 @@ from pretrain.utterances import Utterance
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
-from .setup import Task
-
-Answered = tuple[str, str, str]
-"""Of an utterance: its source, its reference, and what the model says."""
+from .tasks import LabelledTask as Task
+from .tasks import Scored
 
 
 @torch.no_grad()
 def evaluate(
     run: Run, task: Task, model: Any, data: Updates[LabelledBatch], split: str, when: str
-) -> tuple[dict[str, float], int]:
-    """Every utterance once; the scores, and on the screen a line and examples. Every rank calls this.
+) -> tuple[dict[str, float], list[Scored], int]:
+    """Every utterance once. Every rank calls this; one line and examples are shown.
 
     What cannot be decoded has no answer, which is wrong: no score is the better for a damaged file. The generators are
     left as they were, so that an evaluation changes nothing in training.
 
     Returns:
-        the scores, and how many utterances could not be decoded.
+        the scores, what they stand on, and how many utterances could not be decoded.
     """
     model.eval()
-    pairs: list[Answered] = []
+    rows: list[Scored] = []
     for loaded in data.once():
         batch = loaded.batch.to(run.accelerator.device)
         run.note_skipped(loaded.skipped)
         with run.accelerator.autocast():
             predictions = task.predict(model, model.encoder(batch.waveforms, batch.lengths))
-        pairs += zip(batch.sources, batch.references, predictions, strict=False)  # silent stand-ins fall away
-    pairs = gather_object(pairs) if run.accelerator.num_processes > 1 else pairs
-    undecoded = unanswered(task, data.utterances, pairs)
-    pairs = sorted(pairs + undecoded)
-    references, predictions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
-    scores = task.score(references, predictions)
+        rows += map(Scored, batch.utterances, batch.references, predictions)  # silent stand-ins fall away
+    rows = gather_object(rows) if run.accelerator.num_processes > 1 else rows
+    undecoded = unanswered(task, data.utterances, rows)
+    rows = sorted(rows + undecoded, key=_which)
+    scores = task.score(rows)
     listed = "  ".join(f"{key} {value:.3f}" for key, value in scores.items())
-    lines = [f"  {split}{when}: {listed}  ({len(pairs)} utterances)", *task.report(references, predictions, scores)]
+    lines = [f"  {split}{when}: {listed}  ({len(rows)} utterances)", *task.report(rows, scores)]
     if undecoded:
         lines.append(
-            f"WARNING data.{split}: {len(undecoded)} of {len(pairs)} utterances could not be decoded and count as "
+            f"WARNING data.{split}: {len(undecoded)} of {len(rows)} utterances could not be decoded and count as "
             f"errors (why: {run.dir}/skipped*.jsonl)"
         )
     run.say("\n".join(lines))
-    return scores, len(undecoded)
+    return scores, rows, len(undecoded)
 
 
-def unanswered(task: Task, utterances: Iterable[Utterance], pairs: list[Answered]) -> list[Answered]:
-    """An empty answer for each utterance that ``pairs``, of all ranks, lacks."""
-    asked = Counter((utterance.source, task.reference(utterance)) for utterance in utterances)
-    asked.subtract((source, reference) for source, reference, _ in pairs)
-    return [(*which, "") for which in asked.elements()]
+def unanswered(task: Task, utterances: Iterable[Utterance], rows: list[Scored]) -> list[Scored]:
+    """An empty answer for each utterance that ``rows``, of all ranks, lacks."""
+    asked = [Scored(replace(utterance, stored=None), task.reference(utterance), "") for utterance in utterances]
+    answered = Counter(map(_which, rows))
+    missing = []
+    for row in asked:
+        if answered[_which(row)]:
+            answered[_which(row)] -= 1
+        else:
+            missing.append(row)
+    return missing
+
+
+def _which(row: Scored) -> tuple[str, float, str]:
+    return row.utterance.source, row.utterance.start_s, row.reference
 
 
 def too_many(run: Run, split: str, undecoded: int, total: int) -> str | None:
@@ -92,7 +100,7 @@ def keep_best(
     Returns:
         the exit code to end with, where ``run.stop_on`` names what ails the scores, or too much was not decoded.
     """
-    scores, undecoded = evaluate(run, task, model, data, "valid", f" at update {state.update}")
+    scores, _, undecoded = evaluate(run, task, model, data, "valid", f" at update {state.update}")
     score = scores[task.score_name]
     if state.best is None or (score > state.best if task.higher_is_better else score < state.best):
         state.best, state.best_update, state.best_loss = score, state.update, state.loss
@@ -132,12 +140,13 @@ def finish(
                                "counts": counts}  # fmt: skip
     for split in [split for split in ("valid", "test") if split in data]:
         when = f", best model (update {state.best_update})"
-        results[split], undecoded = evaluate(run, task, best, data[split], split, when)
-        counts[split] = {"scored": len(data[split].utterances), "undecoded": undecoded,
-                         "left_out": len(corpora[split].skipped)}  # fmt: skip
-        if sick := too_many(run, split, undecoded, len(data[split].utterances)):
+        results[split], rows, undecoded = evaluate(run, task, best, data[split], split, when)
+        counts[split] = {"scored": len(rows), "undecoded": undecoded, "left_out": len(corpora[split].skipped)}
+        if sick := too_many(run, split, undecoded, len(rows)):
             run.close()
             raise UserError(sick)
+        if run.accelerator.is_main_process:
+            write_rows(run.dir / f"{split}.jsonl", rows)
     scored = next((split for split in ("test", "valid") if split in results), None)
     if scored:
         save_model(
@@ -157,6 +166,16 @@ def scored_on(corpus: Corpus) -> str:
     return corpus.name + (
         f", without {left_out} utterance{'s' * (left_out > 1)} that could not be used" if left_out else ""
     )
+
+
+def write_rows(path: Path, rows: list[Scored]) -> None:
+    """A JSON object a line: ``source``, ``start_s``, ``duration_s``, ``reference``, ``prediction``, ``speaker``."""
+    lines = []
+    for utterance, reference, prediction in rows:
+        row = {"source": utterance.source, "start_s": utterance.start_s, "duration_s": utterance.duration_s,
+               "reference": reference, "prediction": prediction, "speaker": utterance.speaker}  # fmt: skip
+        lines.append(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def facts(run: Run, state: RunState, corpora: dict[str, Corpus]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import pytest
 import soundfile
 
 from finetune import evaluate
-from finetune.asr import AsrTask
 from finetune.config import FinetuneConfig
-from finetune.intent import IntentTask
+from finetune.tasks import Scored
+from finetune.tasks.asr import Task as AsrTask
+from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
@@ -41,10 +42,10 @@ def test_it_counts_as_an_error_and_is_named(
     corpus: Path, holed: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AsrTask, "predict", lambda self, model, encoded: ["six words"] * len(encoded.lengths))
-    seen: list[tuple[list[str], list[str]]] = []
-    monkeypatch.setattr(AsrTask, "report", lambda self, *lists: seen.append(lists[:2]) or [])
+    seen: list[list[Scored]] = []
+    monkeypatch.setattr(AsrTask, "report", lambda self, rows, scores: seen.append(rows) or [])
     assert finetune("asr", corpus, tmp_path / "run", *KEYS, f"data.test={holed}") == 0
-    references, predictions = seen[-1]
+    references, predictions = [row.reference for row in seen[-1]], [row.prediction for row in seen[-1]]
     assert len(references) == 4 and sorted(predictions) == ["", *["six words"] * 3]
     odd = json.loads(holed.read_text().splitlines()[1])["text"]
     assert references[predictions.index("")] == odd.lower()
@@ -92,7 +93,9 @@ def test_no_answer_is_no_label() -> None:
     found = Corpus("c")
     for label in "ab":
         found.utterances.append(Utterance("x", 1.0, label=label))
-    scores = IntentTask(FinetuneConfig(task="intent"), found).score(["a", "a", "b"], ["a", "", "b"])
+    scores = IntentTask(FinetuneConfig(task="intent"), found).score(
+        [Scored(found.utterances[0], *pair) for pair in (("a", "a"), ("a", ""), ("b", "b"))]
+    )
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 1) / 2) and scores["accuracy"] == pytest.approx(2 / 3)
 
 
@@ -100,6 +103,6 @@ def test_the_same_file_twice_counts_twice() -> None:
     found = Corpus("c")
     for text in ("one", "one", "two"):
         found.utterances.append(Utterance("long.wav", 1.0, text=text))
-    pairs = [("long.wav", "one", "done")]
-    task = AsrTask(FinetuneConfig(), found)
-    assert evaluate.unanswered(task, found.utterances, pairs) == [("long.wav", "one", ""), ("long.wav", "two", "")]
+    rows = [Scored(found.utterances[0], "one", "done")]
+    missing = evaluate.unanswered(AsrTask(FinetuneConfig(), found), found.utterances, rows)
+    assert [row[1:] for row in missing] == [("one", ""), ("two", "")]
