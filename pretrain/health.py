@@ -179,8 +179,9 @@ def tell(run: Run, row: dict[str, Any], line: str, found: dict[str, str]) -> int
     held = {name: run.told.get(name, 0) for name in found}
     still = [name for name in found if held[name] % TOLD_AGAIN and name not in TOLD_ONCE]
     lines = [found[name] for name in found if held[name] % TOLD_AGAIN == 0]
-    run.told = {name: 1 for name in TOLD_ONCE & run.told.keys()} | {
-        name: 1 if name in TOLD_ONCE else lines + 1 for name, lines in held.items()
+    kept = TOLD_ONCE if line else run.told.keys()  # an evaluation, which has no line, asks about the scores alone
+    run.told = {name: count for name, count in run.told.items() if name in kept} | {
+        name: 1 if name in TOLD_ONCE else count + 1 for name, count in held.items()
     }
     run.log(row, "\n".join([line + f"  STILL {', '.join(still)}" * bool(still), *lines]))
     stop_on = run.config.run.stop_on

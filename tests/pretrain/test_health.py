@@ -236,6 +236,9 @@ def test_a_warning_that_holds_on_is_one_word_on_the_next_lines() -> None:
     collapsed, once = {"collapsed-codebook": "WARNING collapsed"}, {"small-batch": "WARNING small"}
     for found in (*([collapsed | once] * (TOLD_AGAIN + 1)), {}, collapsed | once):
         tell(run, {}, "line", found)
+        tell(run, {}, "", {"overfitting": "WARNING overfitting"})
+    assert [line for line in run.said if "overfitting" in line] == ["\nWARNING overfitting"]
+    run.said = [line for line in run.said if line.startswith("line")]
     full = [i for i, line in enumerate(run.said) if "WARNING collapsed" in line]
     assert full == [0, TOLD_AGAIN, TOLD_AGAIN + 2] and [i for i, line in enumerate(run.said) if "small" in line] == [0]
     assert run.said[1] == "line  STILL collapsed-codebook" and run.said[TOLD_AGAIN + 1] == "line"
