@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .blocks import BranchformerBlock, ConformerBlock, zero_gradient
 from .config import BASE, EncoderConfig
@@ -112,8 +111,6 @@ class SpeechEncoder(nn.Module):
         for layer in self.layers:
             if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:
                 x = x + zero_gradient(layer).to(x.dtype)
-            elif self.training and self.config.checkpointing:
-                x = checkpoint(layer, x, real, use_reentrant=False)
             else:
                 x = layer(x, real)
             layers.append(x)
