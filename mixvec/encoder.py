@@ -99,7 +99,9 @@ class SpeechEncoder(nn.Module):
             frame_lengths: (B,).
             mask: (B, T), True at frames to hide: the mask embedding stands in their place.
         """
-        x = self.dropout(self.project(features))  # (B, T, D)
+        x = self.dropout(self.project(features)).to(
+            self.norm.weight.dtype
+        )  # (B, T, D); under autocast as all blocks have it
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_embedding.to(x.dtype), x)
         elif self.training:

@@ -19,6 +19,7 @@ from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
 from .augment import Augmentation
+from .compiling import FRAMES_MULTIPLE, start_compiling
 from .config import PretrainConfig
 from .device import start_accelerator
 from .export import save_model, training_facts
@@ -50,6 +51,7 @@ def train(config: PretrainConfig) -> int:
         objective.parameters(), config.optim.lr, config.optim.betas, config.optim.eps, config.optim.weight_decay
     )
     model, optimizer = accelerator.prepare(objective, optimizer)
+    start_compiling(run, objective.encoder)
     probe = open_probe(run, objective.encoder)
     state = run.resume(model, optimizer)
     window = Window(run.elapsed_s)
@@ -97,7 +99,11 @@ def open_data(
             f"data.min_s={data.min_s} is too short to mask{fast}: {MIN_FRAMES} frames of the encoder are needed"
         )
     augment = Augmentation(data.augment, config.run.seed)
-    collate = partial(collate_masked, config=config.objective, frame_lengths=frame_lengths)
+    multiple = FRAMES_MULTIPLE if accelerator.device.type == "cuda" else 1
+    collate = partial(
+        collate_masked, config=config.objective, frame_lengths=frame_lengths, multiple=multiple,
+        hop_samples=objective.encoder.hop_samples,
+    )  # fmt: skip
     updates: Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]
     if data.stream:
         updates = StreamedUpdates(
