@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
@@ -51,6 +52,10 @@ class Loaded(Generic[Batch]):
     skipped: list[dict[str, Any]]
     sources: list[str]
     longest_s: float
+
+    def pin_memory(self) -> Loaded[Batch]:
+        """The same in page-locked memory, from which a GPU copies while it computes; the ``DataLoader`` calls this."""
+        return replace(self, batch=pin_memory(self.batch))
 
     @property
     def padded_s(self) -> float:
@@ -180,6 +185,7 @@ class Updates(Generic[Batch]):
             sampler=asked,  # type: ignore[arg-type]
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
+            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the run's random numbers stay untouched
             worker_init_fn=start_worker,
         )
