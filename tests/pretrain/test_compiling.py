@@ -68,8 +68,9 @@ def assert_same(got: tuple[Tensor, dict[str, Tensor]], expected: tuple[Tensor, d
 
 
 def test_compiled_equals_eager_and_no_shape_is_a_new_graph() -> None:
+    """Recomputation, which goes through the compiler too, included."""
     told: list[str] = []
-    eager, compiled = model(), model()
+    eager, compiled = model(), model(replace(TOY, checkpointing="selective"))
     counter = GraphCounter(told.append)
     compile_blocks(compiled.encoder, counter)
     before = torch.get_rng_state()
@@ -78,21 +79,13 @@ def test_compiled_equals_eager_and_no_shape_is_a_new_graph() -> None:
     assert all(p.grad is None for p in compiled.parameters())
     assert counter.graphs == 2, "one for many rows, one for a single one; all layers share them"
     counter.warm = True
-    for clips, seconds in ((3, 1.0), (1, 2.0), (2, 3.1), (5, 0.7), (1, 0.9), (4, 1.6)):
+    for clips, seconds in ((3, 1.0), (1, 2.0), (5, 0.7)):
         assert_same(results(compiled, clips, seconds), results(eager, clips, seconds))
     assert counter.graphs == 2 and not told
     assert compiled.state_dict().keys() == eager.state_dict().keys()
-    compiled.encoder.eval()
-    results(compiled, 2, 1.0)
+    with torch.no_grad():
+        compiled.encoder.eval()(torch.randn(2, 16_000))
     assert len(told) == 1 and told[0].startswith("WARNING compiled-in-mid-run: graph 3 of the encoder's block")
-
-
-def test_compiled_with_recomputation() -> None:
-    eager, compiled = model(), model(replace(TOY, checkpointing="selective"))
-    counter = GraphCounter(print)
-    compile_blocks(compiled.encoder, counter)
-    assert_same(results(compiled, 3, 1.0), results(eager, 3, 1.0))
-    assert counter.graphs == 1
 
 
 @pytest.mark.parametrize("front_end", ["mel", "waveform"])
