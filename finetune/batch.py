@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,11 +34,12 @@ class LabelledBatch(NamedTuple):
     target_lengths: Tensor
     """(B,); 0 where the row has no target."""
     references: list[str]
-    sources: list[str]
+    utterances: list[Utterance]
+    """Without their audio."""
 
     def to(self, device: torch.device) -> LabelledBatch:
         moved = [t.to(device, non_blocking=True) for t in self[:6]]
-        return LabelledBatch(*moved, self.references, self.sources)  # type: ignore[arg-type]
+        return LabelledBatch(*moved, self.references, self.utterances)  # type: ignore[arg-type]
 
 
 def collate_labelled(
@@ -66,7 +68,7 @@ def collate_labelled(
     return LabelledBatch(
         waveforms, lengths, time_mask, channels,
         torch.nn.utils.rnn.pad_sequence(targets, batch_first=True), torch.tensor([len(t) for t in targets]),
-        [reference(clip.utterance) for clip in clips], [clip.utterance.source for clip in clips],
+        [reference(clip.utterance) for clip in clips], [replace(clip.utterance, stored=None) for clip in clips],
     )  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pkgutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from mixvec import EncoderConfig
@@ -23,6 +25,9 @@ class LabelledData:
     """Scored once, at the end, with the best checkpoint."""
     text: TextStyle = "plain"
     """plain: lower case, no punctuation; raw: as it stands. For training and scoring alike."""
+    label: Any = None
+    """Which fields of a row make its label: a name, or a list of them, joined by ``|``; null: the first of
+    intent, label, keyword and command."""
     min_s: float = 0.1
     max_s: float = 30.0
     """Longer utterances are left out, since their labels cannot be cut; those of ``test`` never are."""
@@ -57,6 +62,8 @@ class AugmentConfig:
     """Width of a silent span, as a share of the channels."""
 
 
+TASKS = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "tasks")]))
+"""The files of finetune/tasks."""
 DIAGNOSES = ("exploding-gradient", "starved-loader", "schedule-too-long", "frozen-encoder", "overfitting")
 
 
@@ -83,7 +90,8 @@ class FinetuneOptim(OptimConfig):
 class FinetuneConfig:
     """A whole run: ``pretrained`` to start from an encoder, or ``size`` to start from scratch."""
 
-    task: Literal["asr", "intent"] = "asr"
+    task: str = "asr"
+    """One of the files in finetune/tasks: asr, intent."""
     pretrained: str | None = None
     """A run directory, a hub folder or a hub name."""
     size: str | None = None
@@ -104,6 +112,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_run(self)
+        if self.task not in TASKS:
+            raise ValueError(f"task={self.task}: no such task; choose among {', '.join(TASKS)}")
         if self.pretrained is not None and (self.size is not None or self.encoder != EncoderConfig()):
             raise ValueError("pretrained brings its own encoder: leave out size and encoder.*, or pretrained")
         if not 0.0 <= self.freeze <= 1.0:

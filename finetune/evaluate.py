@@ -20,31 +20,32 @@ from pretrain.sources import Corpus
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
-from .setup import Task
+from .tasks import LabelledTask as Task
+from .tasks import Scored
 
 
 @torch.no_grad()
-def evaluate(run: Run, task: Task, model: Any, data: Updates[LabelledBatch], name: str) -> dict[str, float]:
-    """Every utterance once; the scores, and on the screen a line and examples. Every rank calls this.
+def evaluate(
+    run: Run, task: Task, model: Any, data: Updates[LabelledBatch], name: str
+) -> tuple[dict[str, float], list[Scored]]:
+    """Every utterance once; the scores and what they stand on. Every rank calls this; one line and examples are shown.
 
     The generators are left as they were, so that an evaluation changes nothing in training.
     """
     model.eval()
-    pairs: list[tuple[str, str, str]] = []
+    rows: list[Scored] = []
     for loaded in data.once():
         batch = loaded.batch.to(run.accelerator.device)
         run.note_skipped(loaded.skipped)
         with run.accelerator.autocast():
             predictions = task.predict(model, model.encoder(batch.waveforms, batch.lengths))
-        pairs += zip(batch.sources, batch.references, predictions, strict=False)  # silent stand-ins fall away
-    pairs = sorted(gather_object(pairs)) if run.accelerator.num_processes > 1 else sorted(pairs)
-    references, predictions = [pair[1] for pair in pairs], [pair[2] for pair in pairs]
-    scores = task.score(references, predictions)
+        rows += map(Scored, batch.utterances, batch.references, predictions)  # silent stand-ins fall away
+    rows = gather_object(rows) if run.accelerator.num_processes > 1 else rows
+    rows.sort(key=lambda row: (row.utterance.source, row.utterance.start_s, row.reference))
+    scores = task.score(rows)
     listed = "  ".join(f"{key} {value:.3f}" for key, value in scores.items())
-    run.say(
-        "\n".join([f"  {name}: {listed}  ({len(pairs)} utterances)", *task.report(references, predictions, scores)])
-    )
-    return scores
+    run.say("\n".join([f"  {name}: {listed}  ({len(rows)} utterances)", *task.report(rows, scores)]))
+    return scores, rows
 
 
 def keep_best(
@@ -55,7 +56,7 @@ def keep_best(
     Returns:
         the exit code to end with, where ``run.stop_on`` names what ails the scores.
     """
-    scores = evaluate(run, task, model, data, f"valid at update {state.update}")
+    scores, _ = evaluate(run, task, model, data, f"valid at update {state.update}")
     score = scores[task.score_name]
     if state.best is None or (score > state.best if task.higher_is_better else score < state.best):
         state.best, state.best_update, state.best_loss = score, state.update, state.loss
@@ -85,7 +86,10 @@ def finish(
                                "best_update": state.best_update, "seed": run.config.run.seed}  # fmt: skip
     for split in ("valid", "test"):
         if split in data:
-            results[split] = evaluate(run, task, best, data[split], f"{split}, best model (update {state.best_update})")
+            name = f"{split}, best model (update {state.best_update})"
+            results[split], rows = evaluate(run, task, best, data[split], name)
+            if run.accelerator.is_main_process:
+                write_rows(run.dir / f"{split}.jsonl", rows)
     scored = next((split for split in ("test", "valid") if split in results), None)
     if scored:
         save_model(
@@ -95,6 +99,16 @@ def finish(
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.writes.wait()
     run.say(f"the model is in {run.dir / 'hub'}, its scores in {run.dir / 'results.json'}")
+
+
+def write_rows(path: Path, rows: list[Scored]) -> None:
+    """A JSON object a line: ``source``, ``start_s``, ``duration_s``, ``reference``, ``prediction``, ``speaker``."""
+    lines = []
+    for utterance, reference, prediction in rows:
+        row = {"source": utterance.source, "start_s": utterance.start_s, "duration_s": utterance.duration_s,
+               "reference": reference, "prediction": prediction, "speaker": utterance.speaker}  # fmt: skip
+        lines.append(json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False))
+    write_whole(path, "".join(f"{line}\n" for line in lines))
 
 
 def facts(run: Run, state: RunState, corpora: dict[str, Corpus]) -> dict[str, Any]:

@@ -19,12 +19,9 @@ from pretrain.run import Run
 from pretrain.sources import Corpus, find_utterances
 from pretrain.utterances import Utterance
 
-from .asr import AsrTask
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig, FinetuneOptim
-from .intent import IntentTask
-
-Task = AsrTask | IntentTask
+from .tasks import LabelledTask as Task
 
 
 def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
@@ -41,10 +38,6 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
             raise UserError(f"data.{split}={getattr(data, split)}: nothing between data.min_s and data.max_s in it")
         found[split] = corpus
     return found
-
-
-def build_task(config: FinetuneConfig, train: Corpus) -> Task:
-    return AsrTask(config, train) if config.task == "asr" else IntentTask(config, train)
 
 
 def build_model(config: FinetuneConfig, task: Task) -> Any:

@@ -20,7 +20,6 @@ from .evaluate import finish, keep_best
 from .health import Window, report
 from .setup import (
     build_model,
-    build_task,
     describe,
     encode,
     find_corpora,
@@ -29,6 +28,7 @@ from .setup import (
     sum_gradients,
     update_weight,
 )
+from .tasks import make_task
 
 
 def train(config: FinetuneConfig) -> int:
@@ -40,7 +40,7 @@ def train(config: FinetuneConfig) -> int:
     accelerator = start_accelerator(config.run)
     run = Run(config, accelerator)
     corpora = find_corpora(config)
-    task = build_task(config, corpora["train"])
+    task = make_task(config, corpora["train"])
     model = build_model(config, task).to(accelerator.device)
     data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
     run.say(describe(config, model, corpora))

@@ -7,32 +7,16 @@ import math
 import shlex
 from typing import Any
 
-_TASK = {
-    "SpeechEncoder": ("feature-extraction", "Speech encoder"),
-    "CtcRecognizer": ("automatic-speech-recognition", "Speech recogniser"),
-    "Classifier": ("audio-classification", "Utterance classifier"),
-}
-_USE = {
-    "SpeechEncoder": """\
-from mixvec import SpeechEncoder
+from .heads import HEADS
+
+_USE = """\
+from mixvec import {architecture}
 from mixvec.audio import read_audio
 
-encoder = SpeechEncoder.from_pretrained({name})
-frames, lengths, layers = encoder(read_audio("speech.wav").unsqueeze(0))""",
-    "CtcRecognizer": """\
-from mixvec import CtcRecognizer
-from mixvec.audio import read_audio
-
-recognizer = CtcRecognizer.from_pretrained({name})
-print(recognizer.transcribe(read_audio("speech.wav").unsqueeze(0)))""",
-    "Classifier": """\
-from mixvec import Classifier
-from mixvec.audio import read_audio
-
-classifier = Classifier.from_pretrained({name})
-print(classifier.understand(read_audio("speech.wav").unsqueeze(0)))""",
-}
-_COMMAND = {"CtcRecognizer": "mixvec transcribe", "Classifier": "mixvec understand"}
+model = {architecture}.from_pretrained({name})
+waveform = read_audio("speech.wav").unsqueeze(0)
+{example}"""
+_ENCODER = ("Speech encoder", "feature-extraction", "frames, lengths, layers = model(waveform)", None)
 
 
 def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAME") -> str:
@@ -48,19 +32,20 @@ def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAM
     training: dict[str, Any] = config.get("training") or {}
     metrics: dict[str, float] = training.get("metrics") or {}
     architecture, encoder = config["architecture"], config["encoder"]
-    title = f"{_TASK[architecture][1]} ({encoder['mixer']} {encoder['block']}, {parameters / 1e6:.1f} M parameters)"
-    if encoder["kind"] == "wav2vec2":
-        title = f"{_TASK[architecture][1]} (wav2vec 2.0 with {encoder['mixer']}, {parameters / 1e6:.1f} M parameters)"
-    lines = ["---", *_front_matter(architecture, encoder, training, metrics), "---", "", f"# {title}", ""]
+    head = HEADS.get(architecture)
+    what, pipeline, example, command = (head.title, head.pipeline, head.example, head.command) if head else _ENCODER
+    form = "wav2vec 2.0 with {mixer}" if encoder["kind"] == "wav2vec2" else "{mixer} {block}"
+    title = f"{what} ({form.format_map(encoder)}, {parameters / 1e6:.1f} M parameters)"
+    lines = ["---", *_front_matter(pipeline, encoder, training, metrics), "---", "", f"# {title}", ""]
     lines += [f"Written by mixvec {config['mixvec_version']}. Input: 16 kHz mono audio.", ""]
-    use = _USE[architecture]
+    use = _USE.format(architecture=architecture, name=json.dumps(name, ensure_ascii=False), example=example)
     if encoder["kind"] == "wav2vec2":
         lines += ["The encoder is fairseq2's: `pip install 'mixvec[train]'`.", ""]
         use = use.replace("from mixvec import SpeechEncoder", "from mixvec.hub import load_encoder")
         use = use.replace("SpeechEncoder.from_pretrained", "load_encoder")
-    lines += ["```python", use.format(name=json.dumps(name, ensure_ascii=False)), "```", ""]
-    if architecture in _COMMAND:
-        lines += ["```bash", f"{_COMMAND[architecture]} --model {shlex.quote(name)} speech.wav", "```", ""]
+    lines += ["```python", use, "```", ""]
+    if command:
+        lines += ["```bash", f"mixvec {command} --model {shlex.quote(name)} speech.wav", "```", ""]
     if metrics:
         lines += [f"## Results on {_show(training.get('test_data', 'held-out data'))}", ""]
         lines += ["| metric | value |", "|---|---|"]
@@ -86,11 +71,8 @@ _BUDGET = {
 }
 
 
-def _front_matter(
-    architecture: str, encoder: dict[str, Any], training: dict[str, Any], metrics: dict[str, float]
-) -> list[str]:
+def _front_matter(task: str, encoder: dict[str, Any], training: dict[str, Any], metrics: dict[str, float]) -> list[str]:
     """The lines of the YAML. Text from outside stands in quotes: Norwegian is ``no``, which YAML takes for false."""
-    task = _TASK[architecture][0]
     lines = ["library_name: mixvec", f"pipeline_tag: {task}"]
     for key, source in (("license", "licence"), ("language", "language")):
         if training.get(source):

@@ -51,7 +51,7 @@ def _main() -> None:
         try:
             if isinstance(path, UserError):
                 raise path
-            answer = _answer(args.command, model, path, args.top)
+            answer = _answer(model, path, args.top)
         except UserError as error:
             failed = True
             print(" ".join(f"error: {error}".splitlines()), file=sys.stderr, flush=True)
@@ -103,19 +103,18 @@ def _load(command: str, name: str) -> Any:
     Raises:
         UserError: there is no such model, or it is one for something else.
     """
-    from .heads import Classifier, CtcRecognizer
-    from .hub import load_as, read_config
+    from .heads import HEADS
+    from .hub import load_model, read_config
     from .locate import resolve
 
-    wanted = {"transcribe": "CtcRecognizer", "understand": "Classifier"}
     folder = resolve(name)
-    found = read_config(folder)["architecture"]
-    if found != wanted[command]:
-        other = [word for word, architecture in wanted.items() if architecture == found]
-        remedy = f"use it with `mixvec {other[0]}`" if other else "fine-tune it first, with `python -m finetune`"
-        raise UserError(f"{name}: a {found}, and {command} needs a {wanted[command]}: {remedy}")
-    model = load_as(CtcRecognizer if command == "transcribe" else Classifier, folder)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    architecture = read_config(folder)["architecture"]
+    head = HEADS.get(architecture)
+    if head is None or head.command != command:
+        remedy = f"use it with `mixvec {head.command}`" if head else "fine-tune it first, with `python -m finetune`"
+        wanted = " or ".join(name for name, head in HEADS.items() if head.command == command)
+        raise UserError(f"{name}: a {architecture}, and {command} needs a {wanted}: {remedy}")
+    return load_model(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _expand(paths: list[Path]) -> Iterator[Path | UserError]:
@@ -133,8 +132,8 @@ def _expand(paths: list[Path]) -> Iterator[Path | UserError]:
         yield from inside
 
 
-def _answer(command: str, model: Any, path: Path, top: int | None) -> dict[str, Any]:
-    """What the model says to a file: text, or label and probabilities; and the seconds of audio.
+def _answer(model: Any, path: Path, top: int | None) -> dict[str, Any]:
+    """What the model says to a file: text, or label and ``top`` probabilities; and the seconds of audio.
 
     Raises:
         UserError: the file cannot be read, or does not fit into memory.
@@ -146,15 +145,14 @@ def _answer(command: str, model: Any, path: Path, top: int | None) -> dict[str, 
     seconds = round(len(waveform) / SAMPLE_RATE_HZ, 3)
     try:
         waveforms = _lengthened(waveform, model.encoder.min_samples).unsqueeze(0).to(next(model.parameters()).device)
-        if command == "transcribe":
-            return {"text": model.transcribe(waveforms)[0], "seconds": seconds}
-        ranked: dict[str, float] = model.understand(waveforms)[0]
+        answer: dict[str, Any] = model.answer(waveforms)
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
         raise UserError(f"{path}: {seconds:.0f} s of audio do not fit into memory; cut it into parts") from error
-    probabilities = {label: round(p, 6) for label, p in list(ranked.items())[:top]}
-    return {"label": next(iter(ranked)), "probabilities": probabilities, "seconds": seconds}
+    if "probabilities" in answer:
+        answer["probabilities"] = dict(list(answer["probabilities"].items())[:top])
+    return {**answer, "seconds": seconds}
 
 
 def _lengthened(waveform: Tensor, samples: int) -> Tensor:

@@ -3,7 +3,7 @@
 config.json               the architecture, the encoder's configuration, how it was trained
 model.safetensors         the weights
 preprocessor_config.json  what the model expects of audio
-vocab.json | labels.json  a recogniser's characters, a classifier's labels
+vocab.json | labels.json  what the head needs: a recogniser's characters, a classifier's labels
 README.md                 the model card
 """
 
@@ -27,14 +27,14 @@ from .config import EncoderConfig
 from .encoder import Encoder, build_encoder
 from .errors import UserError
 from .frontend import SAMPLE_RATE_HZ
-from .heads import Classifier, CtcRecognizer
+from .heads import HEADS, TaskModel
 from .locate import resolve
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound=TaskModel)
 FORMAT = 1
 ENCODER = "SpeechEncoder"
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
-OWN_FILES = {ENCODER: (), "CtcRecognizer": ("vocab.json",), "Classifier": ("labels.json",)}
+OWN_FILES = {ENCODER: (), **{name: (head.stored_as,) for name, head in HEADS.items()}}
 
 
 def required_files(config: dict[str, Any]) -> list[str]:
@@ -51,7 +51,7 @@ def save_folder(
     """Write a complete hub folder in one step; what stood there before stays until the new one is whole.
 
     Args:
-        model: an encoder, a ``CtcRecognizer`` or a ``Classifier``.
+        model: an encoder, or one with a head (``mixvec.heads``).
         training: how it came about, for ``config.json`` and the card: plain JSON values, see ``mixvec.card``.
         weights: to write in place of the model's own, which may have moved on.
 
@@ -61,8 +61,8 @@ def save_folder(
     from . import __version__
 
     check_replaceable(Path(folder))
-    head = isinstance(model, CtcRecognizer | Classifier)
-    encoder = cast(Any, model.encoder if head else model)
+    head = model if isinstance(model, TaskModel) else None
+    encoder = cast(Any, head.encoder if head else model)
     config = {
         "architecture": type(model).__name__ if head else ENCODER,
         "model_type": "mixvec",
@@ -70,7 +70,7 @@ def save_folder(
         "mixvec_version": __version__,
         "sample_rate_hz": SAMPLE_RATE_HZ,
         "encoder": asdict(encoder.config),
-        "head": {"layers": cast(Any, model).layers, "dropout": cast(Any, model).dropout.p} if head else None,
+        "head": head.settings() if head else None,
         "training": training or {},
     }
     preprocessor = {
@@ -88,10 +88,8 @@ def save_folder(
         _write_json(new / "config.json", config)
         _write_json(new / "preprocessor_config.json", preprocessor)
         copymode(new / "config.json", new / "model.safetensors")  # safetensors writes for the owner's eyes only
-        if isinstance(model, CtcRecognizer):
-            _write_json(new / "vocab.json", {entry: i for i, entry in enumerate(model.vocabulary)})
-        if isinstance(model, Classifier):
-            _write_json(new / "labels.json", model.labels)
+        if head:
+            _write_json(new / head.stored_as, head.stored())
         (new / "README.md").write_text(model_card(config, sum(t.numel() for t in tensors.values())), "utf-8")
 
 
@@ -136,7 +134,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_model(name_or_path: str | Path, revision: str | None = None) -> Encoder | CtcRecognizer | Classifier:
+def load_model(name_or_path: str | Path, revision: str | None = None) -> Encoder | TaskModel:
     """Whatever model a hub folder or repository holds, in eval mode on the CPU; transformers' wav2vec 2.0 too.
 
     Raises:
@@ -164,20 +162,18 @@ def _load_wav2vec2(folder: Path, stored: dict[str, Any]) -> Encoder:
     return model.eval()
 
 
-def _load(folder: Path, config: dict[str, Any]) -> Encoder | CtcRecognizer | Classifier:
-    encoder, head = encoder_config_of(config, folder), config.get("head") or {}
+def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:
+    encoder, kind = encoder_config_of(config, folder), HEADS.get(config["architecture"])
+    stored = _read_json(folder / kind.stored_as) if kind else None
     model: Any
     try:
-        if config["architecture"] == "CtcRecognizer":
-            model = CtcRecognizer(encoder, _read_vocabulary(folder / "vocab.json"), **head)
-        elif config["architecture"] == "Classifier":
-            model = Classifier(encoder, _read_labels(folder / "labels.json"), **head)
-        else:
-            model = build_encoder(encoder)
+        model = kind.restored(encoder, stored, config.get("head") or {}) if kind else build_encoder(encoder)
+    except UserError as error:
+        raise UserError(f"{folder}/{error}") from error
     except (ValueError, TypeError) as error:  # what EncoderConfig cannot see, or an unknown key of the head
         raise UserError(f"{folder / 'config.json'}: {error}") from error
     load_tensors(model, read_tensors(folder), folder)
-    return cast("Encoder | CtcRecognizer | Classifier", model.eval())
+    return cast("Encoder | TaskModel", model.eval())
 
 
 def load_as(cls: type[Model], name_or_path: str | Path, revision: str | None = None) -> Model:
@@ -189,17 +185,15 @@ def load_as(cls: type[Model], name_or_path: str | Path, revision: str | None = N
     folder = resolve(name_or_path, revision)
     config = read_config(folder)
     if config["architecture"] != cls.__name__:
-        wanted = {"CtcRecognizer": "speech recognition", "Classifier": "classification"}[cls.__name__]
-        raise UserError(
-            f"{name_or_path}: a {config['architecture']}, not a {cls.__name__}; choose a model fine-tuned for {wanted}"
-        )
+        raise UserError(f"{name_or_path}: a {config['architecture']}, not a {cls.__name__}; choose a model fine-tuned "
+                        f"for {cls.does}")  # fmt: skip
     return cast(Model, _load(folder, config))
 
 
 def load_encoder(name_or_path: str | Path, revision: str | None = None) -> Encoder:
     """The encoder of any hub folder or repository, a fine-tuned one's too, in eval mode."""
     model = load_model(name_or_path, revision)
-    return model.encoder if isinstance(model, CtcRecognizer | Classifier) else model
+    return model.encoder if isinstance(model, TaskModel) else model
 
 
 def encoder_config_of(config: dict[str, Any], folder: Path) -> EncoderConfig:
@@ -280,19 +274,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable JSON ({error})") from error
-
-
-def _read_vocabulary(path: Path) -> list[str]:
-    """The entries of ``vocab.json``, by their number."""
-    vocabulary = _read_json(path)
-    numbers: list[Any] = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
-    if {type(number) for number in numbers} != {int} or sorted(numbers) != list(range(len(numbers))):
-        raise UserError(f"{path}: not a vocabulary: it gives each entry its number, from 0 on")
-    return sorted(vocabulary, key=vocabulary.__getitem__)
-
-
-def _read_labels(path: Path) -> list[str]:
-    labels = _read_json(path)
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"{path}: not a list of labels")
-    return labels

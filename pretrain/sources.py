@@ -47,7 +47,7 @@ from .readers.layouts import (
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
 from .readers.ranges import is_url
 from .readers.remote import RemotePath, expanded, forget, in_order, settled, source_path
-from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, files_below, one_split
+from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, fields_of, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows, streamed_parquet_rows, streamed_parts
 from .utterances import Utterance, Utterances
 
@@ -128,7 +128,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
         forget()
         rows = in_order(parts_of(name, key, labels), remote=is_url(name))
         for looked_at in with_headers(settled(rows), name, labels):
-            _add(corpus, looked_at, part)
+            _add(corpus, looked_at, part, labels)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
@@ -182,9 +182,9 @@ def parts_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list
     if path.is_dir():
         return _folder_parts(path, key, labels, stream)
     if path.is_file():
-        return [_file_rows(path, key, stream)]
+        return [_file_rows(path, key, labels, stream)]
     if HUB_NAME.fullmatch(name) and not path.exists():
-        return streamed_parts(name, key) if stream else [dataset_rows(name, key)]
+        return streamed_parts(name, key) if stream else [dataset_rows(name, key, labels)]
     raise UserError(f"{key}={name}: no such file or folder")
 
 
@@ -193,7 +193,7 @@ def is_hub_name(name: str) -> bool:
     return name.count("/") == 1 and not Path(name).exists() and not name.startswith((".", "/", "~"))
 
 
-def _file_rows(path: Path, key: str, stream: bool) -> Rows:
+def _file_rows(path: Path, key: str, labels: bool, stream: bool) -> Rows:
     name = path.name.lower()
     if name.endswith((".jsonl", ".json", ".jsonl.gz", ".json.gz")):
         return json_rows(path)
@@ -206,10 +206,10 @@ def _file_rows(path: Path, key: str, stream: bool) -> Rows:
     if name.endswith(COMPRESSED_TARS):
         raise UserError(f"{key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
     if name.endswith(".parquet"):
-        return streamed_parquet_rows(path) if stream else parquet_rows(path)
+        return streamed_parquet_rows(path) if stream else parquet_rows(path, labels)
     if name.endswith(".arrow"):
         _on_disk(path, key)
-        return dataset_rows(str(path), key)
+        return dataset_rows(str(path), key, labels)
     if name.endswith(".trans.txt"):
         return librispeech_rows(path, key)
     if name in SPLIT_LISTS:
@@ -220,7 +220,7 @@ def _file_rows(path: Path, key: str, stream: bool) -> Rows:
 def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Rows]:
     if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
         _on_disk(folder, key)
-        return [dataset_rows(str(folder), key)]
+        return [dataset_rows(str(folder), key, labels)]
     if (folder / "wav.scp").is_file():
         return [kaldi_rows(folder)]
     if labels and (folder / "metadata.jsonl").is_file():
@@ -238,7 +238,7 @@ def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Ro
     for pattern in ("*.tar", "*.parquet", "data/*.parquet"):
         if shards := sorted(folder.glob(pattern)):
             one_split(key, folder, [(shard.name, str(_family(shard).relative_to(folder))) for shard in shards])
-            return [_file_rows(shard, key, stream) for shard in shards]
+            return [_file_rows(shard, key, labels, stream) for shard in shards]
     return [_labelled_rows(folder, key)] if labels else []
 
 
@@ -265,9 +265,9 @@ def _labelled_rows(folder: Path, key: str) -> Rows:
     raise UserError(f"{key}={folder}: no metadata.jsonl in it{hint}")
 
 
-def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int) -> None:
+def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int, labels: bool) -> None:
     """Append one utterance, or count why not."""
-    made = found if isinstance(found, Fault) else utterance_of(*found, part)
+    made = found if isinstance(found, Fault) else utterance_of(*found, part, labels)
     if isinstance(made, Fault):
         return corpus.skip(made.source, made.reason)
     corpus.utterances.append(made)
@@ -275,8 +275,12 @@ def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int) -> N
     return None
 
 
-def utterance_of(row: Row, header: AudioHeader, part: int) -> Utterance | Fault:
-    """What a row states and its audio's header make together; a fault where no audio is left."""
+def utterance_of(row: Row, header: AudioHeader, part: int, labels: bool = False) -> Utterance | Fault:
+    """What a row states and its audio's header make together; a fault where no audio is left.
+
+    Args:
+        labels: whether the row's other fields are kept.
+    """
     frames, rate_hz, _ = header
     start_s, wanted_s = row.start_s, row.duration_s
     if row.span_samples is not None:
@@ -287,4 +291,5 @@ def utterance_of(row: Row, header: AudioHeader, part: int) -> Utterance | Fault:
     if duration_s <= 0:
         beyond = f" from {start_s:g} s on, as {row.where} has it" if start_s else ""
         return Fault(row.source, f"{row.source}: no audio in it{beyond}")
-    return Utterance(row.source, duration_s, start_s, row.text, row.label, row.stored, part)
+    fields = fields_of(row.fields) if labels else {}
+    return Utterance(row.source, duration_s, start_s, row.text, row.label, fields, row.stored, part)

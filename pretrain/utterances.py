@@ -6,6 +6,7 @@ object writes its reference count.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
@@ -18,7 +19,7 @@ from torch import Tensor
 from mixvec.audio import read_audio
 
 from .headers import opened
-from .readers.rows import Stored
+from .readers.rows import SPEAKER_KEYS, Stored
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,17 @@ class Utterance:
     start_s: float = 0.0
     text: str | None = None
     label: str | None = None
+    fields: dict[str, str] = field(default_factory=dict, hash=False)
+    """Whatever else its row has to say, where labels were asked for: ``speaker``, ``emotion``, ``slots`` as JSON."""
     stored: Stored | None = field(default=None, repr=False, compare=False)
     """Where the audio lies, unless ``source`` is its file."""
     part: int = field(default=0, repr=False, compare=False)
     """Which of the corpora of a list it belongs to."""
+
+    @property
+    def speaker(self) -> str | None:
+        """Who speaks, under whichever name the row has it."""
+        return next((self.fields[key] for key in SPEAKER_KEYS if self.fields.get(key)), None)
 
     def read(self, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
         """The waveform (S,) at 16 kHz, or the part of it that starts ``start_s`` into the utterance.
@@ -103,7 +111,8 @@ class Utterances(Sequence[Utterance]):
         self._durations_s: Any = array("d")
         self._starts_s: Any = array("d")
         self._parts: Any = array("i")
-        self._sources, self._texts, self._labels, self._stored = _Strings(), _Strings(), _Strings(), _Places()
+        self._sources, self._texts, self._labels, self._fields = _Strings(), _Strings(), _Strings(), _Strings()
+        self._stored = _Places()
         self._rows: np.ndarray | None = None  # whose strings a selection has; numbers it has of its own
         for utterance in utterances:
             self.append(utterance)
@@ -117,6 +126,7 @@ class Utterances(Sequence[Utterance]):
         self._sources.append(utterance.source)
         self._texts.append(utterance.text)
         self._labels.append(utterance.label)
+        self._fields.append(json.dumps(utterance.fields, ensure_ascii=False) if utterance.fields else None)
         self._stored.append(utterance.stored)
 
     def __len__(self) -> int:
@@ -135,7 +145,7 @@ class Utterances(Sequence[Utterance]):
         i = n if self._rows is None else int(self._rows[n])
         return Utterance(
             self._sources[i] or "", float(self._durations_s[n]), float(self._starts_s[n]), self._texts[i],
-            self._labels[i], self._stored[i], int(self._parts[n]),
+            self._labels[i], json.loads(self._fields[i] or "{}"), self._stored[i], int(self._parts[n]),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Utterance]:

@@ -40,6 +40,7 @@ import mixvec
 from mixvec.atomic import whole_folder
 from mixvec.card import model_card
 from mixvec.errors import UserError, run_cli
+from mixvec.heads import HEADS
 from mixvec.hub import OWN_FILES, check_replaceable, read_config, required_files
 from pretrain.manifest import sha256
 from tools.reload import outputs
@@ -272,9 +273,9 @@ def _explain(error: BaseException) -> tuple[int | None, str]:
 
 def _done(where: str, name: str, config: dict[str, Any]) -> None:
     """Say where the model is, and the one command to use it."""
-    verb = {"CtcRecognizer": "transcribe", "Classifier": "understand"}.get(config["architecture"])
-    if verb:
-        command = f"mixvec {verb} --model {shlex.quote(name)} FILES..."
+    head = HEADS.get(config["architecture"])
+    if head:
+        command = f"mixvec {head.command} --model {shlex.quote(name)} FILES..."
     else:
         code = f"from mixvec.hub import load_encoder; print(load_encoder({name!r}))"
         command = f"python -c {shlex.quote(code)}"

@@ -144,10 +144,11 @@ def _utterance(path: Path, own: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Row
         known = json.loads(said.get(".json", "{}"))
     except (ValueError, RecursionError) as error:
         return Fault(source, f"{source}: the members beside it cannot be read ({error})")
-    text, label = labels_of(known) if isinstance(known, dict) else (None, None)
+    known = known if isinstance(known, dict) else {}
+    text, label = labels_of(known)
     text, label = said.get(".txt", text), said.get(".cls", label)
     stored = TarMember(str(path), audio.offset_data, audio.size)
-    return Row(source, str(path), text=text, label=label, stored=stored)
+    return Row(source, str(path), text=text, label=label, fields=known, stored=stored)
 
 
 def _side(member: tarfile.TarInfo, file: BinaryIO) -> bytes:

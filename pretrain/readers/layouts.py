@@ -43,7 +43,9 @@ def librispeech_rows(path: Path, key: str) -> Rows:
         for number, line in numbered_lines(transcript):
             name, _, text = line.strip().partition(" ")
             if name in beside:
-                yield Row(str(beside[name]), f"{transcript}:{number}", text=text)
+                yield Row(
+                    str(beside[name]), f"{transcript}:{number}", text=text, fields={"speaker": name.split("-")[0]}
+                )
             elif name:
                 yield Fault(f"{transcript.parent / name}", f"{transcript}:{number}: no audio of {name} beside it")
 
@@ -53,7 +55,7 @@ def common_voice_rows(path: Path) -> Rows:
     for where, row in table_lines(path, "\t"):
         name = row["path"] or ""
         clip = path.parent / "clips" / (name if Path(name).suffix.lower() in EXTENSIONS else f"{name}.mp3")
-        yield Row(str(clip), where, text=row["sentence"])
+        yield Row(str(clip), where, text=row["sentence"], fields=row)
 
 
 def voxpopuli_rows(path: Path) -> Rows:
@@ -62,7 +64,7 @@ def voxpopuli_rows(path: Path) -> Rows:
     for where, row in table_lines(path, "\t"):
         name = row["id"] or ""
         if name in files:
-            yield Row(str(files[name]), where, text=row["normalized_text"])
+            yield Row(str(files[name]), where, text=row["normalized_text"], fields=row)
         else:
             yield Fault(name, f"{where}: no audio of {name} in the folders of {path.parent}")
 
@@ -145,7 +147,7 @@ def slurp_rows(row: dict[str, Any], where: str, folder: Path) -> Rows:
         if found is None:
             yield Fault(name, f"{where}: {name} is in no folder slurp_real or slurp_synth near {folder}")
         else:
-            yield Row(str(found), where, text=text, label=label)
+            yield Row(str(found), where, text=text, label=label, fields=row | recording)
 
 
 @lru_cache(maxsize=8)
@@ -161,4 +163,4 @@ def fluent_row(row: dict[str, Any], where: str, folder: Path) -> Row:
     """A row of ``data/train_data.csv``; its path begins at the folder above ``data``."""
     root = folder.parent if (folder.parent / "wavs").is_dir() else folder
     label = "|".join(str(row[key]) for key in ("action", "object", "location"))
-    return Row(str(root / str(row["path"])), where, text=row.get("transcription"), label=label)
+    return Row(str(root / str(row["path"])), where, text=row.get("transcription"), label=label, fields=row)

@@ -67,7 +67,7 @@ def _row(row: dict[str, Any], where: str, folder: Path) -> Row:
     text, label = labels_of(row)
     start_s = number_of(row.get("offset"), "offset", where)
     duration_s = None if start_s is None else number_of(row.get("duration"), "duration", where)
-    return Row(source, where, start_s or 0.0, duration_s or None, span, text, label)
+    return Row(source, where, start_s or 0.0, duration_s or None, span, text, label, row)
 
 
 def _audio(row: dict[str, Any], where: str) -> tuple[str, tuple[int, int | None] | None]:
@@ -131,8 +131,10 @@ def _cut(row: dict[str, Any], where: str, folder: Path) -> Row:
     texts = [str(s["text"]) for s in said if s.get("text") is not None]
     customs = [part["custom"] for part in (row, *said) if isinstance(part.get("custom"), dict)]
     label = next((found for found in (labels_of(custom)[1] for custom in customs) if found is not None), None)
+    fields = {key: value for part in (*reversed(said), *reversed(customs)) for key, value in part.items()}
     path = existing(source["source"], where, folder, Path())
-    return Row(path, where, start_s or 0.0, duration_s, text=" ".join(texts) if texts else None, label=label)
+    text = " ".join(texts) if texts else None
+    return Row(path, where, start_s or 0.0, duration_s, text=text, label=label, fields=fields)
 
 
 def fairseq_rows(path: Path) -> Rows:

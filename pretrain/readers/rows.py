@@ -26,6 +26,9 @@ from .ranges import is_url
 
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
 LABEL_KEYS = ("intent", "label", "keyword", "command")
+SPEAKER_KEYS = ("speaker", "speaker_id", "speakerId", "spk_id", "spk", "client_id", "usrid")
+NESTED_KEYS = ("slots", "entities")
+LONGEST_FIELD = 1000
 SPLIT_NAME = re.compile(r"(train|dev|valid|test)(?=$|[^a-z]|ation)")
 
 
@@ -50,6 +53,8 @@ class Row:
     """Start and stop in samples of the file itself, in place of the two above."""
     text: str | None = None
     label: str | None = None
+    fields: dict[str, Any] | None = None
+    """The row itself, where a labelled task may want more of it: who speaks, slots, another label."""
     stored: Stored | None = None
     look: Callable[[], AudioHeader] | None = None
     """How to find its header, where to open ``stored`` for it is a slow way."""
@@ -70,6 +75,17 @@ def labels_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
     """Text and label of a row, from the first key that has one."""
     text = next((str(row[k]) for k in TEXT_KEYS if row.get(k) is not None), None)
     return text, next((str(row[k]) for k in LABEL_KEYS if row.get(k) is not None), None)
+
+
+def fields_of(row: dict[str, Any] | None) -> dict[str, str]:
+    """What a labelled task may want of a row beside its text: plain values as text, slots and entities as JSON."""
+    kept = {}
+    for key, value in (row or {}).items():
+        if key in NESTED_KEYS and isinstance(value, list | dict):
+            value = json.dumps(value, ensure_ascii=False, default=str)
+        if isinstance(value, str | int | float) and key not in TEXT_KEYS and len(text := str(value)) <= LONGEST_FIELD:
+            kept[str(key)] = text
+    return kept
 
 
 def number_of(value: Any, name: str, where: str, unit: str = "seconds") -> float | None:

@@ -22,7 +22,7 @@ from mixvec.audio import AudioHeader, audio_header
 
 from .ranges import RemoteFile, is_url
 from .remote import located
-from .rows import LABEL_KEYS, TEXT_KEYS, Fault, Row, Rows, labels_of
+from .rows import LABEL_KEYS, NESTED_KEYS, TEXT_KEYS, Fault, Row, Rows, labels_of
 
 PAGE_BYTES = 1 << 16
 ROWS_AT_ONCE = 8
@@ -86,7 +86,7 @@ def _opened(stored: Any) -> BinaryIO:
     return RemoteFile(stored["path"]).open() if is_url(stored["path"]) else open(stored["path"], "rb")
 
 
-def dataset_rows(name: str, key: str) -> Rows:
+def dataset_rows(name: str, key: str, labels: bool = False) -> Rows:
     """A datasets directory, an ``.arrow`` file of one, or a data set of the hub: ``org/name``, its only or default
     config and ``train``, or ``org/name:config/split``. From the hub, datasets copies it into its own cache."""
     import datasets
@@ -97,10 +97,11 @@ def dataset_rows(name: str, key: str) -> Rows:
         raise UserError(f"{key}={name}: has splits ({splits}); name one, such as {key}={name}/{next(iter(table))}")
     audio, column = _audio_alone(table, name, key)
     names = _class_names(table.features)
-    others = table.select_columns([n for n in table.column_names if n in (*TEXT_KEYS, *LABEL_KEYS) and n != column])
+    others = table.select_columns(_columns(table.features.arrow_schema, column, labels))
     for row in range(len(table)):
-        text, label = labels_of(_named(others[row], names) if others.column_names else {})
-        yield Row(f"{name}[{row}]", text=text, label=label, stored=TableRow(audio, row))
+        fields = _named(others[row], names) if others.column_names else {}
+        text, label = labels_of(fields)
+        yield Row(f"{name}[{row}]", text=text, label=label, fields=fields, stored=TableRow(audio, row))
 
 
 def streamed_parts(name: str, key: str) -> list[Rows]:
@@ -169,7 +170,7 @@ def _named(values: dict[str, Any], names: dict[str, Callable[[int], str]]) -> di
     return values | known
 
 
-def parquet_rows(path: Path) -> Rows:
+def parquet_rows(path: Path, labels: bool = False) -> Rows:
     """A Parquet file with an ``audio`` struct of bytes or path, whatever the column's name."""
     import datasets
 
@@ -180,15 +181,17 @@ def parquet_rows(path: Path) -> Rows:
         except (ValueError, TypeError, KeyError):  # types that datasets does not know, or metadata that is not its own
             names = {}
         column, numbers = _audio_column(path, schema), count()
-        others = [n for n in schema.names if n in (*TEXT_KEYS, *LABEL_KEYS) and n != column]
+        others = _columns(schema, column, labels)
         for group in range(file.num_row_groups):
             headers = _Headers(path, column, group)
             for at, values in enumerate(_values(file, group, others)):
-                text, label = labels_of(_named(values, names))
+                fields = _named(values, names)
+                text, label = labels_of(fields)
                 stored = ParquetRow(str(path), column, group, at)
                 yield Row(
-                    f"{path}[{next(numbers)}]", text=text, label=label, stored=stored, look=partial(headers.of, at)
-                )
+                    f"{path}[{next(numbers)}]", text=text, label=label, fields=fields, stored=stored,
+                    look=partial(headers.of, at),
+                )  # fmt: skip
 
 
 def streamed_parquet_rows(path: Path) -> Rows:
@@ -205,6 +208,13 @@ def _audio_column(path: Path, schema: Any) -> str:
         if hasattr(column.type, "get_field_index") and column.type.get_field_index("bytes") >= 0:
             return str(column.name)
     raise UserError(f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path")
+
+
+def _columns(schema: Any, audio: str, labels: bool) -> list[str]:
+    """What is read beside the audio: texts and labels; where these are needed, every plain column, and nested slots."""
+    known = {*TEXT_KEYS, *LABEL_KEYS, *(NESTED_KEYS if labels else ())} - {audio}
+    plain = {c.name for c in schema if labels and not c.type.num_fields and "binary" not in str(c.type)} - {audio}
+    return [name for name in schema.names if name in known | plain]
 
 
 def _held(stored: Any, source: str) -> Row | Fault:

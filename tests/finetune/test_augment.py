@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.asr import _frames_needed
 from finetune.batch import LabelledBatch
 from finetune.config import FinetuneConfig
-from finetune.setup import build_model, build_task, find_corpora, open_data
+from finetune.setup import build_model, find_corpora, open_data
+from finetune.tasks import make_task
+from finetune.tasks.asr import _frames_needed
 from mixvec import UserError
 from pretrain.config import load_config
 from pretrain.loader import Updates
@@ -33,7 +34,7 @@ def opened(corpus: Path, run_dir: Path, *keys: str) -> dict[str, Updates[Labelle
         dir=run_dir, accelerator=one_rank, say=print, note_skipped=lambda rows, fresh=False: None
     )
     corpora = find_corpora(config)
-    task = build_task(config, corpora["train"])
+    task = make_task(config, corpora["train"])
     model = build_model(config, task)
     return {split: open_data(config, run, task, model, found, split) for split, found in corpora.items()}
 

@@ -12,7 +12,7 @@ import torch
 
 from finetune.config import FinetuneConfig
 from finetune.diagnose import diagnose, diagnose_score
-from finetune.intent import IntentTask
+from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
 from pretrain.checkpoint import RunState
 from pretrain.utterances import Utterance

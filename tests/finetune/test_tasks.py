@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune import evaluate
-from finetune.asr import AsrTask, _frames_needed
 from finetune.batch import collate_labelled
-from finetune.config import AugmentConfig, FinetuneConfig
-from finetune.intent import IntentTask
+from finetune.config import AugmentConfig, FinetuneConfig, LabelledData
+from finetune.tasks import Scored
+from finetune.tasks.asr import Task as AsrTask
+from finetune.tasks.asr import _frames_needed
+from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
 from pretrain.checkpoint import RunState
 from pretrain.loader import Clip
@@ -29,6 +31,12 @@ def corpus(*texts: str | None, label: str | None = None) -> Corpus:
     return Corpus(
         "some", Utterances([Utterance(f"{i}.wav", 2.0, text=t, label=label or t) for i, t in enumerate(texts)])
     )
+
+
+def scored(references: list[str], predictions: list[str]) -> list[Scored]:
+    return [
+        Scored(Utterance(f"{i}.wav", 1.0), *pair) for i, pair in enumerate(zip(references, predictions, strict=True))
+    ]
 
 
 def test_vocabulary_is_the_training_texts_characters() -> None:
@@ -65,7 +73,7 @@ def test_frames_needed_is_where_ctc_becomes_possible(target: list[int]) -> None:
 def test_word_error_rate_is_errors_over_all_reference_words(pairs: list[tuple[str, str]]) -> None:
     task = AsrTask(FinetuneConfig(), corpus("abc"))
     references, predictions = [" ".join(r.split()) for r, _ in pairs], [" ".join(p.split()) for _, p in pairs]
-    scores = task.score(references, predictions)
+    scores = task.score(scored(references, predictions))
     errors = sum(distance(r.split(), p.split()) for r, p in zip(references, predictions, strict=True))
     letters = sum(distance(list(r), list(p)) for r, p in zip(references, predictions, strict=True))
     assert scores["wer"] == pytest.approx(errors / sum(len(r.split()) for r in references))
@@ -85,18 +93,19 @@ def distance(a: list[str], b: list[str]) -> int:
 
 def test_blank_only_output_is_named() -> None:
     task = AsrTask(FinetuneConfig(), corpus("abc"))
-    scores = task.score(["a", "b"], ["", ""])
+    scores = task.score(scored(["a", "b"], ["", ""]))
     assert scores == {"wer": 1.0, "cer": 1.0, "empty": 1.0}
-    assert any("blank-only" in line for line in task.report(["a", "b"], ["", ""], scores))
+    assert any("blank-only" in line for line in task.report(scored(["a", "b"], ["", ""]), scores))
     assert not any(
-        "blank-only" in line for line in task.report(["a", "b"], ["a", ""], task.score(["a", "b"], ["a", ""]))
+        "blank-only" in line
+        for line in task.report(scored(["a", "b"], ["a", ""]), task.score(scored(["a", "b"], ["a", ""])))
     )
 
 
 def test_three_pairs_are_shown() -> None:
     task = AsrTask(FinetuneConfig(), corpus("abc"))
     references = [f"r{i}" for i in range(10)]
-    lines = task.report(references, references, {"empty": 0.0})
+    lines = task.report(scored(references, references), {"empty": 0.0})
     assert sum("reference:" in line for line in lines) == 3
 
 
@@ -109,7 +118,7 @@ def test_accuracy_and_macro_f1_on_random_cases() -> None:
         for label in sorted(set(references) | set(predictions)):
             both = sum(r == p == label for r, p in zip(references, predictions, strict=True))
             f1.append(2 * both / (references.count(label) + predictions.count(label)))
-        scores = task.score(references, predictions)
+        scores = task.score(scored(references, predictions))
         assert scores["macro_f1"] == pytest.approx(np.mean(f1))
         assert scores["accuracy"] == np.mean([r == p for r, p in zip(references, predictions, strict=True)])
 
@@ -155,7 +164,7 @@ def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeyp
     """The second evaluation has the lower character error rate, the first the lower word error rate."""
     scores = {1: {"wer": 0.99, "cer": 0.8}, 2: {"wer": 1.01, "cer": 0.6}}
     state, saved = RunState(), []
-    monkeypatch.setattr(evaluate, "evaluate", lambda run, task, model, data, name: scores[state.update])
+    monkeypatch.setattr(evaluate, "evaluate", lambda run, task, model, data, name: (scores[state.update], []))
     monkeypatch.setattr(evaluate, "facts", lambda run, state, corpora: {})
     monkeypatch.setattr(evaluate, "save_model", lambda run, model, facts: saved.append(facts["metrics"]))
     task: Any = AsrTask(FinetuneConfig(best_by=best_by), corpus("a b"))  # type: ignore[arg-type]
@@ -163,3 +172,12 @@ def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeyp
     for state.update in scores:
         evaluate.keep_best(run, task, None, None, state, {"valid": corpus("a b")})  # type: ignore[arg-type]
     assert state.best_update == kept and saved[-1] == scores[kept] and len(saved) == kept
+
+
+def test_a_label_is_the_fields_that_are_named() -> None:
+    rows = [{"action": "on", "object": "lamp"}, {"action": "off", "object": "lamp"}, {"action": "off"}]
+    data = LabelledData(label=["action", "object"])
+    train = Corpus("some", Utterances(Utterance(f"{i}.wav", 2.0, fields=row) for i, row in enumerate(rows)))
+    task = IntentTask(FinetuneConfig(task="intent", data=data), train)
+    assert task.labels == ["off|lamp", "on|lamp"] and len(train.utterances) == 2
+    assert task.reference(train.utterances[1]) == "off|lamp"

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.asr import AsrTask
+from finetune.tasks.asr import Task as AsrTask
 from mixvec import UserError
 from pretrain.objective import MaskedPrediction, Sums
 from pretrain.run import Run

@@ -25,8 +25,8 @@ stored = st.none() | st.one_of(
     st.builds(TableRow, st.just(TABLE), numbers),
 )
 utterances = st.builds(
-    Utterance, names, st.floats(0, 1e6), st.floats(0, 1e6), st.none() | names, st.none() | names, stored, numbers.map(
-        lambda number: number % 100))  # fmt: skip
+    Utterance, names, st.floats(0, 1e6), st.floats(0, 1e6), st.none() | names, st.none() | names,
+    st.dictionaries(names, names, max_size=3), stored, numbers.map(lambda number: number % 100))  # fmt: skip
 
 
 @given(made=st.lists(utterances, max_size=12), data=st.data())

@@ -15,11 +15,12 @@ from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_c
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
 
-from .batch import LabelledBatch
-from .config import FinetuneConfig
+from ..batch import LabelledBatch
+from ..config import FinetuneConfig
+from . import Scored
 
 
-class AsrTask:
+class Task:
     """What recognition adds to the loop. The vocabulary is the characters of the training text."""
 
     higher_is_better = False
@@ -92,19 +93,20 @@ class AsrTask:
     def predict(self, model: CtcRecognizer, encoded: EncoderOutput) -> list[str]:
         return model.decode(model.head(encoded), encoded.lengths)
 
-    def score(self, references: list[str], predictions: list[str]) -> dict[str, float]:
+    def score(self, rows: list[Scored]) -> dict[str, float]:
         """Word and character error rate, errors over the length of all references; and the share of empty outputs."""
+        references, predictions = [row.reference for row in rows], [row.prediction for row in rows]
         return {
             "wer": float(jiwer.wer(references, predictions)),
             "cer": float(jiwer.cer(references, predictions)),
             "empty": sum(not p for p in predictions) / len(predictions),
         }
 
-    def report(self, references: list[str], predictions: list[str], scores: dict[str, float]) -> list[str]:
+    def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three pairs to read, and a warning where nothing is said."""
         lines = []
-        for i in range(0, len(references), max(1, len(references) // 3))[:3]:
-            lines += [f"    reference:  {references[i]}", f"    hypothesis: {predictions[i]}"]
+        for row in rows[:: max(1, len(rows) // 3)][:3]:
+            lines += [f"    reference:  {row.reference}", f"    hypothesis: {row.prediction}"]
         if scores["empty"] > 0.9:
             lines.append(
                 "WARNING blank-only output: the model says nothing for most utterances. Usual early on; "

@@ -13,11 +13,12 @@ from mixvec.output import EncoderOutput
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
 
-from .batch import LabelledBatch
-from .config import FinetuneConfig
+from ..batch import LabelledBatch
+from ..config import FinetuneConfig
+from . import Scored
 
 
-class IntentTask:
+class Task:
     """What classification adds to the loop. The labels are those of the training data."""
 
     score_name, higher_is_better = "accuracy", True
@@ -28,12 +29,13 @@ class IntentTask:
             UserError: the training data has fewer than two labels.
         """
         self.config = config
-        train.keep(lambda u: u.label is not None, "{u.source}: no label")
-        self.labels = labels or sorted({u.label for u in train.utterances if u.label is not None})
+        train.keep(self.reference, "{u.source}: no label")
+        self.labels = labels or sorted({self.reference(u) for u in train.utterances})
         if len(self.labels) < 2:
             what = f"only the label {self.labels[0]!r}" if self.labels else "no labels"
             raise UserError(
                 f"data.train={config.data.train}: {what} in it; rows need a key such as intent, of two values or more"
+                " (data.label=KEY names another)"
             )
         self._numbers = {label: i for i, label in enumerate(self.labels)}
 
@@ -41,16 +43,17 @@ class IntentTask:
         return Classifier(encoder, self.labels, self.config.head.layers, self.config.head.dropout)
 
     def reference(self, utterance: Utterance) -> str:
-        return utterance.label or ""
+        return label_of(utterance, self.config.data.label)
 
     def target(self, utterance: Utterance) -> list[int]:
         return [self._numbers[self.reference(utterance)]] if self.reference(utterance) in self._numbers else []
 
     def check(self, corpus: Corpus, frames: Any, key: str, *, training: bool) -> list[str]:
         """Say which labels training does not know; they count as errors."""
-        corpus.keep(lambda u: u.label is not None, "{u.source}: no label")
-        unknown = Counter(u.label for u in corpus.utterances if u.label not in self._numbers)
-        if unknown and len(unknown) == len({u.label for u in corpus.utterances}):
+        corpus.keep(self.reference, "{u.source}: no label")
+        found = Counter(self.reference(u) for u in corpus.utterances)
+        unknown = Counter({label: n for label, n in found.items() if label not in self._numbers})
+        if unknown and len(unknown) == len(found):
             raise UserError(f"{key}: none of its labels is in the training data (the first: {next(iter(unknown))!r})")
         some = ", ".join(f"{label!r} x{n}" for label, n in unknown.most_common(8))
         return [f"WARNING {key}: labels that training never saw count as errors: {some}"] if unknown else []
@@ -70,16 +73,26 @@ class IntentTask:
     def predict(self, model: Classifier, encoded: EncoderOutput) -> list[str]:
         return [model.labels[i] for i in model.head(encoded).argmax(-1).tolist()]
 
-    def score(self, references: list[str], predictions: list[str]) -> dict[str, float]:
+    def score(self, rows: list[Scored]) -> dict[str, float]:
         """Accuracy, and F1 averaged over the labels that stand in the references or the predictions."""
         from sklearn.metrics import f1_score  # two seconds to import, which a recogniser need not wait for
 
-        correct = sum(r == p for r, p in zip(references, predictions, strict=True))
+        references, predictions = [row.reference for row in rows], [row.prediction for row in rows]
+        correct = sum(row.reference == row.prediction for row in rows)
         f1 = f1_score(references, predictions, average="macro", zero_division=0.0)
         return {"accuracy": correct / len(references), "macro_f1": float(f1)}
 
-    def report(self, references: list[str], predictions: list[str], scores: dict[str, float]) -> list[str]:
+    def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """The commonest confusions."""
-        wrong = Counter((r, p) for r, p in zip(references, predictions, strict=True) if r != p)
+        wrong = Counter((row.reference, row.prediction) for row in rows if row.reference != row.prediction)
         some = ", ".join(f"{r} taken for {p} x{n}" for (r, p), n in wrong.most_common(3))
         return [f"    confused: {some}"] if some else []
+
+
+def label_of(utterance: Utterance, keys: Any) -> str:
+    """An utterance's label: its own, or the fields that ``data.label`` names; empty where one of these is missing."""
+    if keys is None:
+        return utterance.label or ""
+    names = keys if isinstance(keys, list) else [keys]
+    values = [utterance.fields.get(str(name), "") for name in names]
+    return "|".join(values) if all(values) else ""

@@ -1,0 +1,89 @@
+"""The labelled tasks, one file each: ``task=NAME`` takes the class ``Task`` of ``finetune/tasks/NAME.py``.
+
+A task says what a model is built for, what its targets are, the loss, and the scores. Everything else (data, batches,
+the loop, checkpoints, ranks, resuming, publishing) is the same for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from mixvec import EncoderConfig
+from mixvec.output import EncoderOutput
+from pretrain.sources import Corpus
+from pretrain.utterances import Utterance
+
+from ..batch import LabelledBatch
+
+if TYPE_CHECKING:
+    from ..config import FinetuneConfig
+
+
+class Scored(NamedTuple):
+    """An utterance of an evaluation, what it should have given and what the model gave."""
+
+    utterance: Utterance
+    """Without its audio; ``fields`` has the speaker where the data say who it is."""
+    reference: str
+    prediction: Any
+    """What ``predict`` gave: text in most tasks. Plain JSON values."""
+
+
+class LabelledTask(Protocol):
+    """What a class ``Task`` offers. It is made anew whenever the run goes on, from the training data alone."""
+
+    score_name: str
+    """The score that decides which checkpoint is the best, a key of ``score``."""
+    higher_is_better: bool
+
+    def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
+        """Take vocabulary or labels from ``train``, leaving out there what has none.
+
+        Raises:
+            UserError: the data have no labels for this task.
+        """
+
+    def build(self, encoder: EncoderConfig) -> Any:
+        """A ``mixvec.heads.TaskModel`` for this task, its weights drawn at random."""
+
+    def reference(self, utterance: Utterance) -> str:
+        """What is scored against."""
+
+    def target(self, utterance: Utterance) -> list[int]:
+        """What is learned: numbers (U,); empty where there is nothing to learn from it."""
+
+    def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
+        """Leave out of ``corpus`` what cannot be learned or scored; the warnings to show.
+
+        Args:
+            frames: an utterance's frames, at the fastest speed of augmentation.
+            key: ``data.train``, ``data.valid`` or ``data.test``, for messages.
+
+        Raises:
+            UserError: nothing in it is of use.
+        """
+
+    def loss_sum(self, model: Any, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
+        """The loss () summed over the batch, to be divided by the ``weight`` of the whole update."""
+
+    def weight(self, batch: LabelledBatch) -> float:
+        """What the loss is a mean over: characters, utterances."""
+
+    def predict(self, model: Any, encoded: EncoderOutput) -> list[Any]:
+        """What the model says of each row (B,): plain JSON values."""
+
+    def score(self, rows: list[Scored]) -> dict[str, float]:
+        """The scores of a whole split."""
+
+    def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
+        """Lines for the screen: examples, confusions, warnings."""
+
+
+def make_task(config: FinetuneConfig, train: Corpus) -> LabelledTask:
+    """The task that ``config.task`` names; errors as its constructor's."""
+    made: LabelledTask = importlib.import_module(f".{config.task}", __name__).Task(config, train)
+    return made

@@ -1,0 +1,81 @@
+"""Speech recognition with CTC.
+
+Symbols: B batch, S samples, T frames, D model width, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import EncoderConfig
+from ..errors import UserError
+from ..output import EncoderOutput
+from .base import Layers, TaskModel
+
+
+class CtcRecognizer(TaskModel):
+    """Speech to characters: an encoder, dropout, a linear layer and CTC (arXiv 2006.11477 section 3.2).
+
+    Entry 0 of ``vocabulary`` is the blank ``[PAD]``; ``|`` stands for a space.
+    """
+
+    stored_as, does, title = "vocab.json", "speech recognition", "Speech recogniser"
+    pipeline, command, example = "automatic-speech-recognition", "transcribe", "print(model.transcribe(waveform))"
+
+    def __init__(
+        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1
+    ) -> None:
+        super().__init__(config, layers, dropout)
+        self.vocabulary = list(vocabulary)
+        self.norm = nn.LayerNorm(config.dim)
+        self.output = nn.Linear(config.dim, len(vocabulary))
+
+    def head(self, encoded: EncoderOutput) -> Tensor:
+        """Log-probabilities (B, T, V) in fp32 from the encoder's output."""
+        return self.output(self.dropout(self.norm(self.choice(encoded)))).float().log_softmax(-1)  # type: ignore[no-any-return]
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
+        encoded = self.encoder(waveforms, lengths)
+        return self.head(encoded), encoded.lengths
+
+    @torch.inference_mode()
+    def transcribe(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[str]:
+        """Greedy text of each utterance of (B, S)."""
+        log_probs, frames = self(waveforms, lengths)
+        return self.decode(log_probs, frames)
+
+    def answer(self, waveforms: Tensor) -> dict[str, Any]:
+        return {"text": self.transcribe(waveforms)[0]}
+
+    def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[str]:
+        """Greedy CTC: the best entry of each frame, repeats merged, blanks dropped. (B, T, V), (B,) to B texts."""
+        best = log_probs.argmax(-1).cpu()
+        texts = []
+        for row, length in zip(best, frame_lengths.tolist(), strict=True):
+            entries = torch.unique_consecutive(row[:length]).tolist()
+            text = "".join(self.vocabulary[entry] for entry in entries if entry != 0)
+            texts.append(" ".join(text.replace("|", " ").split()))
+        return texts
+
+    def stored(self) -> dict[str, int]:
+        return {entry: i for i, entry in enumerate(self.vocabulary)}
+
+    @classmethod
+    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> CtcRecognizer:
+        return cls(config, vocabulary_of(stored), **settings)
+
+
+def vocabulary_of(stored: Any) -> list[str]:
+    """The entries of a ``vocab.json``, by their number.
+
+    Raises:
+        UserError: it does not give each entry its number.
+    """
+    numbers: list[Any] = list(stored.values()) if isinstance(stored, dict) else [None]
+    if {type(number) for number in numbers} != {int} or sorted(numbers) != list(range(len(numbers))):
+        raise UserError("vocab.json: not a vocabulary: it gives each entry its number, from 0 on")
+    return sorted(stored, key=stored.__getitem__)
