@@ -33,11 +33,13 @@ def usable(
         width: D/H of a head. paths: 2 for f and s, 1 for s alone.
 
     Raises:
-        ValueError: MIXVEC_FUSED is none of ``CHOICES``.
+        UserError: MIXVEC_FUSED is none of ``CHOICES``.
     """
     said = os.environ.get(ENVIRONMENT, "auto") if asked is None else CHOICES[1 if asked else 2]
     if said not in CHOICES:
-        raise ValueError(f"{ENVIRONMENT}={said} must be one of {', '.join(CHOICES)}")
+        from .errors import UserError
+
+        raise UserError(f"{ENVIRONMENT}={said} must be one of {', '.join(CHOICES)}")
     if said == "off" or dtype not in TOLERANCE or (said == "auto" and not _pays(device, dtype, width)):
         return False
     return _tried(device, dtype, width, paths, act)

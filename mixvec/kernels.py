@@ -142,11 +142,12 @@ def _launch(kernel: Any, frames_per_block: int, mask: Tensor | None, gelu: bool,
     (batch, frames, _), (heads, width, both) = tensors[0].shape, tensors[1].shape
     block_w = max(16, triton.next_power_of_2(width))
     x, *rest = (tensor.contiguous() for tensor in tensors)
-    kernel[triton.cdiv(frames, frames_per_block), batch, heads](
-        x, x if mask is None else mask.contiguous().view(torch.uint8), *rest, frames,
-        WIDTH=width, BLOCK_W=block_w, BLOCK_T=frames_per_block, PATHS=both // width, GELU=gelu,
-        MASKED=mask is not None, num_warps=8 if block_w > 64 else 4,
-    )  # fmt: skip
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        kernel[triton.cdiv(frames, frames_per_block), batch, heads](
+            x, x if mask is None else mask.contiguous().view(torch.uint8), *rest, frames,
+            WIDTH=width, BLOCK_W=block_w, BLOCK_T=frames_per_block, PATHS=both // width, GELU=gelu,
+            MASKED=mask is not None, num_warps=8 if block_w > 64 else 4,
+        )  # fmt: skip
 
 
 @torch.library.custom_op("mixvec::branches", mutates_args=())
