@@ -41,7 +41,7 @@ def evaluate(
             predictions = task.predict(model, model.encoder(batch.waveforms, batch.lengths))
         rows += map(Scored, batch.utterances, batch.references, predictions)  # silent stand-ins fall away
     rows = gather_object(rows) if run.accelerator.num_processes > 1 else rows
-    rows.sort(key=lambda row: (row.utterance.source, row.utterance.start_s, row.reference))
+    rows.sort(key=lambda row: (row.utterance.source, row.utterance.start_s, str(row.reference)))
     scores = task.score(rows)
     listed = "  ".join(f"{key} {value:.3f}" for key, value in scores.items())
     run.say("\n".join([f"  {name}: {listed}  ({len(rows)} utterances)", *task.report(rows, scores)]))

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from typing import Any
 
+import jiwer
 from rapidfuzz.distance import Levenshtein
 
 Slot = tuple[str, str]
@@ -127,3 +129,28 @@ def value_cer(pairs: Iterable[Pair]) -> float:
             errors += min(Levenshtein.distance(value, other) for other in given)
             length += len(value)
     return errors / max(1, length)
+
+
+def pairs_of(references: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> list[Pair]:
+    """The slots of references and predictions, each a dict with ``slots`` as ``mixvec.tags.read_tags`` has them."""
+    listed = [[[(slot["type"], slot["value"]) for slot in said["slots"]] for said in side]
+              for side in (references, predictions)]  # fmt: skip
+    return list(zip(*listed, strict=True))
+
+
+def understanding_scores(references: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> dict[str, float]:
+    """``slot_scores``; ``exact_match``, the share of utterances with the intent and the set of slots right; where
+    references have an intent ``intent_accuracy``, where they have a text ``wer`` and ``cer``."""
+    pairs = pairs_of(references, predictions)
+    both = list(zip(references, predictions, strict=True))
+    exact = [said["intent"] == heard["intent"] and sorted(gold) == sorted(predicted)
+             for (said, heard), (gold, predicted) in zip(both, pairs, strict=True)]  # fmt: skip
+    scores = slot_scores(pairs) | {"exact_match": sum(exact) / len(exact)}
+    intents = [said["intent"] == heard["intent"] for said, heard in both if said["intent"] is not None]
+    if intents:
+        scores["intent_accuracy"] = sum(intents) / len(intents)
+    texts = [(said["text"], heard["text"]) for said, heard in both if said["text"]]
+    if texts:
+        spoken, written = [list(side) for side in zip(*texts, strict=True)]
+        scores |= {"wer": float(jiwer.wer(spoken, written)), "cer": float(jiwer.cer(spoken, written))}
+    return scores
