@@ -50,6 +50,13 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
+class IntentConfig:
+    keep: tuple[str, ...] = ()
+    """Labels to tell apart, where any other counts as ``rest``; none: all of them."""
+    rest: str = "_unknown_"
+
+
+@dataclass(frozen=True)
 class AugmentConfig:
     """Spans of hidden frames and of silent feature channels, drawn anew each epoch (arXiv 2006.11477, section 4.3).
 
@@ -107,6 +114,7 @@ class FinetuneConfig:
     """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0."""
     data: LabelledData = field(default_factory=LabelledData)
     head: HeadConfig = field(default_factory=HeadConfig)
+    intent: IntentConfig = field(default_factory=IntentConfig)
     slots: SlotConfig = field(default_factory=SlotConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(update_s=60.0, max_s=120.0))
