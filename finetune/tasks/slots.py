@@ -97,7 +97,9 @@ class Task:
             if left_out := before - len(corpus.utterances):
                 found.append(f"{left_out} tagged texts have more entries than their audio has frames and are left out")
         if not any(self.target(u) for u in corpus.utterances):
-            raise UserError(f"{key}: none of its rows has slots or text that can be used")
+            raise UserError(
+                f"{key}: none of its rows can be used{'; ' + found[-1] if found else ': no slots, no text'}"
+            )
         return [f"WARNING {key}: {warning}" for warning in found]
 
     def loss_sum(self, model: SlotTagger, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:

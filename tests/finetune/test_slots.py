@@ -167,9 +167,11 @@ def test_the_vocabulary_is_characters_and_tags_and_what_is_new_is_named() -> Non
         assert name in warning
     (warning,) = task.check(Corpus("", Utterances([ORDER, SLURP])), lambda u: 33, "data.train", training=True)
     assert "1 tagged texts have more entries than their audio has frames" in warning
+    with pytest.raises(UserError, match="none of its rows can be used; 1 tagged texts have more entries than"):
+        task.check(Corpus("", Utterances([ORDER])), lambda u: 5, "data.train", training=True)
     with pytest.raises(UserError, match="no slots in it; rows need a key slots, or entities"):
         task_of(row("some text", "a"), row("a b", entities=[]))
-    with pytest.raises(UserError, match=r"data\.valid: none of its rows has slots or text"):
+    with pytest.raises(UserError, match=r"data\.valid: none of its rows can be used: no slots, no text"):
         task.check(Corpus("", Utterances([row("a text")])), lambda u: 50, "data.valid", training=False)
 
 
