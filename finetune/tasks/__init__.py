@@ -31,7 +31,7 @@ class Scored(NamedTuple):
     reference: Any
     """What ``reference`` gave: text in most tasks. Plain JSON values."""
     prediction: Any
-    """What ``predict`` gave: text in most tasks. Plain JSON values."""
+    """What ``predict`` gave: text in most tasks. Plain JSON values. An empty text where the audio cannot be decoded."""
 
 
 class LabelledTask(Protocol):

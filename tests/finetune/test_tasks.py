@@ -135,6 +135,7 @@ def test_several_labels_at_once_are_scored_alone_and_together() -> None:
     config = FinetuneConfig(task="intent", data=LabelledData(label=["action", "object"]))
     task = IntentTask(config, Corpus("some", Utterances(spoken[:3])))
     assert task.labels == ["off|lamp", "on|heat", "on|lamp"]
+    assert task.score([Scored(spoken[0], "on|lamp", "")])["action_accuracy"] == 0.0, "audio that was not decoded"
     predictions = ["on|lamp", "on|lamp", "on|lamp", "on|heat"]
     scores = task.score([Scored(u, task.reference(u), p) for u, p in zip(spoken, predictions, strict=True)])
     assert (scores["accuracy"], scores["action_accuracy"], scores["object_accuracy"]) == (0.25, 0.5, 0.75)
@@ -207,11 +208,11 @@ def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeyp
     """The second evaluation has the lower character error rate, the first the lower word error rate."""
     scores = {1: {"wer": 0.99, "cer": 0.8}, 2: {"wer": 1.01, "cer": 0.6}}
     state, saved = RunState(), []
-    monkeypatch.setattr(evaluate, "evaluate", lambda run, task, model, data, name: (scores[state.update], []))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: (scores[state.update], [], 0))
     monkeypatch.setattr(evaluate, "facts", lambda run, state, corpora: {})
     monkeypatch.setattr(evaluate, "save_model", lambda run, model, facts: saved.append(facts["metrics"]))
     task: Any = AsrTask(FinetuneConfig(best_by=best_by), corpus("a b"))  # type: ignore[arg-type]
-    run = SimpleNamespace(log=lambda row, line: None, told=set(), config=FinetuneConfig())
+    run = SimpleNamespace(log=lambda row, line: None, told={}, config=FinetuneConfig())
     for state.update in scores:
         evaluate.keep_best(run, task, None, None, state, {"valid": corpus("a b")})  # type: ignore[arg-type]
     assert state.best_update == kept and saved[-1] == scores[kept] and len(saved) == kept
