@@ -3,7 +3,7 @@
 from .config import SIZES, EncoderConfig, encoder_config
 from .encoder import SpeechEncoder, build_encoder
 from .errors import UserError
-from .heads import Classifier, CtcRecognizer
+from .heads import Classifier, CtcRecognizer, SlotTagger
 from .mixing import SelfAttention, SummaryMixing
 from .output import EncoderOutput
 
@@ -16,6 +16,7 @@ __all__ = [
     "EncoderConfig",
     "EncoderOutput",
     "SelfAttention",
+    "SlotTagger",
     "SpeechEncoder",
     "SummaryMixing",
     "UserError",
