@@ -13,6 +13,7 @@ from mixvec.text import TextStyle
 from pretrain.augment import WaveformAugmentConfig
 from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_names, check_run
 
+from .annotation import SlotConfig
 from .asr_config import AsrConfig
 
 
@@ -47,6 +48,13 @@ class HeadConfig:
     layers: Layers = "last"
     """weighted: a learned softmax-weighted sum of all layers, as in SUPERB."""
     dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class IntentConfig:
+    keep: tuple[str, ...] = ()
+    """Labels to tell apart, where any other counts as ``rest``; none: all of them."""
+    rest: str = "_unknown_"
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ class FinetuneConfig:
     """A whole run: ``pretrained`` to start from an encoder, or ``size`` to start from scratch."""
 
     task: str = "asr"
-    """One of the files in finetune/tasks: asr, intent."""
+    """One of the files in finetune/tasks: asr, intent, slots, …"""
     pretrained: str | None = None
     """A run directory, a hub folder or a hub name."""
     size: str | None = None
@@ -110,6 +118,8 @@ class FinetuneConfig:
     """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0."""
     data: LabelledData = field(default_factory=LabelledData)
     head: HeadConfig = field(default_factory=HeadConfig)
+    intent: IntentConfig = field(default_factory=IntentConfig)
+    slots: SlotConfig = field(default_factory=SlotConfig)
     asr: AsrConfig = field(default_factory=AsrConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(update_s=60.0, max_s=120.0))

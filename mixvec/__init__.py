@@ -3,7 +3,7 @@
 from .config import SIZES, EncoderConfig, encoder_config
 from .encoder import SpeechEncoder, build_encoder
 from .errors import UserError
-from .heads import Classifier, CtcRecognizer, HybridRecognizer
+from .heads import Classifier, CtcRecognizer, HybridRecognizer, SlotTagger
 from .mixing import SelfAttention, SummaryMixing
 from .output import EncoderOutput
 
@@ -17,6 +17,7 @@ __all__ = [
     "EncoderOutput",
     "HybridRecognizer",
     "SelfAttention",
+    "SlotTagger",
     "SpeechEncoder",
     "SummaryMixing",
     "UserError",

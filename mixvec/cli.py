@@ -46,6 +46,8 @@ def main() -> None:
 def _main() -> None:
     args = _parser().parse_args()
     model, failed = _load(args.command, args.model), False
+    if args.top is not None and not hasattr(model, "rank"):
+        raise UserError(f"--top {args.top}: a {type(model).__name__} ranks no labels; leave --top out")
     alone = len(args.files) == 1 and not args.files[0].is_dir()
     for path in _expand(args.files):
         try:
@@ -74,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand}")
     for name, does, fields in [
         ("transcribe", "write down what is said", "path, text, seconds (of audio)"),
-        ("understand", "say which label each file carries", "path, label, probabilities, seconds (of audio)"),
+        (
+            "understand",
+            "say which label each file carries, or which intent and slots",
+            "path, label, probabilities (or intent, text, slots), seconds (of audio)",
+        ),
     ]:
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=_EPILOG,
@@ -165,7 +171,10 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _plain(answer: dict[str, Any], top: int | None) -> str:
-    """The text or the label; with ``top``, labels and their probabilities, parted by tabs."""
+    """Text, label, or intent and slots parted by tabs; with ``top``, labels and their probabilities."""
+    if "slots" in answer:
+        slots = [f"{slot['type']}={slot['value']}" for slot in answer["slots"]]
+        return "\t".join([answer["intent"] or "-", *slots])
     if top is None:
         return str(answer.get("text", answer.get("label")))
     return "\t".join(f"{label} {p:.3f}" for label, p in answer["probabilities"].items())

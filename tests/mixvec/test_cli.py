@@ -153,7 +153,11 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
             "intent",
             "a Classifier, and transcribe needs a CtcRecognizer or HybridRecognizer: use it with `mixvec understand`",
         ),
-        ("understand", "run", "a CtcRecognizer, and understand needs a Classifier: use it with `mixvec transcribe`"),
+        (
+            "understand",
+            "run",
+            "a CtcRecognizer, and understand needs a Classifier or SlotTagger: use it with `mixvec transcribe`",
+        ),
         (
             "transcribe",
             "encoder",
