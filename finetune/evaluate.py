@@ -47,7 +47,8 @@ def evaluate(
         batch = loaded.batch.to(run.accelerator.device)
         run.note_skipped(loaded.skipped)
         with run.accelerator.autocast():
-            predictions = task.predict(model, model.encoder(batch.waveforms, batch.lengths))
+            encoded = model.encoder(batch.waveforms, batch.lengths, every_layer=model.every_layer)
+            predictions = task.predict(model, encoded)
         rows += map(Scored, batch.utterances, batch.references, predictions)  # silent stand-ins fall away
     rows = gather_object(rows) if run.accelerator.num_processes > 1 else rows
     undecoded = unanswered(task, data.utterances, rows)

@@ -131,7 +131,9 @@ def encode(model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
     with torch.set_grad_enabled(not frozen):
         features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
         features = features * batch.channels.unsqueeze(1).to(features.dtype)
-        return model.encoder.encode(features, lengths, batch.time_mask)  # type: ignore[no-any-return]
+        return model.encoder.encode(  # type: ignore[no-any-return]
+            features, lengths, batch.time_mask, every_layer=model.every_layer
+        )
 
 
 def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .errors import UserError
-from .resample import resample
+from .resample import resample_blocks
 
 EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
@@ -55,16 +55,19 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
         UserError: the file is missing, unreadable, empty (in that part), or holds values that are no sound.
     """
     with _sound(path) as file:
-        rate_hz = file.samplerate
-        blocks = list(_mono(file, path, start_s, duration_s, BLOCK_FRAMES))
-    samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros(0, np.float32)])
-    if samples.shape[0] == 0:
+        sound = (_checked(block, path) for block in _mono(file, path, start_s, duration_s, BLOCK_FRAMES))
+        blocks = list(resample_blocks(sound, file.samplerate))  # of a long file at 48 kHz, no more than a block
+    if not sum(map(len, blocks)):
         raise UserError(f"{_name(path)}: no audio in it")
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def _checked(samples: Samples, path: str | Path | BinaryIO) -> Tensor:
     with np.errstate(all="ignore"):
         quiet = np.dot(samples, samples) <= LOUDEST**2  # in one pass; false where one is NaN
     if not quiet and not -LOUDEST <= samples.min() <= samples.max() <= LOUDEST:
         raise UserError(f"{_name(path)}: holds values that are no sound (NaN, infinity or over {LOUDEST:g})")
-    return resample(torch.from_numpy(samples), rate_hz)
+    return torch.from_numpy(samples)
 
 
 def audio_blocks(

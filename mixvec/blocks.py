@@ -7,6 +7,7 @@ and gives (B, T, D). What lies under the padding never reaches a real frame: it 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,13 +18,14 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 from .config import EncoderConfig
 from .mixing import SelfAttention, SummaryMixing, activation
 from .padding import zero_padding
+from .parts import in_parts, stretch
 
 
 def build_mixer(config: EncoderConfig) -> SummaryMixing | SelfAttention:
     """The mixer that ``config.mixer`` names."""
     if config.mixer == "attention":
         return SelfAttention(config.dim, config.heads, dropout=config.dropout)
-    return SummaryMixing(
+    mixer = SummaryMixing(
         config.dim,
         config.heads,
         lite=config.mixer == "summary-lite",
@@ -31,6 +33,8 @@ def build_mixer(config: EncoderConfig) -> SummaryMixing | SelfAttention:
         dropout=config.dropout,
         act=config.activation,
     )
+    mixer.in_parts = config.checkpointing != "selective"
+    return mixer
 
 
 class FeedForward(nn.Sequential):
@@ -52,7 +56,9 @@ class Depthwise(nn.Module):
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.reach = kernel // 2
+        """Frames to each side that a frame sees."""
+        self.conv = nn.Conv1d(dim, dim, kernel, padding=self.reach, groups=dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.conv(zero_padding(x, mask).transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
@@ -119,9 +125,18 @@ class ConformerBlock(nn.Module):
         return remembered(self.training and self.checkpointing, self._run, x, mask)
 
     def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = x + 0.5 * self.ffn_in(x)
+        x = in_parts(partial(self._enter, x), x.shape[1], x)
         x = x + self.dropout(self.mixer(self.mixer_norm(x), mask))
-        x = x + self.conv(x, mask)
+        return in_parts(partial(self._leave, x, mask), x.shape[1], x)
+
+    def _enter(self, x: Tensor, first: int, end: int) -> Tensor:
+        x = x[:, first:end]
+        return x + 0.5 * self.ffn_in(x)  # type: ignore[no-any-return]
+
+    def _leave(self, x: Tensor, mask: Tensor | None, first: int, end: int) -> Tensor:
+        near, inner = stretch(x, first, end, self.conv.depthwise.reach)
+        own = None if mask is None else stretch(mask, first, end, self.conv.depthwise.reach)[0]
+        x = (near + self.conv(near, own))[:, inner]
         x = x + 0.5 * self.ffn_out(x)
         return self.norm(x)  # type: ignore[no-any-return]
 
@@ -167,10 +182,15 @@ class BranchformerBlock(nn.Module):
 
     def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mixed = self.dropout(self.mixer(self.mixer_norm(x), mask))  # (B, T, D), or (B, 1, D) with lite
-        local = self.dropout(self.local(self.local_norm(x), mask))  # (B, T, D)
+        local = in_parts(partial(self._local, x, mask), x.shape[1], x)  # (B, T, D)
         w_mixed, w_local = self.merge.weight.chunk(2, dim=1)
         merged = F.linear(local, w_local, self.merge.bias) + F.linear(mixed, w_mixed)
         return self.norm(x + self.dropout(self.merge_act(merged)))  # type: ignore[no-any-return]
+
+    def _local(self, x: Tensor, mask: Tensor | None, first: int, end: int) -> Tensor:
+        near, inner = stretch(x, first, end, self.local.depthwise.reach)
+        own = None if mask is None else stretch(mask, first, end, self.local.depthwise.reach)[0]
+        return self.dropout(self.local(self.local_norm(near), own))[:, inner]  # type: ignore[no-any-return]
 
 
 def zero_gradient(module: nn.Module) -> Tensor:

@@ -91,13 +91,16 @@ class SpeechEncoder(nn.Module):
             samples += 1
         return samples
 
-    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor | None = None) -> EncoderOutput:
+    def encode(
+        self, features: Tensor, frame_lengths: Tensor, mask: Tensor | None = None, *, every_layer: bool = True
+    ) -> EncoderOutput:
         """Everything behind the front end.
 
         Args:
             features: (B, T, F) from ``features``.
             frame_lengths: (B,).
             mask: (B, T), True at frames to hide: the mask embedding stands in their place.
+            every_layer: False where the last layer's frames are enough; ``layers`` then holds them alone.
         """
         x = self.dropout(self.project(features)).to(
             self.norm.weight.dtype
@@ -109,27 +112,29 @@ class SpeechEncoder(nn.Module):
         x = x + sinusoidal_positions(x.shape[1], self.dim, x.device).to(x.dtype)
         real = padding_mask(frame_lengths, x.shape[1])
         x = zero_padding(x, real)
-        layers = [x]
+        layers = [x] if every_layer else []
         for layer in self.layers:
             if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:
                 x = x + zero_gradient(layer).to(x.dtype)
             else:
                 x = layer(x, real)
-            layers.append(x)
-        layers[-1] = self.norm(x)
+            if every_layer:
+                layers.append(x)
+        layers = [*layers[:-1], self.norm(x)]
         layers = [zero_padding(layer, real) for layer in layers]
         return EncoderOutput(layers[-1], frame_lengths, layers)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, *, every_layer: bool = True) -> EncoderOutput:
         """Waveforms (B, S) at 16 kHz and lengths (B,) in samples to frames, their lengths and every layer's output.
 
         Without ``lengths`` every utterance fills its row. ``layers`` holds L + 1 tensors (B, T, D): the input
-        embedding, then each layer's output, the last after the final LayerNorm.
+        embedding, then each layer's output, the last after the final LayerNorm; or that alone without ``every_layer``,
+        so that in inference an hour takes the memory of one layer.
 
         Raises:
             ValueError: the batch is shorter than one frame.
         """
-        return self.encode(*self.features(waveforms, lengths))
+        return self.encode(*self.features(waveforms, lengths), every_layer=every_layer)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, revision: str | None = None) -> SpeechEncoder:

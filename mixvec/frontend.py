@@ -6,13 +6,16 @@ samples beyond an utterance's length are set to zero, and no normalisation runs 
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from .padding import padding_mask, zero_padding
+from .parts import in_parts
 
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160  # 10 ms
@@ -44,6 +47,7 @@ class ConvLayer(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int, stride: int, *, bias: bool) -> None:
         super().__init__()
+        self.kernel, self.stride = kernel, stride
         self.conv = nn.Conv1d(in_dim, out_dim, kernel, stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
         self.norm = nn.LayerNorm(out_dim)
@@ -58,6 +62,22 @@ def conv_length(length: Length, kernel: int, stride: int) -> Length:
     """Frames that a convolution without padding gives; never negative."""
     frames = (length - kernel) // stride + 1
     return frames.clamp(min=0) if isinstance(frames, Tensor) else max(frames, 0)
+
+
+def convolved(convs: Iterable[Any], norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """x (B, C, S) through convolutions without padding and the last LayerNorm, to (B, T, C')."""
+    span, hop, frames = 1, 1, x.shape[2]  # a frame sees ``span`` of x, and the next one begins ``hop`` later
+    for layer in convs:  # of ``ConvLayer``
+        kernel, stride = layer.kernel, layer.stride
+        span, hop, frames = span + (kernel - 1) * hop, hop * stride, conv_length(frames, kernel, stride)
+
+    def part(first: int, end: int) -> Tensor:
+        y = x[:, :, first * hop : (end - 1) * hop + span]
+        for layer in convs:
+            y = layer(y)
+        return norm(y.transpose(1, 2))  # type: ignore[no-any-return]
+
+    return in_parts(part, frames, x)
 
 
 class MelFrontEnd(nn.Module):
@@ -101,23 +121,30 @@ class MelFrontEnd(nn.Module):
         """Normalised log-mel (B, T, M) of waveforms (B, S), in fp32."""
         with torch.autocast(waveforms.device.type, enabled=False):
             x = normalise(waveforms, lengths)
-            x = torch.stft(  # zeros on both sides: a frame at each end sees the same alone and in a padded batch
-                x, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window.float(), pad_mode="constant", return_complex=True
-            )
-            power = x.real.square() + x.imag.square()  # (B, bins, T)
-            mel = (power.transpose(1, 2) @ self.filters.float()).clamp(min=1e-6).log()
+            mel = in_parts(partial(self._log_mel, x), x.shape[1] // HOP_SAMPLES + 1, x)
             if lengths is None:
                 mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
             else:
                 mask = padding_mask(lengths // HOP_SAMPLES + 1, mel.shape[1])
             return zero_padding(_standardise(mel, mask), mask)
 
+    def _log_mel(self, waveforms: Tensor, first: int, end: int) -> Tensor:
+        """These frames of (B, S), each centred on a multiple of the hop: before the start and behind the end is zero,
+        so that a frame sees the same alone and in a padded batch."""
+        begin = first * HOP_SAMPLES - WINDOW_SAMPLES // 2
+        stop = (end - 1) * HOP_SAMPLES + WINDOW_SAMPLES // 2
+        x = waveforms[:, max(0, begin) : stop]
+        x = torch.nn.functional.pad(x, (max(0, -begin), max(0, stop - waveforms.shape[1])))
+        x = torch.stft(
+            x, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window.float(), center=False, return_complex=True
+        )  # (B, bins, T)
+        power = x.real.square() + x.imag.square()
+        return (power.transpose(1, 2) @ self.filters.float()).clamp(min=1e-6).log()
+
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
         x = self.log_mel(waveforms, lengths).transpose(1, 2).to(self.norm.weight.dtype)  # (B, M, 100 frames/s)
-        for conv in self.convs:
-            x = conv(x)
-        return self.norm(x.transpose(1, 2))  # type: ignore[no-any-return]
+        return convolved(self.convs, self.norm, x)
 
 
 class WaveformFrontEnd(nn.Module):
@@ -148,6 +175,4 @@ class WaveformFrontEnd(nn.Module):
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
         x = normalise(waveforms, lengths).unsqueeze(1).to(self.norm.weight.dtype)  # (B, 1, S)
-        for conv in self.convs:
-            x = conv(x)
-        return self.norm(x.transpose(1, 2))  # type: ignore[no-any-return]
+        return convolved(self.convs, self.norm, x)

@@ -7,12 +7,14 @@ A mixer takes x (B, T, D) and a mask (B, T), True at real frames, or None where 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .branches import branches
 from .fused import compute_dtype, usable
 
 
@@ -55,6 +57,8 @@ class SummaryMixing(nn.Module):
     On a GPU f and s run in one kernel where that is faster (``fused.py``), on a CPU never.
     """
 
+    in_parts = True
+    """Whether products may be overwritten, which they must not where they are kept (``checkpointing=selective``)."""
     fused: bool | None = None
     """Set it to use that kernel, or not to; None leaves it to the rule and to MIXVEC_FUSED."""
 
@@ -85,13 +89,19 @@ class SummaryMixing(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` to (B, 1, D)."""
-        local, mean = self.fused_branches(x, mask) if self._fuses(x) else self.plain_branches(x, mask)
+        if self._fuses(x):
+            local, mean = self.fused_branches(x, mask)
+        elif x.device.type == "cpu" and self.in_parts and not torch.compiler.is_compiling():
+            local, mean = self.branches_in_parts(x, mask)
+        else:
+            local, mean = self.plain_branches(x, mask)
         summary: Tensor = self.summary_norm(mean.to(self.first.weight.dtype)).to(local.dtype)  # (B, D)
         if self.lite:
             return summary.unsqueeze(1)
         w_local, w_summary = self.combine.weight.chunk(2, dim=1)
-        mixed = F.linear(self.dropout(self.local_norm(local)), w_local, self.combine.bias)  # (B, T, D)
-        return self.act(mixed + F.linear(self.dropout(summary), w_summary).unsqueeze(1))  # type: ignore[no-any-return]
+        mixed = F.linear(self.dropout(self.local_norm(local)), w_local)  # (B, T, D)
+        late = F.linear(self.dropout(summary), w_summary, self.combine.bias).unsqueeze(1)
+        return self.act(mixed.add_(late) if self.in_parts else mixed + late)  # type: ignore[no-any-return]
 
     def plain_branches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """f(x) (B, T, D), empty with ``lite``, and the mean of s(x) over the real frames (B, D) in fp32."""
@@ -108,12 +118,21 @@ class SummaryMixing(nn.Module):
         return z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim), mean
 
     def fused_branches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same in one kernel, which reads x once and never writes s(x)."""
-        from .kernels import branches
+        """The same in one kernel on a GPU, which reads x once and never writes s(x) (``kernels.py``)."""
+        from .kernels import branches as run
 
+        return self._summed(run, x, mask)
+
+    def branches_in_parts(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same on the CPU, a part of the frames at a time (``branches.py``)."""
+        return self._summed(branches, x, mask)
+
+    def _summed(
+        self, run: Callable[..., tuple[Tensor, Tensor]], x: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         dtype = compute_dtype(x)
         weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
-        local, total = branches(x.to(dtype), mask, *(weight.to(dtype) for weight in weights), self.gelu)
+        local, total = run(x.to(dtype), mask, *(weight.to(dtype) for weight in weights), self.gelu)
         count = x.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
         return local, total / count
 

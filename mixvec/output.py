@@ -15,4 +15,5 @@ class EncoderOutput(NamedTuple):
     lengths: Tensor
     """(B,) real frames of each utterance."""
     layers: list[Tensor]
-    """L + 1 tensors (B, T, D): the input embedding, then each layer's output, the last after the final norm."""
+    """L + 1 tensors (B, T, D): the input embedding, then each layer's output, the last after the final norm;
+    or ``frames`` alone, where no more was asked for."""

@@ -8,7 +8,9 @@ periods. Flat within 0.01 dB to 7 kHz; what lies above 8.1 kHz stays under −90
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ ZEROS = 48
 ROLLOFF = 0.95
 """Where it cuts off, as a share of the lower of the two Nyquist frequencies."""
 KAISER_BETA = 9.0
+Filter: TypeAlias = tuple[int, int, Tensor]
 BLOCK_SAMPLES = 1 << 17
 """Input that is gathered for a product at once: what a processor's cache holds."""
 
@@ -30,28 +33,49 @@ def resample(waveform: Tensor, rate_hz: int) -> Tensor:
     A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz, a high one to 100 Hz: the period is as
     long as what they do not share.
     """
+    blocks = list(resample_blocks([waveform], rate_hz))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def resample_blocks(blocks: Iterable[Tensor], rate_hz: int) -> Iterator[Tensor]:
+    """The same for a waveform that comes in blocks (S,): what each lets be known, then the end."""
     digits = 1 if rate_hz < 50_000 else 2
     if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 10**digits:
         rate_hz = round(rate_hz, -digits)
     if rate_hz == SAMPLE_RATE_HZ:
-        return waveform
+        yield from blocks
+        return
     step_in, step_out, reach, filters = _filters(rate_hz)
-    samples = -(-len(waveform) * step_out // step_in)
-    periods = -(-samples // step_out)
-    padded = torch.nn.functional.pad(waveform, (reach, periods * step_in + reach - len(waveform)))
-    out = waveform.new_empty(periods, step_out)
+    near, given, made = torch.zeros(reach), 0, 0  # ``near`` begins ``reach`` before the next period
+    for block in blocks:
+        near, given = torch.cat([near, block]), given + len(block)
+        periods = max(0, (len(near) - 2 * reach) // step_in)
+        if periods:
+            yield _interpolated(near, periods, step_in, step_out, filters)
+            near, made = near[periods * step_in :], made + periods * step_out
+    left = -(-given * step_out // step_in) - made
+    periods = -(-left // step_out)
+    near = torch.nn.functional.pad(near, (0, max(0, periods * step_in + 2 * reach - len(near))))
+    yield _interpolated(near, periods, step_in, step_out, filters)[:left]
+
+
+def _interpolated(near: Tensor, periods: int, step_in: int, step_out: int, filters: list[Filter]) -> Tensor:
+    """So many periods (periods · step_out,) of input that begins ``reach`` before the first, ends so after the last."""
+    out = near.new_empty(periods, step_out)
     for first, begin, weights in filters:
         taps, columns = weights.shape
         rows = max(1, BLOCK_SAMPLES // taps)
         for row in range(0, periods, rows):
             some = min(rows, periods - row)
-            near = padded.as_strided((some, taps), (step_in, 1), row * step_in + begin)  # (some, taps), overlapping
-            out[row : row + some, first : first + columns] = near @ weights
-    return out.flatten()[:samples]
+            seen = near.as_strided(  # (some, taps), overlapping
+                (some, taps), (step_in, 1), near.storage_offset() + row * step_in + begin
+            )
+            out[row : row + some, first : first + columns] = seen @ weights
+    return out.flatten()
 
 
 @lru_cache(maxsize=16)
-def _filters(rate_hz: int) -> tuple[int, int, int, list[tuple[int, int, Tensor]]]:
+def _filters(rate_hz: int) -> tuple[int, int, int, list[Filter]]:
     """Samples of a period (or of several short ones) in and out, how far the sinc reaches in samples of the input, and
     for each run of outputs its first, where its input begins in the padded period, and the weights (taps, outputs)."""
     common = math.gcd(rate_hz, SAMPLE_RATE_HZ)

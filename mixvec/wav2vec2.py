@@ -185,13 +185,16 @@ class Wav2Vec2Encoder(nn.Module):
             pieces.append(piece)
         return torch.cat(pieces)[torch.cat(rows).argsort()]
 
-    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor | None = None) -> EncoderOutput:
+    def encode(
+        self, features: Tensor, frame_lengths: Tensor, mask: Tensor | None = None, *, every_layer: bool = True
+    ) -> EncoderOutput:
         """Everything behind the front end.
 
         Args:
             features: (B, T, F) from ``features``.
             frame_lengths: (B,).
             mask: (B, T), True at frames to hide: the mask embedding stands in their place.
+            every_layer: False where the last layer's frames are enough; ``layers`` then holds them alone.
         """
         x = features if self.encoder_frontend.model_dim_proj is None else self.encoder_frontend.model_dim_proj(features)
         if mask is not None:
@@ -203,7 +206,7 @@ class Wav2Vec2Encoder(nn.Module):
         real = padding_mask(frame_lengths, x.shape[1]) if padded else None
         layout = BatchLayout.of(x, [max(length, 1) for length in lengths])  # fairseq2 takes no empty utterance
         x = zero_padding(self._positions(x, layout), real)
-        layers = [x]
+        layers = [x] if every_layer else []
         bias_cache = AttentionBiasCache()
         for layer in self.encoder.layers:
             if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:
@@ -213,10 +216,11 @@ class Wav2Vec2Encoder(nn.Module):
             else:
                 x = layer(x, layout, bias_cache)
             x = zero_padding(x, real)
-            layers.append(x)
+            if every_layer:
+                layers.append(x)
         if self.encoder.layer_norm is not None:  # pre-norm layers leave the last norm to the end
-            layers[-1] = zero_padding(self.encoder.layer_norm(x), real)
-        return EncoderOutput(layers[-1], frame_lengths, layers)
+            x = zero_padding(self.encoder.layer_norm(x), real)
+        return EncoderOutput(x, frame_lengths, [*layers[:-1], x])
 
     def _positions(self, x: Tensor, layout: BatchLayout) -> Tensor:
         """x (B, T, D) plus its convolutional positions; then BASE's LayerNorm, and dropout."""
@@ -226,13 +230,13 @@ class Wav2Vec2Encoder(nn.Module):
         x = x if frontend.layer_norm is None else frontend.layer_norm(x)
         return x if frontend.dropout is None else frontend.dropout(x)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> EncoderOutput:
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, *, every_layer: bool = True) -> EncoderOutput:
         """Waveforms (B, S) at 16 kHz and lengths (B,) in samples to frames, their lengths and every layer's output.
 
         Without ``lengths`` every utterance fills its row. ``layers`` holds L + 1 tensors (B, T, D): the input
-        embedding, then each layer's output, the last after the final norm.
+        embedding, then each layer's output, the last after the final norm; or that alone without ``every_layer``.
 
         Raises:
             ValueError: the batch is shorter than one frame, or lengths do not fit the waveforms.
         """
-        return self.encode(*self.features(waveforms, lengths))
+        return self.encode(*self.features(waveforms, lengths), every_layer=every_layer)

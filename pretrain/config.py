@@ -33,6 +33,8 @@ class DataConfig:
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
     """Longer ones are cut into stretches of even length, at most this, which cover all of them; or as ``gate`` says."""
+    longest_share: float = 1.0
+    """Only the longest utterances, after cutting, that make up this share of the hours (arXiv 2601.20896)."""
     gate: GateConfig = field(default_factory=GateConfig)
     """An energy gate for what is longer than ``max_s`` (``pretrain/gate.py``); off unless ``below_db`` is set."""
     workers: int = 2
@@ -143,15 +145,16 @@ class PretrainConfig:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
         if self.objective.code_dim % self.objective.codebooks:
             raise ValueError("objective.code_dim must be a multiple of objective.codebooks")
+        if not 0.0 < self.data.longest_share <= 1.0:
+            raise ValueError(f"data.longest_share={self.data.longest_share} is a share of the hours: over 0, at most 1")
+        if self.data.gate.below_db is not None and not self.data.gate.below_db > 0:
+            raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
         if self.data.stream and self.data.temperature != 1.0:
-            raise ValueError(
-                "data.temperature needs the hours of each corpus, which a stream does not know; give weights"
-            )
-        if self.data.gate.below_db is not None:
-            if not self.data.gate.below_db > 0:
-                raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
-            if self.data.stream:
-                raise ValueError("data.gate.below_db reads long recordings before training, which data.stream does not")
+            raise ValueError("data.temperature needs the hours of each corpus, unknown to data.stream; give weights")
+        if self.data.stream and self.data.longest_share < 1.0:
+            raise ValueError("data.longest_share needs the length of every utterance, which data.stream does not know")
+        if self.data.stream and self.data.gate.below_db is not None:
+            raise ValueError("data.gate.below_db reads long recordings before training, which data.stream does not")
         check_names(self.run.stop_on, DIAGNOSES)
 
 

@@ -117,7 +117,7 @@ class MaskedPrediction(nn.Module):
         """
         weights = self.objective
         features, frame_lengths = self.encoder.features(batch.waveforms, batch.lengths)  # (B, T, F)
-        hidden = self.encoder.encode(features, frame_lengths, batch.mask).frames  # (B, T, D)
+        hidden = self.encoder.encode(features, frame_lengths, batch.mask, every_layer=False).frames  # (B, T, D)
         real = padding_mask(batch.counts, batch.masked.shape[1])  # (B, M)
         context = self.project(_pick(hidden, batch.masked))  # (B, M, code_dim)
         quantized = self.quantizer(_pick(features, batch.masked).flatten(0, 1), temperature)

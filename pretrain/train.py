@@ -92,9 +92,12 @@ def open_data(
     data, frame_lengths, accelerator = config.data, objective.encoder.frame_lengths, run.accelerator
     if frame_lengths(round(data.min_s / data.augment.fastest * SAMPLE_RATE_HZ)) < MIN_FRAMES:
         fast = f" at data.augment.speed={data.augment.fastest:g}" if data.augment.fastest > 1 else ""
-        raise UserError(
-            f"data.min_s={data.min_s} is too short to mask{fast}: {MIN_FRAMES} frames of the encoder are needed"
-        )
+        samples = objective.encoder.min_samples
+        while frame_lengths(samples) < MIN_FRAMES:
+            samples += 1
+        least_s = math.ceil(100 * samples / SAMPLE_RATE_HZ * data.augment.fastest) / 100
+        raise UserError(f"data.min_s={data.min_s} is too short to mask{fast}: {MIN_FRAMES} frames of the encoder are "
+                        f"needed, which take data.min_s={least_s:g}")  # fmt: skip
     augment = Augmentation(data.augment, config.run.seed)
     multiple = FRAMES_MULTIPLE if accelerator.device.type == "cuda" else 1
     collate = partial(
@@ -152,6 +155,12 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
         raise UserError(f"data.train={data.train}: all silence, as data.gate.below_db={data.gate.below_db:g} has it")
     if cut.recordings:
         run.say(f"{cut} (data.max_s={data.max_s:g})")
+    if data.longest_share < 1.0:
+        count = len(corpus.utterances)
+        corpus.utterances = corpus.utterances.longest(data.longest_share)
+        shortest_s = corpus.utterances.durations_s.min()
+        run.say(f"the longest {len(corpus.utterances)} of {count} utterances, from {shortest_s:.1f} s "
+                f"(data.longest_share={data.longest_share:g})")  # fmt: skip
     return corpus
 
 

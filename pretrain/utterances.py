@@ -170,6 +170,19 @@ class Utterances(Sequence[Utterance]):
         """Those that ``kept`` (N,) is true of."""
         return self if kept.all() else self._selected(np.flatnonzero(kept))
 
+    def longest(self, share: float) -> Utterances:
+        """The longest, in their order, that make up ``share`` of the hours: no more than it takes, one at least.
+
+        Which of equally long ones are kept is drawn, always alike, so that no folder comes first.
+        """
+        durations_s = self.durations_s
+        drawn = np.random.default_rng(0).permutation(len(self))
+        order = drawn[np.argsort(-durations_s[drawn], kind="stable")]
+        before_s = np.cumsum(durations_s[order]) - durations_s[order]
+        kept = np.zeros(len(self), dtype=bool)
+        kept[order[before_s < share * durations_s.sum() * (1 - 1e-12)]] = True
+        return self.where(kept)
+
     def stretches(self, numbers: np.ndarray, starts_s: np.ndarray, durations_s: np.ndarray) -> Utterances:
         """Parts of these: of which (M,), from where in it (M,), how long (M,). Each keeps the text of the whole."""
         selection = self._selected(numbers)

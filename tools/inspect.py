@@ -124,11 +124,14 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     found_s = corpus.utterances.durations_s
     kept = replace(corpus, utterances=corpus.utterances.where(found_s >= data.min_s), skipped=[])
     cut = cut_long(kept, data)
+    found = len(kept.utterances)
+    kept.utterances = kept.utterances.longest(data.longest_share)
     facts: dict[str, Any] = {
         "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
         "left_out": int((found_s < data.min_s).sum()),
         "left_out_hours": float(found_s[found_s < data.min_s].sum() / 3600),
         "cut": cut.recordings, "stretches": cut.stretches, "cut_as": str(cut),
+        "longest_share": data.longest_share, "not_among_the_longest": found - len(kept.utterances),
         "cut_left_out_hours": cut.left_out_s / 3600, "not_heard": reasons(kept),
         "hours_an_epoch": 0.0,
         "updates_an_epoch": 0, "batches_an_epoch": 0, "padding_share": None, "padding_by_update": [],
@@ -218,6 +221,9 @@ def _plan_lines(facts: dict[str, Any]) -> list[str]:
     if p["cut"]:
         lines.append(f"  {p['cut_as']}")
         lines += [f"  {row['count']:,} of them cannot be used: {row['reason']}" for row in p["not_heard"]]
+    if p["not_among_the_longest"]:
+        lines.append(f"  {p['not_among_the_longest']:,} are not among the longest and left out "
+                     f"(data.longest_share={p['longest_share']:g})")  # fmt: skip
     if not p["updates_an_epoch"]:
         return [*lines, "  nothing is left to train on"]
     worst = max(p["padding_by_update"])

@@ -57,6 +57,8 @@ class TaskModel(nn.Module):
         self.encoder = build_encoder(config)
         self.layers = layers
         self.choice = LayerChoice(config.num_layers, layers)
+        self.every_layer = layers == "weighted"
+        """Whether the head reads every layer of the encoder, or the last alone."""
         self.dropout = nn.Dropout(dropout)
 
     def settings(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Classifier(TaskModel):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Waveforms (B, S) and lengths (B,) to logits (B, N)."""
-        return self.head(self.encoder(waveforms, lengths))
+        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer))
 
     @torch.inference_mode()
     def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, float]]:

@@ -196,6 +196,7 @@ def test_checkpointing_gives_the_same_gradients(mixer: str, block: str, front_en
         calls: list[int] = []
         for layer in encoder.layers:
             layer.norm.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+            getattr(layer.mixer, "__dict__", {})["in_parts"] = False  # which computes its products anew by itself
         torch.manual_seed(3)
         with FlopCounterMode(display=False) as counter:
             encoder(*batch).frames.square().mean().backward()

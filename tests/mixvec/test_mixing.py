@@ -79,7 +79,14 @@ def assert_same_gradients(module: nn.Module, oracle: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("heads", [1, 4])
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_summary_mixing_equals_the_equations(lite: bool, heads: int, norm: bool, masked: bool) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_summary_mixing_equals_the_equations(
+    lite: bool, heads: int, norm: bool, masked: bool, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plainly, and in parts of two frames, of which the last may be one."""
+    monkeypatch.setattr("mixvec.branches.PART_NUMBERS", 2 * BATCH * DIM)
+    if plain:
+        monkeypatch.setattr(SummaryMixing, "branches_in_parts", SummaryMixing.plain_branches)
     act = "gelu" if heads == 1 else "swish"
     mixer = lively(SummaryMixing(DIM, heads, lite=lite, norm=norm, act=act))  # type: ignore[arg-type]
     x, mask = inputs()
@@ -114,7 +121,10 @@ def test_others_reach_a_frame_through_the_mean_alone(monkeypatch: pytest.MonkeyP
     other = x.clone()
     other[:, 1:] += 1.0
     assert not torch.allclose(mixer(other)[:, 0], mixer(x)[:, 0], atol=1e-3)
-    monkeypatch.setattr("mixvec.mixing._mean_over_time", lambda s, mask: torch.ones(BATCH, DIM))
+    branches = SummaryMixing.branches_in_parts
+    monkeypatch.setattr(
+        SummaryMixing, "branches_in_parts", lambda *given: (branches(*given)[0], torch.ones(BATCH, DIM))
+    )
     assert torch.equal(mixer(other)[:, 0], mixer(x)[:, 0])
 
 
@@ -132,12 +142,12 @@ class Largest(TorchDispatchMode):
 
 
 def test_memory_is_linear_in_time() -> None:
-    """The largest tensor, backward pass included, doubles with the frames: it is f's and s's hidden layer."""
+    """The largest tensor, backward pass included, doubles with the frames: it is as wide as x."""
     mixer = SummaryMixing(DIM, 4)
     for frames in (300, 600):
         with Largest() as largest:
             mixer(torch.randn(1, frames, DIM), torch.ones(1, frames, dtype=torch.bool)).sum().backward()
-        assert largest.numel == 2 * frames * DIM
+        assert largest.numel == frames * DIM
 
 
 def test_dropout_falls_on_what_c_reads() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mixvec.resample import KAISER_BETA, ROLLOFF, ZEROS, _filters, resample
+from mixvec.resample import KAISER_BETA, ROLLOFF, ZEROS, _filters, resample, resample_blocks
 
 RATES_HZ = [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000]
 EDGE = 160
@@ -96,3 +96,15 @@ def test_an_odd_rate_asks_for_few_weights(rate_hz: int, monkeypatch: pytest.Monk
     monkeypatch.setattr("mixvec.resample._filters", noted)
     assert len(resample(torch.zeros(rate_hz), rate_hz)) == pytest.approx(16_000, rel=1.1e-3)
     assert sum(part.numel() for part in weights) < 3e6
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rate_hz=st.sampled_from([*RATES_HZ, 1_000, 11_130, 16_000]),
+    sizes=st.lists(st.sampled_from([0, 1, 7, 100, 441, 1_000]), max_size=8),
+)
+def test_in_blocks_equals_whole(rate_hz: int, sizes: list[int]) -> None:
+    waveform = torch.from_numpy(np.random.default_rng(sum(sizes)).uniform(-1, 1, sum(sizes))).float()
+    found = list(resample_blocks(waveform.split(sizes) if sizes else [], rate_hz))
+    assert len(found) <= len(sizes) + 1
+    np.testing.assert_allclose(torch.cat([torch.zeros(0), *found]), resample(waveform, rate_hz), atol=1e-6)

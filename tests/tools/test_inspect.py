@@ -84,6 +84,16 @@ def test_every_number_is_the_one_that_was_put_in(folder: Path, tmp_path: Path, i
         assert line in done.lines
 
 
+def test_the_longest_alone_are_planned(folder: Path) -> None:
+    """Half of 19 s: 4, then three of 3 or less."""
+    config = PretrainConfig(data=DataConfig(str(folder), min_s=1, max_s=4, longest_share=0.5))
+    plan = tool.inspect(config, labels=False)["plan"]
+    assert plan["hours_an_epoch"] == pytest.approx(10 / 3600)
+    assert plan["not_among_the_longest"] == 5
+    lines = tool._plan_lines({"plan": plan, "config": "c"})
+    assert "  5 are not among the longest and left out (data.longest_share=0.5)" in lines
+
+
 def test_padding_is_what_batches_by_hand_give(folder: Path) -> None:
     """Batches of at most 4.5 s, in any order of updates; the utterance of 6 s is cut in two."""
     config = PretrainConfig(

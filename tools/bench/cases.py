@@ -91,6 +91,7 @@ SPEECHBRAIN = System("speechbrain", "speechbrain_systems")
 MIXERS = (SUMMARY, TWIN, MATERIALISED)
 OBJECTIVES = (SUMMARY, FAIRSEQ2, TRANSFORMERS)
 BASES = (SUMMARY, TWIN, TRANSFORMERS_CONFORMER)
+FRAME_RATES = (SUMMARY, System("base-25hz", "ours", "25hz"), System("base-12hz", "ours", "12hz"))
 BASES_95M = (SUMMARY, IN_OUR_LOOP, FAIRSEQ2, TRANSFORMERS, SPEECHBRAIN)
 READERS = (System(OURS, "data_systems", "ours"), System("libsndfile loop", "data_systems", "libsndfile"))
 FIRST_EPOCH = (READERS[0], System("datasets map", "data_systems", "datasets"))
@@ -116,6 +117,7 @@ def cpu_cases() -> list[Case]:
         Case("objective", "objective", ((8, 15),), OBJECTIVES),
         Case("update", "base", ((4, 15),), BASES, repeats=3),
         Case("update", "95 M", ((4, 15),), BASES_95M, repeats=3),
+        Case("update", "frames", ((4, 15),), FRAME_RATES, repeats=3),
         *(Case("inference", "small with CTC", ((1, s),), slow, repeats=5 if s < 600 else 3)
           for s in (10, 60, 600, 3600)),
         *_data_cases(60, 15, 10_000_000, 100_000),
@@ -145,6 +147,7 @@ def gpu_cases() -> list[Case]:
         Case("update", "base", clips, (*ours, *twins, TRANSFORMERS_CONFORMER)),
         Case("update", "base", long, (SUMMARY, WHOLE, *twins)),
         Case("update", "95 M", ((18, 20),), (SUMMARY, WHOLE, *BASES_95M[1:])),
+        Case("update", "frames", clips, FRAME_RATES),
         CHECKPOINT,
         *(Case("mixer", "mixer", ((max(1, 360 // s), s),),
                (*MIXERS, FUSED, *((COMPILED, WHOLE) if s in (10, 300) else ())))
@@ -166,6 +169,7 @@ def smoke_cases() -> list[Case]:
         Case("objective", "objective", ((2, 4),), OBJECTIVES),
         Case("update", "base", ((2, 2),), BASES),
         Case("update", "95 M", ((2, 2),), BASES_95M),
+        Case("update", "frames", ((2, 2),), FRAME_RATES),
         Case("inference", "small with CTC", ((1, 2),), (SUMMARY, TWIN, TRANSFORMERS)),
         *_data_cases(3, 2, 1000, 30),
         CHECKPOINT,

@@ -25,11 +25,23 @@ from pretrain.masks import draw_distractors
 from pretrain.objective import MaskedBatch, MaskedPrediction, ObjectiveConfig, Totals
 
 from .cases import FRAME_RATE_HZ, Case, Work
-from .work import TOY_DISTRACTORS, backward, encoder_outputs, masks, precision, size, updates, waveforms
+from .work import (
+    MASK_SPAN_FRAMES,
+    TOY_DISTRACTORS,
+    backward,
+    encoder_outputs,
+    masks,
+    precision,
+    size,
+    updates,
+    waveforms,
+)
 
 FFN_95M = 1472
 """``base`` with this width has 95.7 M parameters, objective included, where BASE has 95.0 M; both at 50 frames/s."""
 TOY = {"conv_channels": 32, "dim": 32, "num_layers": 2, "ffn_dim": 64, "heads": 4}
+STRIDES = {"25hz": ((2, 2), 5), "12hz": ((2, 2, 2), 3)}
+"""Of ``base-25hz`` and ``base-12hz``, with their spans of about 200 ms in frames."""
 VOCABULARY = ["[PAD]", "|", *"abcdefghijklmnopqrstuvwxyz'.?!"]
 
 
@@ -101,7 +113,7 @@ class Given(nn.Module):
         """``waveforms`` is not read; every utterance fills its row."""
         return self.given, torch.full_like(lengths, self.given.shape[1])
 
-    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor) -> EncoderOutput:
+    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor, *, every_layer: bool) -> EncoderOutput:
         return EncoderOutput(self.hidden, frame_lengths, [self.hidden])
 
 
@@ -109,7 +121,7 @@ def update(case: Case, variant: str) -> Work:
     """Whole updates of pretraining; ``wav2vec2`` is fairseq2's encoder with our objective in our loop."""
     model, batches = training(case, variant)
     step = updates(case, model, batches, lambda given: model(*given, 2.0).loss)
-    rate = "" if variant == "wav2vec2" else f", {FRAME_RATE_HZ} frames/s"
+    rate = "" if variant == "wav2vec2" else f", {SAMPLE_RATE_HZ / model.encoder.hop_samples:g} frames/s"
     return Work(step, size(model) + rate)
 
 
@@ -130,7 +142,8 @@ def training(case: Case, variant: str) -> tuple[MaskedPrediction, list[tuple[Mas
     batches = []
     for audio in waveforms(case):
         frames = int(model.encoder.frame_lengths(audio.shape[1]))
-        batch = _masked(case, audio, masks(len(audio), frames))
+        span_frames = STRIDES.get(variant, (None, MASK_SPAN_FRAMES))[1]
+        batch = _masked(case, audio, masks(len(audio), frames, span_frames))
         batches.append((batch, _totals(batch, frames)))
     return model, batches
 
@@ -153,6 +166,8 @@ def _config(case: Case, name: str, variant: str) -> EncoderConfig:
     config = replace(encoder_config(name), layer_drop=0.0)
     if variant.startswith(("attention", "materialised")):
         config = replace(config, mixer="attention")
+    if variant in STRIDES:
+        config = replace(config, conv_strides=STRIDES[variant][0])
     return replace(config, **TOY) if case.toy else config  # type: ignore[arg-type]
 
 

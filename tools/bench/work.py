@@ -39,10 +39,10 @@ def encoder_outputs(case: Case, dim: int, feature_dim: int) -> tuple[Tensor, Ten
     return hidden, features
 
 
-def masks(rows: int, frames: int) -> np.ndarray:
+def masks(rows: int, frames: int, span_frames: int = MASK_SPAN_FRAMES) -> np.ndarray:
     """Frames to hide (B, T), the same number in every row, as fairseq2 needs it."""
     rng = np.random.default_rng(0)
-    drawn = np.stack([span_mask(frames, MASK_PROB, MASK_SPAN_FRAMES, rng) for _ in range(rows)])
+    drawn = np.stack([span_mask(frames, MASK_PROB, span_frames, rng) for _ in range(rows)])
     fewest = int(drawn.sum(1).min())
     for row in drawn:
         row[row.nonzero()[0][fewest:]] = False
