@@ -93,7 +93,10 @@ class FinetuneConfig:
     task: str = "asr"
     """One of the files in finetune/tasks: asr, intent."""
     pretrained: str | None = None
-    """A run directory, a hub folder or a hub name."""
+    """A run directory, a hub folder or a hub name; of transformers, any encoder of the wav2vec 2.0 family."""
+    baseline: Literal["log-mel", "random"] | None = None
+    """What to compare with, in the encoder's place: log-mel features, or an encoder of the same shape (``pretrained``'s
+    or ``size``'s) whose weights stay as they are drawn."""
     size: str | None = None
     """From scratch: tiny, small, base, …; it fills ``encoder``."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -102,7 +105,7 @@ class FinetuneConfig:
     best_by: Literal["wer", "cer"] = "wer"
     """Which error rate on ``data.valid`` decides for asr; cer where words are not set apart, or hardly any is right."""
     freeze: float = 0.0
-    """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0."""
+    """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0, or 1."""
     data: LabelledData = field(default_factory=LabelledData)
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
 from mixvec.atomic import write_whole
-from mixvec.hub import load_model
+from mixvec.hub import load_model, load_tensors, read_tensors
 from pretrain.checkpoint import RunState
 from pretrain.export import save_model, training_facts
 from pretrain.health import tell
@@ -81,8 +81,9 @@ def finish(
         save_model(run, model, facts(run, state, corpora))
     run.writes.wait()
     run.accelerator.wait_for_everyone()
-    best = cast(Any, load_model(run.dir / "hub")).to(run.accelerator.device)
-    results: dict[str, Any] = {"task": run.config.task, "pretrained": run.config.pretrained, "updates": state.update,
+    best = _reloaded(run, model).to(run.accelerator.device)
+    results: dict[str, Any] = {"task": run.config.task, "pretrained": run.config.pretrained,
+                               "baseline": run.config.baseline, "updates": state.update,
                                "best_update": state.best_update, "seed": run.config.run.seed}  # fmt: skip
     for split in ("valid", "test"):
         if split in data:
@@ -101,6 +102,14 @@ def finish(
     run.say(f"the model is in {run.dir / 'hub'}, its scores in {run.dir / 'results.json'}")
 
 
+def _reloaded(run: Run, model: Any) -> Any:
+    """The model of ``run.dir``/hub as anyone loads it; where only a fine-tuning can build it, its weights alone."""
+    if model.encoder.config.kind != "transformers":
+        return load_model(run.dir / "hub")
+    load_tensors(model, read_tensors(run.dir / "hub"), run.dir / "hub")
+    return model
+
+
 def write_rows(path: Path, rows: list[Scored]) -> None:
     """A JSON object a line: ``source``, ``start_s``, ``duration_s``, ``reference``, ``prediction``, ``speaker``."""
     lines = []
@@ -115,5 +124,7 @@ def facts(run: Run, state: RunState, corpora: dict[str, Corpus]) -> dict[str, An
     train = corpora["train"]
     data = f"{train.name} ({train.hours * 60:.1f} min, {len(train.utterances)} utterances)"
     source = Path(run.config.pretrained or "scratch")
+    if run.config.baseline is not None:
+        source = Path(run.config.baseline)
     started = source.parent.name if source.name == "hub" else source.name
     return training_facts(run, state, data) | {"started_from": started}

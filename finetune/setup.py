@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixvec import UserError
+from mixvec import EncoderConfig, UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 from mixvec.hub import load_encoder
+from mixvec.locate import resolve
 from mixvec.output import EncoderOutput
 from pretrain.augment import Augmentation
 from pretrain.loader import Loaded, Updates
@@ -22,6 +24,9 @@ from pretrain.utterances import Utterance
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig, FinetuneOptim
 from .tasks import LabelledTask as Task
+from .transformers_encoder import TransformersEncoder, is_foreign
+
+LOG_MEL = EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0, dropout=0.0, layer_drop=0.0)
 
 
 def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
@@ -43,20 +48,45 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
 def build_model(config: FinetuneConfig, task: Task) -> Any:
     """The encoder with the task's head: pretrained weights where ``pretrained`` names them, else drawn from the seed.
 
+    With ``baseline`` log-mel stands in the encoder's place, or its weights stay as they are drawn.
+
     Raises:
         UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
     """
+    if config.baseline == "log-mel":
+        return task.build(LOG_MEL)
     if config.pretrained is None:
         if config.size is None:
             raise UserError(
                 "set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch"
             )
         return task.build(config.encoder)
-    encoder = load_encoder(config.pretrained)
+    folder = resolve(config.pretrained)
+    if is_foreign(folder):
+        return _foreign(config, task, folder)
+    encoder = load_encoder(folder)
     shape = encoder.config if config.dropout is None else replace(encoder.config, dropout=config.dropout)
     model = task.build(shape)
-    model.encoder.load_state_dict(encoder.state_dict())
+    if config.baseline != "random":
+        model.encoder.load_state_dict(encoder.state_dict())
     return model
+
+
+def _foreign(config: FinetuneConfig, task: Task, folder: Path) -> Any:
+    """A head on an encoder of transformers: built on log-mel of its shape, then set on the encoder itself."""
+    if config.baseline is not None or config.dropout is not None:
+        raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline=random are "
+                        "for mixvec's own and for wav2vec 2.0")  # fmt: skip
+    encoder = TransformersEncoder(folder)
+    model = task.build(replace(encoder.config, kind="log-mel"))
+    model.encoder = encoder
+    return model
+
+
+def is_frozen(config: FinetuneConfig, progress: float) -> bool:
+    """Whether the encoder stays as it is at a fraction ``progress`` of the run. One from scratch is trained or not."""
+    kept = config.pretrained is not None and config.baseline is None
+    return progress <= config.freeze if kept else config.freeze == 1.0 or config.baseline is not None
 
 
 def open_data(
@@ -100,6 +130,8 @@ def describe(config: FinetuneConfig, model: nn.Module, corpora: dict[str, Corpus
     """A line on what is about to be trained on what."""
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
     start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
+    if config.baseline is not None:
+        start = "on log-mel" if config.baseline == "log-mel" else f"on a random encoder, of the shape of {start[5:]}"
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     return f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
 

@@ -24,6 +24,7 @@ from .setup import (
     describe,
     encode,
     find_corpora,
+    is_frozen,
     open_data,
     parameter_groups,
     sum_gradients,
@@ -54,7 +55,7 @@ def train(config: FinetuneConfig) -> int:
     for update, (place, loaded) in zip(todo, data["train"].start(state.place), strict=False):
         progress = update / config.run.updates
         set_learning_rate(optimizer, learning_rate(progress, optim))
-        frozen = config.pretrained is not None and progress <= config.freeze
+        frozen = is_frozen(config, progress)
         model.train()
         model.encoder.train(not frozen)
         weight, seconds = update_weight(run, task, loaded)

@@ -60,6 +60,25 @@ def conv_length(length: Length, kernel: int, stride: int) -> Length:
     return frames.clamp(min=0) if isinstance(frames, Tensor) else max(frames, 0)
 
 
+def mel_tables(mel_bins: int) -> tuple[Tensor, Tensor]:
+    """The filters (bins, M) and the window (samples,) that ``log_mel`` takes."""
+    bins = WINDOW_SAMPLES // 2 + 1
+    with torch.device("cpu"):  # torchaudio looks at the values, which the meta device has none of
+        filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, mel_bins, SAMPLE_RATE_HZ)
+    window = torch.hann_window(WINDOW_SAMPLES)
+    return filters.to(window.device), window
+
+
+def log_mel(waveforms: Tensor, lengths: Tensor | None, filters: Tensor, window: Tensor) -> Tensor:
+    """Log-mel (B, T, M) of waveforms (B, S), each at unit variance over its own samples; in fp32."""
+    x = normalise(waveforms, lengths)
+    x = torch.stft(  # zeros on both sides: a frame at each end sees the same alone and in a padded batch
+        x, WINDOW_SAMPLES, HOP_SAMPLES, window=window.float(), pad_mode="constant", return_complex=True
+    )
+    power = x.real.square() + x.imag.square()  # (B, bins, T)
+    return (power.transpose(1, 2) @ filters.float()).clamp(min=1e-6).log()
+
+
 class MelFrontEnd(nn.Module):
     """Log-mel and convolutions over time (arXiv 2407.13377): with strides (2, 1), one frame per 20 ms.
 
@@ -77,11 +96,8 @@ class MelFrontEnd(nn.Module):
         self.hop_samples = HOP_SAMPLES
         for stride in strides:
             self.hop_samples *= stride
-        bins = WINDOW_SAMPLES // 2 + 1
-        with torch.device("cpu"):  # torchaudio looks at the values, which the meta device has none of
-            filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, mel_bins, SAMPLE_RATE_HZ)  # (bins, M)
-        window = torch.hann_window(WINDOW_SAMPLES)
-        self.register_buffer("filters", filters.to(window.device), persistent=False)
+        filters, window = mel_tables(mel_bins)
+        self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", window, persistent=False)
         widths = [mel_bins] + [channels] * len(strides)
         self.convs = nn.ModuleList(
@@ -100,12 +116,7 @@ class MelFrontEnd(nn.Module):
     def log_mel(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """Normalised log-mel (B, T, M) of waveforms (B, S), in fp32."""
         with torch.autocast(waveforms.device.type, enabled=False):
-            x = normalise(waveforms, lengths)
-            x = torch.stft(  # zeros on both sides: a frame at each end sees the same alone and in a padded batch
-                x, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window.float(), pad_mode="constant", return_complex=True
-            )
-            power = x.real.square() + x.imag.square()  # (B, bins, T)
-            mel = (power.transpose(1, 2) @ self.filters.float()).clamp(min=1e-6).log()
+            mel = log_mel(waveforms, lengths, self.filters, self.window)
             if lengths is None:
                 mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
             else:
