@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixvec import EncoderConfig
-from mixvec.heads import Layers
+from mixvec.heads import Kind, Layers
 from mixvec.text import TextStyle
 from pretrain.augment import WaveformAugmentConfig
 from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_names, check_run
@@ -45,6 +45,11 @@ class HeadConfig:
     layers: Layers = "last"
     """weighted: a learned softmax-weighted sum of all layers, as in SUPERB."""
     dropout: float = 0.1
+    kind: Kind = "own"
+    """own: this task's head as it is. A probing head of SUPERB or MP3S stands between layers and output: linear, lstm,
+    contextnet, xvector, ecapa (``mixvec/heads/trunks.py``)."""
+    width: int | None = None
+    """Of a probing head; null: the paper's, which is 256 for linear, 1024 for lstm."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,8 @@ class FinetuneConfig:
         if self.optim.encoder_lr is not None and not (self.optim.encoder_lr >= 0 and self.optim.lr > 0):
             raise ValueError(f"optim.lr={self.optim.lr} must be over 0 and optim.encoder_lr={self.optim.encoder_lr} at "
                              "least 0; null takes optim.lr for the encoder too")  # fmt: skip
+        if self.head.width is not None and (self.head.width < 8 or self.head.width % 8):
+            raise ValueError(f"head.width={self.head.width} must be a multiple of 8")
         for key in ("time_prob", "channel_prob"):
             if not 0.0 <= getattr(self.augment, key) < 1.0:
                 raise ValueError(f"augment.{key}={getattr(self.augment, key)} must lie in [0, 1)")

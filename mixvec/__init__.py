@@ -3,7 +3,7 @@
 from .config import SIZES, EncoderConfig, encoder_config
 from .encoder import SpeechEncoder, build_encoder
 from .errors import UserError
-from .heads import Classifier, CtcRecognizer
+from .heads import Classifier, CtcRecognizer, ProbeClassifier, ProbeRecognizer, SpeakerEmbedder
 from .mixing import SelfAttention, SummaryMixing
 from .output import EncoderOutput
 
@@ -15,7 +15,10 @@ __all__ = [
     "CtcRecognizer",
     "EncoderConfig",
     "EncoderOutput",
+    "ProbeClassifier",
+    "ProbeRecognizer",
     "SelfAttention",
+    "SpeakerEmbedder",
     "SpeechEncoder",
     "SummaryMixing",
     "UserError",

@@ -1,7 +1,8 @@
-"""The ``mixvec`` command: speech files to text or to labels, with a published model.
+"""The ``mixvec`` command: speech files to text, labels or embeddings, with a published model.
 
     mixvec transcribe --model MODEL FILES... [--json]
     mixvec understand --model MODEL FILES... [--json] [--top N]
+    mixvec embed --model MODEL FILES... [--json]
 
 MODEL is a hub folder, a run directory or a name on the hub; FILES are audio files of any rate and any number of
 channels, or folders of them. A file is read and recognised whole, in one pass, on the GPU where there is one. Audio
@@ -71,10 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed}")
     for name, does, fields in [
         ("transcribe", "write down what is said", "path, text, seconds (of audio)"),
         ("understand", "say which label each file carries", "path, label, probabilities, seconds (of audio)"),
+        ("embed", "say where each speaker's voice lies", "path, embedding (of length 1), seconds (of audio)"),
     ]:
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=_EPILOG,
@@ -165,7 +167,9 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _plain(answer: dict[str, Any], top: int | None) -> str:
-    """The text or the label; with ``top``, labels and their probabilities, parted by tabs."""
+    """The text, the label or the embedding; with ``top``, labels and their probabilities, parted by tabs."""
+    if "embedding" in answer:
+        return " ".join(map(str, answer["embedding"]))
     if top is None:
         return str(answer.get("text", answer.get("label")))
     return "\t".join(f"{label} {p:.3f}" for label, p in answer["probabilities"].items())

@@ -3,7 +3,7 @@
 config.json               the architecture, the encoder's configuration, how it was trained
 model.safetensors         the weights
 preprocessor_config.json  what the model expects of audio
-vocab.json | labels.json  what the head needs: a recogniser's characters, a classifier's labels
+vocab.json | labels.json | speakers.json  what the head needs: a recogniser's characters, a classifier's labels
 README.md                 the model card
 """
 

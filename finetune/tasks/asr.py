@@ -9,7 +9,7 @@ import jiwer
 import torch
 from torch import Tensor
 
-from mixvec import CtcRecognizer, EncoderConfig, UserError
+from mixvec import CtcRecognizer, EncoderConfig, ProbeRecognizer, UserError
 from mixvec.output import EncoderOutput
 from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_characters
 from pretrain.sources import Corpus
@@ -38,6 +38,8 @@ class Task:
         self._numbers = {character: i for i, character in enumerate(self.vocabulary)}
 
     def build(self, encoder: EncoderConfig) -> CtcRecognizer:
+        if (head := self.config.head).kind != "own":
+            return ProbeRecognizer(encoder, self.vocabulary, head.layers, head.dropout, head.kind, head.width)
         return CtcRecognizer(encoder, self.vocabulary, self.config.head.layers, self.config.head.dropout)
 
     def reference(self, utterance: Utterance) -> str:
