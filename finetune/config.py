@@ -67,6 +67,16 @@ class AugmentConfig:
     """Width of a silent span, as a share of the channels."""
 
 
+@dataclass(frozen=True)
+class CacheConfig:
+    """What a frozen encoder says, kept on disk for the next epoch and the next head (``finetune/frozen.py``)."""
+
+    dir: str | None = None
+    """Such as ~/.cache/mixvec/frames; null keeps nothing. It needs a run with nothing random before the encoder."""
+    dtype: Literal["fp32", "fp16"] = "fp32"
+    """fp32 changes no score by a bit; fp16 takes half the room."""
+
+
 TASKS = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "tasks")]))
 """The files of finetune/tasks."""
 DIAGNOSES = ("exploding-gradient", "starved-loader", "schedule-too-long", "frozen-encoder", "overfitting")
@@ -114,6 +124,7 @@ class FinetuneConfig:
     data: LabelledData = field(default_factory=LabelledData)
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(update_s=60.0, max_s=120.0))
     optim: FinetuneOptim = field(default_factory=FinetuneOptim)
     run: FinetuneRun = field(default_factory=FinetuneRun)

@@ -20,6 +20,7 @@ from pretrain.sources import Corpus
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
+from .frozen import frozen_frames, reads_alone
 from .tasks import LabelledTask as Task
 from .tasks import Scored
 
@@ -38,7 +39,11 @@ def evaluate(
         batch = loaded.batch.to(run.accelerator.device)
         run.note_skipped(loaded.skipped)
         with run.accelerator.autocast():
-            predictions = task.predict(model, model.encoder(batch.waveforms, batch.lengths))
+            alone = reads_alone(run.config, training=False)
+            encoded = (
+                frozen_frames(run.config, model, batch) if alone else model.encoder(batch.waveforms, batch.lengths)
+            )
+            predictions = task.predict(model, encoded)
         rows += map(Scored, batch.utterances, batch.references, predictions)  # silent stand-ins fall away
     rows = gather_object(rows) if run.accelerator.num_processes > 1 else rows
     rows.sort(key=lambda row: (row.utterance.source, row.utterance.start_s, row.reference))

@@ -23,6 +23,7 @@ from pretrain.utterances import Utterance
 
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig, FinetuneOptim
+from .frozen import describe_cache, frozen_frames, reads_alone
 from .tasks import LabelledTask as Task
 from .transformers_encoder import TransformersEncoder, is_foreign
 
@@ -83,12 +84,6 @@ def _foreign(config: FinetuneConfig, task: Task, folder: Path) -> Any:
     return model
 
 
-def is_frozen(config: FinetuneConfig, progress: float) -> bool:
-    """Whether the encoder stays as it is at a fraction ``progress`` of the run. One from scratch is trained or not."""
-    kept = config.pretrained is not None and config.baseline is None
-    return progress <= config.freeze if kept else config.freeze == 1.0 or config.baseline is not None
-
-
 def open_data(
     config: FinetuneConfig, run: Run, task: Task, model: Any, corpus: Corpus, split: str
 ) -> Updates[LabelledBatch]:
@@ -126,14 +121,15 @@ def open_data(
     return updates
 
 
-def describe(config: FinetuneConfig, model: nn.Module, corpora: dict[str, Corpus]) -> str:
-    """A line on what is about to be trained on what."""
+def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> str:
+    """A line on what is about to be trained on what, and one on the cache where there is one."""
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
     start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
     if config.baseline is not None:
         start = "on log-mel" if config.baseline == "log-mel" else f"on a random encoder, of the shape of {start[5:]}"
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    return f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
+    line = f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
+    return "\n".join([line, *describe_cache(config, model, corpora)])
 
 
 def parameter_groups(optim: FinetuneOptim, model: Any) -> list[dict[str, Any]]:
@@ -144,8 +140,10 @@ def parameter_groups(optim: FinetuneOptim, model: Any) -> list[dict[str, Any]]:
     return [{"params": list(model.encoder.parameters()), "scale": scale}, {"params": head, "scale": 1.0}]
 
 
-def encode(model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
+def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
     """The encoder on a batch with its augmentation; no gradient where it is frozen."""
+    if reads_alone(config, training=True):
+        return frozen_frames(config, model, batch)
     with torch.set_grad_enabled(not frozen):
         features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
         features = features * batch.channels.unsqueeze(1).to(features.dtype)

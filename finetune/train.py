@@ -18,13 +18,13 @@ from pretrain.run import Run
 
 from .config import FinetuneConfig
 from .evaluate import finish, keep_best
+from .frozen import is_frozen
 from .health import Window, report
 from .setup import (
     build_model,
     describe,
     encode,
     find_corpora,
-    is_frozen,
     open_data,
     parameter_groups,
     sum_gradients,
@@ -64,7 +64,7 @@ def train(config: FinetuneConfig) -> int:
             for part in loaded:
                 batch = part.batch.to(accelerator.device)
                 with accelerator.autocast():
-                    loss = task.loss_sum(model, encode(model, batch, frozen), batch) / weight
+                    loss = task.loss_sum(model, encode(config, model, batch, frozen), batch) / weight
                 accelerator.backward(loss)
                 window.losses[-1] += loss.detach()
             sum_gradients(run, model)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
-from finetune.setup import is_frozen
+from finetune.frozen import is_frozen
 from finetune.transformers_encoder import TransformersEncoder
 from mixvec import SpeechEncoder, UserError
 from mixvec.hub import load_encoder, load_model
