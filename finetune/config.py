@@ -11,7 +11,7 @@ from mixvec import EncoderConfig
 from mixvec.heads import Kind, Layers
 from mixvec.text import TextStyle
 from pretrain.augment import WaveformAugmentConfig
-from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_names, check_run
+from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_at_least, check_names, check_run
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,30 @@ class CacheConfig:
     """fp32 changes no score by a bit; fp16 takes half the room."""
 
 
+@dataclass(frozen=True)
+class SpeakerConfig:
+    """For task=speaker."""
+
+    trials: str | None = None
+    """A list as VoxCeleb1's, lines of 0 or 1 and two files; null: all pairs of a split."""
+    max_trials: int = 200_000
+    """Where a split has more pairs, so many of them are drawn, always the same."""
+    crop_s: float | None = 3.0
+    """What training hears of an utterance each time, from a random place; null: all of it."""
+    margin: float = 0.2
+    """AAM-softmax, in radians; and its scale."""
+    scale: float = 30.0
+    embedding: int = 192
+
+
+@dataclass(frozen=True)
+class EmotionConfig:
+    """For task=emotion."""
+
+    fold: int | None = None
+    """IEMOCAP: the session, 1 to 5, that is tested on and held out of train and valid; four classes."""
+
+
 TASKS = sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / "tasks")]))
 """The files of finetune/tasks."""
 DIAGNOSES = ("exploding-gradient", "starved-loader", "schedule-too-long", "frozen-encoder", "overfitting")
@@ -125,12 +149,25 @@ class FinetuneConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
+    speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
+    emotion: EmotionConfig = field(default_factory=EmotionConfig)
     batch: BatchConfig = field(default_factory=lambda: BatchConfig(update_s=60.0, max_s=120.0))
     optim: FinetuneOptim = field(default_factory=FinetuneOptim)
     run: FinetuneRun = field(default_factory=FinetuneRun)
 
+    @property
+    def crop_s(self) -> float | None:
+        """What training hears of an utterance; None: all of it."""
+        return self.speaker.crop_s if self.task == "speaker" else None
+
     def __post_init__(self) -> None:
         check_run(self)
+        check_at_least(self, {"speaker.max_trials": 1, "speaker.margin": 0, "speaker.scale": 1e-6,
+                              "speaker.embedding": 2})  # fmt: skip
+        if self.speaker.crop_s is not None and self.speaker.crop_s <= 0:
+            raise ValueError(f"speaker.crop_s={self.speaker.crop_s} must be over 0, or null for whole utterances")
+        if self.emotion.fold not in (None, 1, 2, 3, 4, 5):
+            raise ValueError(f"emotion.fold={self.emotion.fold} is a session of IEMOCAP, 1 to 5, or null")
         if self.task not in TASKS:
             raise ValueError(f"task={self.task}: no such task; choose among {', '.join(TASKS)}")
         if self.pretrained is not None and (self.size is not None or self.encoder != EncoderConfig()):

@@ -47,7 +47,7 @@ def reads_alone(config: FinetuneConfig, *, training: bool) -> bool:
     """Whether the encoder is frozen for the whole run, with nothing random before it."""
     waveform, features = config.data.augment, config.augment
     random = waveform.speed or waveform.reverb is not None or waveform.noise is not None or waveform.mix_prob > 0
-    random = random or features.time_prob > 0 or features.channel_prob > 0
+    random = random or features.time_prob > 0 or features.channel_prob > 0 or config.crop_s is not None
     return is_frozen(config, 1.0) and not (training and random)
 
 
@@ -117,7 +117,7 @@ def describe_cache(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus
     if not reads_alone(config, training=True):
         raise UserError(
             "cache.dir keeps what a frozen encoder says, with nothing random before it: set freeze=1, "
-            "augment.time_prob=0 and augment.channel_prob=0, leave out data.augment, or leave out cache.dir"
+            "augment.time_prob=0 and augment.channel_prob=0, no data.augment, speaker.crop_s=null; or no cache.dir"
         )
     layers = model.encoder.num_layers + 1 if model.layers == "weighted" else 1
     frames = sum(corpus.hours for corpus in corpora.values()) * 36 * model.encoder.frame_lengths(100 * SAMPLE_RATE_HZ)

@@ -106,13 +106,14 @@ def open_data(
     augment = Augmentation(data.augment, config.run.seed) if training else None
     run.note_skipped(augment.skipped if augment else [])
     longest_s = float(corpus.utterances.durations_s.max()) / slowest
+    crop_s = config.crop_s if training and config.crop_s is not None else longest_s + 1
     collate = partial(
         collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
         frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
     )  # fmt: skip
     updates = Updates(
         corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
-        crop_s=longest_s + 1, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
+        crop_s=crop_s, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
         ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
         augment=augment,
     )  # fmt: skip
