@@ -44,6 +44,8 @@ class LabelledData:
 class HeadConfig:
     layers: Layers = "last"
     """weighted: a learned softmax-weighted sum of all layers, as in SUPERB."""
+    layers_lr: float | None = None
+    """Learning rate of the weights over layers; null: ``optim.lr``. MP3S has 1e-2."""
     dropout: float = 0.1
     kind: Kind = "own"
     """own: this task's head as it is. A probing head of SUPERB or MP3S stands between layers and output: linear, lstm,

@@ -55,7 +55,8 @@ def reads_alone(config: FinetuneConfig, *, training: bool) -> bool:
 def frozen_frames(config: FinetuneConfig, model: Any, batch: LabelledBatch) -> EncoderOutput:
     """The frames of a frozen encoder in fp32, each utterance computed by itself or taken from the cache."""
     encoder, weighted = model.encoder, model.layers == "weighted"
-    folder = cache_folder(config, encoder, model.layers) if config.cache.dir is not None else None
+    device = batch.waveforms.device.type
+    folder = cache_folder(config, encoder, model.layers, device) if config.cache.dir is not None else None
     rows = []
     for waveform, length in zip(batch.waveforms, batch.lengths.tolist(), strict=True):
         rows.append(_utterance(encoder, waveform[:length], weighted, folder, config.cache.dtype))
@@ -93,14 +94,13 @@ def _found(file: Path) -> Tensor | None:
         return None
 
 
-def cache_folder(config: FinetuneConfig, encoder: Any, layers: str) -> Path:
+def cache_folder(config: FinetuneConfig, encoder: Any, layers: str, device: str) -> Path:
     """Where the frames of this encoder are kept: named by its weights and whatever else decides the numbers."""
     if encoder not in _HASHES:
         state = hashlib.sha256(json.dumps(asdict(replace(encoder.config, dropout=0.0, layer_drop=0.0))).encode())
         for name, tensor in sorted(encoder.state_dict().items()):
             state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         _HASHES[encoder] = state.hexdigest()
-    device = next((tensor.device.type for tensor in encoder.state_dict().values()), "cpu")
     mixed = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "fp32"
     own = hashlib.sha256(" ".join([_HASHES[encoder], layers, config.cache.dtype, device, mixed]).encode())
     return Path(str(config.cache.dir)).expanduser() / own.hexdigest()[:16]

@@ -133,12 +133,14 @@ def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> 
     return "\n".join([line, *describe_cache(config, model, corpora)])
 
 
-def parameter_groups(optim: FinetuneOptim, model: Any) -> list[dict[str, Any]]:
-    """Encoder and head, each with its own learning rate."""
-    own = set(model.encoder.parameters())
-    head = [p for p in model.parameters() if p not in own]
+def parameter_groups(optim: FinetuneOptim, model: Any, layers_lr: float | None = None) -> list[dict[str, Any]]:
+    """Encoder, head and weights over layers, each with its own learning rate."""
+    own, weights = set(model.encoder.parameters()), model.choice.weights
+    apart = layers_lr is not None and weights is not None
+    head = [p for p in model.parameters() if p not in own and not (apart and p is weights)]
     scale = 1.0 if optim.encoder_lr is None else optim.encoder_lr / optim.lr
-    return [{"params": list(model.encoder.parameters()), "scale": scale}, {"params": head, "scale": 1.0}]
+    groups = [{"params": list(model.encoder.parameters()), "scale": scale}, {"params": head, "scale": 1.0}]
+    return [*groups, {"params": [weights], "scale": layers_lr / optim.lr}] if apart else groups  # type: ignore[operator]
 
 
 def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:

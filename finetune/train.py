@@ -47,7 +47,7 @@ def train(config: FinetuneConfig) -> int:
     data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
     run.say(describe(config, model, corpora))
     optim = config.optim
-    groups = parameter_groups(optim, model)
+    groups = parameter_groups(optim, model, config.head.layers_lr)
     optimizer = accelerator.prepare(AdamW(groups, optim.lr, optim.betas, optim.eps, optim.weight_decay))
     state = run.resume(model, optimizer)
     window = Window(run.elapsed_s)

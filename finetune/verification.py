@@ -87,24 +87,27 @@ def all_pairs(speakers: list[str], most: int) -> Trials:
     return Trials(first, second, names[first] == names[second])
 
 
-def error_rates(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def error_rates(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Miss and false-alarm rates at every threshold, from one over all scores to the lowest score.
 
     Args:
         scores: (K,), of which at least one is of one speaker and one of two.
         same: (K,) bool.
+        weights: (K,) how often each trial counts; None: once.
     """
     order = np.argsort(-scores, kind="stable")
     scores, same = scores[order], same[order]
+    counts = np.ones(len(scores), dtype=np.int64) if weights is None else weights[order]
     last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
-    misses = 1.0 - np.append(0, np.cumsum(same)[last]) / same.sum()
-    alarms = np.append(0, np.cumsum(~same)[last]) / (~same).sum()
-    return misses, alarms
+    ones, twos = np.cumsum(counts * same)[last], np.cumsum(counts * ~same)[last]
+    return 1.0 - np.append(0, ones) / ones[-1], np.append(0, twos) / twos[-1]
 
 
-def equal_error_rate(scores: np.ndarray, same: np.ndarray) -> float:
-    """Where the two rates are equal, on straight lines between thresholds."""
-    misses, alarms = error_rates(scores, same)
+def equal_error_rate(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Where the two rates are equal, on straight lines between thresholds; arguments as ``error_rates``."""
+    misses, alarms = error_rates(scores, same, weights)
     gap = misses - alarms  # from 1 down to -1
     after = int(np.argmax(gap <= 0))
     if gap[after] == 0:

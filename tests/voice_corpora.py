@@ -85,6 +85,6 @@ def common_voice(root: Path) -> Path:
         for number in range(3):
             clip = f"common_voice_cy_{split}{number}.wav"
             audio(root / "clips" / clip)
-            lines.append(f"speaker{number}\t{clip}\tBore da, sut wyt ti {'iawn' if number else ''}?\t2")
+            lines.append(f"speaker{number}\t{clip}\tBore da{'!' if number else ''}\t2")
         (root / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return root

@@ -111,5 +111,5 @@ def test_a_cache_that_cannot_be_used_is_refused(
     (tmp_path / "file").write_text("")
     config = FinetuneConfig(cache=CacheConfig(dir=str(tmp_path / "file")))
     with pytest.raises(UserError, match=r"cache\.dir=.*cannot be written"):
-        folder = frozen.cache_folder(config, tiny_encoder(), "last")
+        folder = frozen.cache_folder(config, tiny_encoder(), "last", "cpu")
         frozen._utterance(tiny_encoder(), torch.randn(8_000), False, folder, "fp32")
