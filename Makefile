@@ -24,8 +24,8 @@ demo: $(stamp) ## pretrain, fine-tune, publish and transcribe on synthetic speec
 smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs
 	$(bin)/python -m tools.demo --smoke
 
-test: $(stamp) ## run the tests
-	$(bin)/python -m pytest
+test: $(stamp) ## run the tests, as many at a time as there are cores (at most 4)
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 fuzz: $(stamp) ## read damaged files; MUTANTS=100000 SEED=1 are how many and which, runs/fuzz keeps those that do harm
 	$(bin)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED) --keep runs/fuzz

@@ -22,6 +22,9 @@ from .optim import is_loud, median_norm
 from .probe import Probe, probe_row
 from .run import Run
 
+TOLD_AGAIN = 20
+"""Log lines after which a warning that still holds is told in full again."""
+
 
 @dataclass
 class Window:
@@ -156,13 +159,19 @@ def report(
 
 
 def tell(run: Run, row: dict[str, Any], line: str, found: dict[str, str]) -> int | None:
-    """Log a row and its line, and the warnings that are new; the exit code to end with where ``run.stop_on`` names one.
+    """Log a row and its line, and the warnings; the exit code to end with where ``run.stop_on`` names one.
+
+    A warning that holds on is a word at the end of the next lines, and told in full again every ``TOLD_AGAIN``.
 
     Every rank calls this; what the main rank found holds for all.
     """
-    lines = [warning for name, warning in found.items() if name not in run.told]
-    run.told |= TOLD_ONCE & set(found)
-    run.log(row, "\n".join([line, *lines]))
+    held = {name: run.told.get(name, 0) for name in found}
+    still = [name for name in found if held[name] % TOLD_AGAIN and name not in TOLD_ONCE]
+    lines = [found[name] for name in found if held[name] % TOLD_AGAIN == 0]
+    run.told = {name: 1 for name in TOLD_ONCE & run.told.keys()} | {
+        name: 1 if name in TOLD_ONCE else lines + 1 for name, lines in held.items()
+    }
+    run.log(row, "\n".join([line + f"  STILL {', '.join(still)}" * bool(still), *lines]))
     stop_on = run.config.run.stop_on
     return run.stop_for([found[name] for name in stop_on if name in found]) if stop_on else None
 

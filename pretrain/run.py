@@ -62,7 +62,8 @@ class Run:
         self.dir = Path(config.run.dir)
         self.stop: int | None = None
         """The exit code to end with after this update."""
-        self.told: set[str] = set()
+        self.told: dict[str, int] = {}
+        """For how many log lines in a row each warning has held."""
         """Warnings that need not be said again."""
         self.most_undecoded = math.inf
         """Utterances of an epoch that may turn out to be no good when they are decoded; more of them end the run."""

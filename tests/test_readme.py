@@ -40,7 +40,8 @@ def test_the_readme_has_the_commands_that_matter() -> None:
 
 
 def test_every_command_runs(corpus: Path, tmp_path: Path) -> None:
-    """All but make's, which CI itself calls; real corpora and sizes are exchanged for tiny ones."""
+    """All but make's, which CI itself calls, and the bench's, which test_bench.py runs; real corpora and sizes are
+    exchanged for tiny ones."""
     for name in ("configs", "pretrain", "finetune", "tools", "mixvec"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copy(next((corpus / "asr/test/audio").iterdir()), tmp_path / "speech.flac")
@@ -49,6 +50,9 @@ def test_every_command_runs(corpus: Path, tmp_path: Path) -> None:
         if command.startswith("make"):
             target = command.split()[1]
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+            continue
+        if "tools.bench" in command:
+            assert command == "python -m tools.bench --preset smoke", "tests/tools/test_bench.py runs another"
             continue
         done = subprocess.run(
             tiny(command, corpus), cwd=tmp_path, capture_output=True, text=True, timeout=300,

@@ -18,7 +18,7 @@ from mixvec.audio import read_audio
 from pretrain.checkpoint import RunState
 from pretrain.config import DIAGNOSES, PretrainConfig
 from pretrain.diagnose import diagnose
-from pretrain.health import effective_rank
+from pretrain.health import TOLD_AGAIN, effective_rank, tell
 from pretrain.optim import is_loud, median_norm, remember
 from pretrain.utterances import Utterance
 from tests.runs import PRETRAIN, command, in_forward, pretrain, rows
@@ -211,3 +211,25 @@ def test_padding_waste_is_padded_over_real(corpus: Path, tmp_path: Path) -> None
     seconds = [s for s in (len(read_audio(path)) / 16_000 for path in paths) if s >= 1]
     expected = len(seconds) * max(seconds) / sum(seconds) - 1
     assert rows(tmp_path / "run")[0]["padding_waste"] == pytest.approx(expected, abs=1e-3)
+
+
+class Told:
+    """What ``tell`` needs of a run."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, int] = {}
+        self.said: list[str] = []
+        self.config = PretrainConfig()
+
+    def log(self, row: dict[str, Any], line: str) -> None:
+        self.said.append(line)
+
+
+def test_a_warning_that_holds_on_is_one_word_on_the_next_lines() -> None:
+    run: Any = Told()
+    collapsed, once = {"collapsed-codebook": "WARNING collapsed"}, {"small-batch": "WARNING small"}
+    for found in (*([collapsed | once] * (TOLD_AGAIN + 1)), {}, collapsed | once):
+        tell(run, {}, "line", found)
+    full = [i for i, line in enumerate(run.said) if "WARNING collapsed" in line]
+    assert full == [0, TOLD_AGAIN, TOLD_AGAIN + 2] and [i for i, line in enumerate(run.said) if "small" in line] == [0]
+    assert run.said[1] == "line  STILL collapsed-codebook" and run.said[TOLD_AGAIN + 1] == "line"
