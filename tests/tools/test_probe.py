@@ -142,6 +142,9 @@ def test_intervals_are_those_of_scores_drawn_again(tmp_path: Path) -> None:
     low, high = table.interval(tmp_path, "accuracy", rows)
     wide = 1.96 * (share * (1 - share) / 200) ** 0.5
     assert low == pytest.approx(share - wide, abs=0.02) and high == pytest.approx(share + wide, abs=0.02)
+    two = [row | {"speaker": "ann" if number < 100 else "bob"} for number, row in enumerate(rows)]
+    own = [sum(r["prediction"] == "a" for r in half) / 100 for half in (rows[:100], rows[100:])]
+    assert table.interval(tmp_path, "accuracy", two) == (pytest.approx(min(own)), pytest.approx(max(own)))
     texts = [{"reference": "a b c", "prediction": "a x c d"}, {"reference": "a", "prediction": ""}]
     assert [table._parts("wer", row) for row in texts] == [(2.0, 3.0), (1.0, 1.0)]
     assert table.interval(tmp_path, "wer", texts) == (pytest.approx(2 / 3), pytest.approx(1.0))

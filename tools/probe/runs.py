@@ -79,7 +79,7 @@ def launch(words: list[str], log: Path) -> tuple[int, str]:
     """``python -m finetune`` with these words, its output in ``log``; the exit code and the last line said."""
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
-            [sys.executable, "-m", "finetune", *words], stdout=file, stderr=subprocess.STDOUT, check=False, cwd=ROOT
+            [sys.executable, "-m", "finetune", *words], stdout=file, stderr=subprocess.STDOUT, check=False
         )
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]

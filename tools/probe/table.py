@@ -1,7 +1,8 @@
 """The scores of all probes with bootstrap intervals, as Markdown and JSON.
 
-An interval is that of 95 % of scores on as many utterances of the test data, drawn again with replacement; it says
-nothing of another seed or another training set.
+An interval is that of 95 % of scores when the speakers of the test data are drawn again with replacement, since what
+one speaker says is alike; or the utterances, for verification and where speakers are not known. It says nothing of
+another seed or another training set.
 """
 
 from __future__ import annotations
@@ -43,13 +44,17 @@ def entry(job: Job, error: str | None) -> dict[str, Any]:
 
 
 def interval(folder: Path, metric: str, rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Where 95 % of the scores lie when the test utterances are drawn again."""
-    draws = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), DRAWS[metric])
+    """Where 95 % of the scores lie when the test data's speakers, or utterances, are drawn again."""
+    speakers, clusters = [row.get("speaker") for row in rows], np.arange(len(rows))
+    if metric != "eer" and None not in speakers and len(set(speakers)) > 1:
+        clusters = np.unique(np.array(speakers), return_inverse=True)[1]
+    count = int(clusters.max()) + 1
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS[metric])
     if metric == "eer":
-        scores = _eers(folder, rows, draws)
+        scores = _eers(folder, rows, drawn)
     else:
         parts = np.array([_parts(metric, row) for row in rows], dtype=np.float64)  # (N, 2)
-        sums = draws @ parts
+        sums = drawn[:, clusters] @ parts
         scores = sums[:, 0] / np.maximum(sums[:, 1], 1)
     low, high = np.nanquantile(scores, [0.025, 0.975])
     return float(low), float(high)
@@ -111,7 +116,7 @@ def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -
                          f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]")  # fmt: skip
         what = f"{task} ({label})" if label else task
         lines.append(f"| {corpus} | {what} | {metric} {'↓' if lower else '↑'} | {count} | {' | '.join(shown)} |")
-    lines += ["", "In brackets: 95 % of scores on test utterances drawn again (bootstrap)."]
+    lines += ["", "In brackets: 95 % of scores on test speakers, or utterances, drawn again (bootstrap)."]
     lines += [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
     lines += [f"- left out: {line}" for line in left_out]
     return "\n".join([*lines, "", f"    {command}", ""])
