@@ -33,8 +33,8 @@ class LabelledData:
     """Longer utterances are left out, since their labels cannot be cut; those of ``test`` never are."""
     workers: int = 2
     max_skipped: float = 1.0
-    """The largest share of a split that may be skipped as unreadable when it is found, or of ``train`` when an epoch
-    decodes it, before the run stops; 1 never stops."""
+    """The largest share of a split that may be skipped as unreadable when it is found, or when an epoch or an
+    evaluation decodes it, before the run stops; 1 never stops. What an evaluation cannot decode counts as an error."""
     augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
     """What is done to the waveforms of ``train``, never of ``valid`` or ``test``; nothing by default. The masks
     over features are in ``augment``, at the top. ``min_s`` and ``max_s`` are before a change of speed."""

@@ -6,9 +6,10 @@ scored at it or over it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,6 +86,18 @@ def all_pairs(speakers: list[str], most: int) -> Trials:
         first, second = np.divmod(drawn[:most], count)
     names = np.array(speakers)
     return Trials(first, second, names[first] == names[second])
+
+
+def cosines(embeddings: Sequence[Any], trials: Trials) -> np.ndarray:
+    """The scores (K,) of trials over rows, each with an embedding of length 1.
+
+    A row without one, since its audio cannot be decoded, has "" in its place: a trial with it counts as an error,
+    whatever the threshold.
+    """
+    width = max((len(row) for row in embeddings if row != ""), default=1)
+    points = np.array([[np.nan] * width if row == "" else row for row in embeddings], dtype=np.float64)
+    scores = np.einsum("ke,ke->k", points[trials.first], points[trials.second])
+    return np.where(np.isnan(scores), np.where(trials.same, -2.0, 2.0), scores)
 
 
 def error_rates(

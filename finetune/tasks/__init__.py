@@ -30,7 +30,7 @@ class Scored(NamedTuple):
     """Without its audio; ``fields`` has the speaker where the data say who it is."""
     reference: str
     prediction: Any
-    """What ``predict`` gave: text in most tasks. Plain JSON values."""
+    """What ``predict`` gave: text in most tasks. Plain JSON values. An empty text where the audio cannot be decoded."""
 
 
 class LabelledTask(Protocol):

@@ -76,12 +76,16 @@ class Task:
         return [model.labels[i] for i in model.head(encoded).argmax(-1).tolist()]
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
-        """Accuracy, and F1 averaged over the labels that stand in the references or the predictions."""
+        """Accuracy, and F1 averaged over the labels that stand in the references or the predictions.
+
+        An empty prediction is none, and no label.
+        """
         from sklearn.metrics import f1_score  # two seconds to import, which a recogniser need not wait for
 
         references, predictions = [row.reference for row in rows], [row.prediction for row in rows]
         correct = sum(row.reference == row.prediction for row in rows)
-        f1 = f1_score(references, predictions, average="macro", zero_division=0.0)
+        labels = sorted({*references, *predictions} - {""})
+        f1 = f1_score(references, predictions, labels=labels, average="macro", zero_division=0.0)
         return {"accuracy": correct / len(references), "macro_f1": float(f1)}
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:

@@ -18,7 +18,7 @@ from pretrain.utterances import Utterance
 
 from ..batch import LabelledBatch
 from ..config import FinetuneConfig
-from ..verification import Trials, all_pairs, equal_error_rate, min_dcf, placed, read_trials
+from ..verification import Trials, all_pairs, cosines, equal_error_rate, min_dcf, placed, read_trials
 from . import Scored
 from .intent import label_of
 
@@ -106,11 +106,10 @@ class Task:
 
     def scored(self, rows: list[Scored]) -> tuple[Trials, np.ndarray]:
         """The trials over these rows and their cosines (K,)."""
-        embeddings = np.array([row.prediction for row in rows], dtype=np.float64)
         trials, _ = placed(self.trials, [row.utterance.source for row in rows])
         if not len(trials.same):
             trials = all_pairs([row.reference for row in rows], self.config.speaker.max_trials)
-        return trials, np.einsum("ke,ke->k", embeddings[trials.first], embeddings[trials.second])
+        return trials, cosines([row.prediction for row in rows], trials)
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """How many trials the scores stand on."""

@@ -109,6 +109,10 @@ def test_scores_of_embeddings() -> None:
     apart = scored({"a": [[1.0, 0.0], [0.9, 0.1]], "b": [[0.0, 1.0], [0.1, 0.9]]})
     assert task.score(apart) == {"eer": 0.0, "min_dcf_p01": 0.0, "min_dcf_p05": 0.0}
     assert task.report(apart, {}) == ["    6 trials, 2 of them of one speaker"]
+    unread = [row._replace(prediction="" if number == 3 else row.prediction) for number, row in enumerate(apart)]
+    assert task.score(unread)["eer"] == pytest.approx(0.5), "of 2 and 4 trials, 1 and 2 cannot be right"
+    none = [row._replace(prediction="") for row in apart]
+    assert task.score(none)["eer"] == 1.0
     crossed = scored({"a": [[1.0, 0.0], [0.0, 1.0]], "b": [[0.0, 1.0], [1.0, 0.0]]})
     assert task.score(crossed)["eer"] > 0.5
 

@@ -164,11 +164,11 @@ def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeyp
     """The second evaluation has the lower character error rate, the first the lower word error rate."""
     scores = {1: {"wer": 0.99, "cer": 0.8}, 2: {"wer": 1.01, "cer": 0.6}}
     state, saved = RunState(), []
-    monkeypatch.setattr(evaluate, "evaluate", lambda run, task, model, data, name: (scores[state.update], []))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: (scores[state.update], [], 0))
     monkeypatch.setattr(evaluate, "facts", lambda run, state, corpora: {})
     monkeypatch.setattr(evaluate, "save_model", lambda run, model, facts: saved.append(facts["metrics"]))
     task: Any = AsrTask(FinetuneConfig(best_by=best_by), corpus("a b"))  # type: ignore[arg-type]
-    run = SimpleNamespace(log=lambda row, line: None, told=set(), config=FinetuneConfig())
+    run = SimpleNamespace(log=lambda row, line: None, told={}, config=FinetuneConfig())
     for state.update in scores:
         evaluate.keep_best(run, task, None, None, state, {"valid": corpus("a b")})  # type: ignore[arg-type]
     assert state.best_update == kept and saved[-1] == scores[kept] and len(saved) == kept

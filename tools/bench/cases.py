@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Suite = Literal["mixer", "objective", "update", "inference", "data"]
+Suite = Literal["mixer", "objective", "update", "inference", "data", "checkpoint"]
 Preset = Literal["cpu", "gpu", "smoke"]
-SUITES: tuple[Suite, ...] = ("mixer", "objective", "update", "inference", "data")
+SUITES: tuple[Suite, ...] = ("mixer", "objective", "update", "inference", "data", "checkpoint")
 PRESETS: tuple[Preset, ...] = ("cpu", "gpu", "smoke")
 FRAME_RATE_HZ = 50
 OURS = "ours"
@@ -93,6 +93,11 @@ FIRST_EPOCH = (READERS[0], System("datasets map", "data_systems", "datasets"))
 PLANNERS = (System(OURS, "scale_systems", "plan"), System("ours, going on", "scale_systems", "resume"))
 INDEXERS = (System(OURS, "scale_systems", "index"), System("ours, nothing changed", "scale_systems", "again"))
 
+SAVERS = (System(OURS, "checkpoint_systems", "save"), System("ours, written behind it", "checkpoint_systems", "write"),
+          System("ours, going on", "checkpoint_systems", "resume"))  # fmt: skip
+CHECKPOINT = Case("checkpoint", "base, saving", ((1, 1),), SAVERS, repeats=3)
+"""Of the whole pretraining; the batch is of no matter."""
+
 
 def cases(preset: Preset) -> list[Case]:
     """All cases of a preset, in the order in which they run."""
@@ -110,6 +115,7 @@ def cpu_cases() -> list[Case]:
         *(Case("inference", "small with CTC", ((1, s),), slow, repeats=5 if s < 600 else 3)
           for s in (10, 60, 600, 3600)),
         *_data_cases(60, 15, 10_000_000, 100_000),
+        CHECKPOINT,
     ]  # fmt: skip
 
 
@@ -135,6 +141,7 @@ def gpu_cases() -> list[Case]:
         Case("update", "base", clips, bases),
         Case("update", "base", long, bases),
         Case("update", "95 M", ((18, 20),), bases_95m),
+        CHECKPOINT,
         *(Case("mixer", "mixer", ((max(1, 360 // s), s),), (*MIXERS, *((COMPILED,) if s in (10, 300) else ())))
           for s in (10, 60, 300, 600)),
         *(Case("mixer", "block", ((max(1, 360 // s), s),), (SUMMARY, TWIN, *((COMPILED,) if s == 60 else ())))
@@ -155,5 +162,6 @@ def smoke_cases() -> list[Case]:
         Case("update", "95 M", ((2, 2),), BASES_95M),
         Case("inference", "small with CTC", ((1, 2),), (SUMMARY, TWIN, TRANSFORMERS)),
         *_data_cases(3, 2, 1000, 30),
+        CHECKPOINT,
     ]
     return [replace(case, toy=True, repeats=2) for case in made]

@@ -16,7 +16,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from finetune.verification import Trials, all_pairs, equal_error_rate, placed, read_trials
+from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
 
 from .runs import Job
 
@@ -77,8 +77,7 @@ def _eers(folder: Path, rows: list[dict[str, Any]], draws: np.ndarray) -> np.nda
         trials, _ = placed(read_trials(settings.trials), [row["source"] for row in rows])
     if not len(trials.same):
         trials = all_pairs([row["reference"] for row in rows], settings.max_trials)
-    points = np.array([row["prediction"] for row in rows], dtype=np.float64)
-    scores = np.einsum("ke,ke->k", points[trials.first], points[trials.second])
+    scores = cosines([row["prediction"] for row in rows], trials)
     made = []
     for counts in draws:
         weights = counts[trials.first] * counts[trials.second]
