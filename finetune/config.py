@@ -13,6 +13,8 @@ from mixvec.text import TextStyle
 from pretrain.augment import WaveformAugmentConfig
 from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_at_least, check_names, check_run
 
+from .asr_config import AsrConfig
+
 
 @dataclass(frozen=True)
 class LabelledData:
@@ -123,6 +125,9 @@ class FinetuneOptim(OptimConfig):
     """Of the head."""
     encoder_lr: float | None = None
     """Of the encoder; null: the same."""
+    layer_decay: float = 1.0
+    """Each encoder layer's rate over that of the layer above it; the last has ``encoder_lr``, and what lies below the
+    layers counts as one more (Clark et al., arXiv 2003.10555). 1: all alike."""
     weight_decay: float = 0.01
     clip_norm: float = 5.0
 
@@ -149,6 +154,7 @@ class FinetuneConfig:
     """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0, or 1."""
     data: LabelledData = field(default_factory=LabelledData)
     head: HeadConfig = field(default_factory=HeadConfig)
+    asr: AsrConfig = field(default_factory=AsrConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     speaker: SpeakerConfig = field(default_factory=SpeakerConfig)
@@ -183,6 +189,10 @@ class FinetuneConfig:
                              "least 0; null takes optim.lr for the encoder too")  # fmt: skip
         if self.head.width is not None and (self.head.width < 8 or self.head.width % 8):
             raise ValueError(f"head.width={self.head.width} must be a multiple of 8")
+        if self.head.kind != "own" and self.asr.decoder != "none":
+            raise ValueError(f"head.kind={self.head.kind} is a head without a decoder; leave out asr.decoder")
+        if not 0.0 < self.optim.layer_decay <= 1.0:
+            raise ValueError(f"optim.layer_decay={self.optim.layer_decay} must lie in (0, 1]")
         for key in ("time_prob", "channel_prob"):
             if not 0.0 <= getattr(self.augment, key) < 1.0:
                 raise ValueError(f"augment.{key}={getattr(self.augment, key)} must lie in [0, 1)")

@@ -26,8 +26,8 @@ from pretrain.utterances import Utterance
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
 from .frozen import frozen_frames, reads_alone
+from .tasks import Detailed, Scored
 from .tasks import LabelledTask as Task
-from .tasks import Scored
 
 
 @torch.no_grad()
@@ -153,13 +153,13 @@ def finish(
             raise UserError(sick)
         if run.accelerator.is_main_process:
             write_rows(run.dir / f"{split}.jsonl", rows)
+        if isinstance(task, Detailed):
+            results.setdefault("details", {})[split] = task.details(rows)
     scored = next((split for split in ("test", "valid") if split in results), None)
     if scored:
-        save_model(
-            run,
-            best,
-            facts(run, state, corpora) | {"metrics": results[scored], "test_data": scored_on(corpora[scored])},
-        )
+        known = facts(run, state, corpora) | {"metrics": results[scored], "test_data": scored_on(corpora[scored])}
+        text = results.get("details", {}).get(scored, {}).get("text")
+        save_model(run, best, known | ({"text": text} if text else {}))
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.writes.wait()

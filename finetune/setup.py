@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -134,13 +135,32 @@ def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> 
 
 
 def parameter_groups(optim: FinetuneOptim, model: Any, layers_lr: float | None = None) -> list[dict[str, Any]]:
-    """Encoder, head and weights over layers, each with its own learning rate."""
+    """Encoder, head and weights over layers, each with its own learning rate.
+
+    With ``layer_decay``, each layer of the encoder has its own too.
+    """
     own, weights = set(model.encoder.parameters()), model.choice.weights
     apart = layers_lr is not None and weights is not None
     head = [p for p in model.parameters() if p not in own and not (apart and p is weights)]
+    heads: list[dict[str, Any]] = [{"params": head, "scale": 1.0}]
+    if layers_lr is not None and weights is not None:
+        heads.append({"params": [weights], "scale": layers_lr / optim.lr})
     scale = 1.0 if optim.encoder_lr is None else optim.encoder_lr / optim.lr
-    groups = [{"params": list(model.encoder.parameters()), "scale": scale}, {"params": head, "scale": 1.0}]
-    return [*groups, {"params": [weights], "scale": layers_lr / optim.lr}] if apart else groups  # type: ignore[operator]
+    if optim.layer_decay == 1.0:
+        return [{"params": list(model.encoder.parameters()), "scale": scale}, *heads]
+    groups: dict[int, list[Tensor]] = {}
+    for name, parameter in model.encoder.named_parameters():
+        groups.setdefault(layers_above(name, model.encoder.num_layers), []).append(parameter)
+    decay = optim.layer_decay
+    return [{"params": groups[n], "scale": scale * decay**n} for n in sorted(groups, reverse=True)] + heads
+
+
+def layers_above(name: str, num_layers: int) -> int:
+    """How many of an encoder's layers stand above the parameter of that name: none above the last norm."""
+    found = re.match(r"(?:model\.)?(?:encoder\.)?layers\.(\d+)\.", name)
+    if found:
+        return num_layers - 1 - int(found[1])
+    return 0 if name.startswith(("norm.", "encoder.layer_norm.")) else num_layers
 
 
 def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:

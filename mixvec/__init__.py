@@ -3,7 +3,14 @@
 from .config import SIZES, EncoderConfig, encoder_config
 from .encoder import SpeechEncoder, build_encoder
 from .errors import UserError
-from .heads import Classifier, CtcRecognizer, ProbeClassifier, ProbeRecognizer, SpeakerEmbedder
+from .heads import (
+    Classifier,
+    CtcRecognizer,
+    HybridRecognizer,
+    ProbeClassifier,
+    ProbeRecognizer,
+    SpeakerEmbedder,
+)
 from .mixing import SelfAttention, SummaryMixing
 from .output import EncoderOutput
 
@@ -15,6 +22,7 @@ __all__ = [
     "CtcRecognizer",
     "EncoderConfig",
     "EncoderOutput",
+    "HybridRecognizer",
     "ProbeClassifier",
     "ProbeRecognizer",
     "SelfAttention",

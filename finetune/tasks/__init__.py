@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -81,6 +81,17 @@ class LabelledTask(Protocol):
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Lines for the screen: examples, confusions, warnings."""
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A task that has more to say of its scores than numbers for a table; most have not."""
+
+    def details(self, rows: list[Scored]) -> dict[str, Any]:
+        """What results.json holds under ``details``, for each split: intervals, counts, how labels were normalised.
+
+        Its ``text``, where it has one, stands in the model card too. Plain JSON values.
+        """
 
 
 def make_task(config: FinetuneConfig, train: Corpus) -> LabelledTask:

@@ -3,19 +3,20 @@
 from .base import LayerChoice, Layers, TaskModel
 from .classifier import Classifier
 from .ctc import CtcRecognizer
+from .decoder import HybridRecognizer
 from .probe import ProbeClassifier, ProbeRecognizer
 from .speaker import SpeakerEmbedder
 from .trunks import Kind
 
-HEADS: dict[str, type[TaskModel]] = {
-    head.__name__: head for head in (CtcRecognizer, Classifier, ProbeRecognizer, ProbeClassifier, SpeakerEmbedder)
-}
+_HEADS = (CtcRecognizer, HybridRecognizer, Classifier, ProbeRecognizer, ProbeClassifier, SpeakerEmbedder)
+HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in _HEADS}
 """By the ``architecture`` of config.json."""
 
 __all__ = [
     "HEADS",
     "Classifier",
     "CtcRecognizer",
+    "HybridRecognizer",
     "Kind",
     "LayerChoice",
     "Layers",

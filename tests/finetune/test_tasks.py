@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune import evaluate
+from finetune.asr_config import AsrConfig
 from finetune.batch import collate_labelled
 from finetune.config import AugmentConfig, FinetuneConfig, LabelledData
 from finetune.tasks import Scored
@@ -25,6 +26,7 @@ from pretrain.checkpoint import RunState
 from pretrain.loader import Clip
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance, Utterances
+from tests.tiny_models import MEL
 
 
 def corpus(*texts: str | None, label: str | None = None) -> Corpus:
@@ -41,7 +43,7 @@ def scored(references: list[str], predictions: list[str]) -> list[Scored]:
 
 def test_vocabulary_is_the_training_texts_characters() -> None:
     task = AsrTask(FinetuneConfig(), corpus("Ab, c!", "da"))
-    assert task.vocabulary == ["[PAD]", "|", "a", "b", "c", "d"]
+    assert task.units.vocabulary == ["[PAD]", "|", "a", "b", "c", "d"]
     assert task.target(Utterance("x", 1.0, text="A D")) == [2, 1, 5]
 
 
@@ -181,3 +183,32 @@ def test_a_label_is_the_fields_that_are_named() -> None:
     task = IntentTask(FinetuneConfig(task="intent", data=data), train)
     assert task.labels == ["off|lamp", "on|lamp"] and len(train.utterances) == 2
     assert task.reference(train.utterances[1]) == "off|lamp"
+
+
+@pytest.mark.parametrize("decoder", ["none", "attention"])
+@torch.no_grad()
+def test_a_batch_costs_what_its_utterances_cost_alone(decoder: Any) -> None:
+    """Texts of two lengths, and the silence that stands in where nothing could be read."""
+    config = FinetuneConfig(asr=AsrConfig(decoder=decoder, label_smoothing=0.0), augment=AugmentConfig(0.0, 10, 0.0))
+    task = AsrTask(config, corpus("abc a", "b"))
+    model = task.build(MEL).eval()
+    clips = [Clip(Utterance(f"{i}.wav", s, text=t), torch.randn(round(16_000 * s)), np.random.default_rng(i))
+             for i, (s, t) in enumerate([(1.5, "abc a"), (0.8, "b")])]  # fmt: skip
+
+    def cost(chosen: list[Clip]) -> tuple[float, float]:
+        batch = collate_labelled(chosen, task.target, task.reference, None, model.encoder.frame_lengths, 1000, 16)
+        encoded = model.encoder(batch.waveforms, batch.lengths)
+        return float(task.loss_sum(model, encoded, batch)), task.weight(batch)
+
+    both, alone = cost(clips), [cost([clip]) for clip in clips]
+    assert both == pytest.approx(tuple(map(sum, zip(*alone, strict=True))), rel=1e-4)
+    assert cost([]) == (0.0, 0.0)
+    if decoder == "attention":
+        batch = collate_labelled(clips[:1], task.target, task.reference, None, model.encoder.frame_lengths, 1000, 16)
+        encoded = model.encoder(batch.waveforms, batch.lengths)
+        (row,) = model.attend(encoded, batch.targets).log_softmax(-1)
+        entropy = -sum(float(row[u, entry]) for u, entry in enumerate([*batch.targets[0].tolist(), 0]))
+        ctc = torch.nn.functional.ctc_loss(
+            model.head(encoded).transpose(0, 1), batch.targets, encoded.lengths, batch.target_lengths, reduction="sum"
+        )
+        assert alone[0][0] == pytest.approx(0.3 * float(ctc) + 0.7 * entropy, rel=1e-4)

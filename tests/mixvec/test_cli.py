@@ -151,7 +151,7 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
         (
             "transcribe",
             "intent",
-            "a Classifier, and transcribe needs a CtcRecognizer or ProbeRecognizer: use it with `mixvec understand`",
+            "a Classifier, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: use it with",
         ),
         (
             "understand",
@@ -161,7 +161,7 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
         (
             "transcribe",
             "encoder",
-            "a SpeechEncoder, and transcribe needs a CtcRecognizer or ProbeRecognizer: fine-tune it first",
+            "a SpeechEncoder, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: fine-tune",
         ),
         ("understand", "nowhere", "no such model folder"),
     ],
