@@ -9,6 +9,7 @@ from .heads import (
     HybridRecognizer,
     ProbeClassifier,
     ProbeRecognizer,
+    SlotTagger,
     SpeakerEmbedder,
 )
 from .mixing import SelfAttention, SummaryMixing
@@ -26,6 +27,7 @@ __all__ = [
     "ProbeClassifier",
     "ProbeRecognizer",
     "SelfAttention",
+    "SlotTagger",
     "SpeakerEmbedder",
     "SpeechEncoder",
     "SummaryMixing",

@@ -6,10 +6,11 @@ from .ctc import CtcRecognizer
 from .decoder import HybridRecognizer
 from .probe import ProbeClassifier, ProbeRecognizer
 from .speaker import SpeakerEmbedder
+from .tagger import SlotTagger
 from .trunks import Kind
 
-_HEADS = (CtcRecognizer, HybridRecognizer, Classifier, ProbeRecognizer, ProbeClassifier, SpeakerEmbedder)
-HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in _HEADS}
+_RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer, ProbeRecognizer), (Classifier, SlotTagger, ProbeClassifier)
+HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (*_RECOGNISE, *_UNDERSTAND, SpeakerEmbedder)}
 """By the ``architecture`` of config.json."""
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Layers",
     "ProbeClassifier",
     "ProbeRecognizer",
+    "SlotTagger",
     "SpeakerEmbedder",
     "TaskModel",
 ]

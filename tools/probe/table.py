@@ -11,11 +11,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jiwer
 import numpy as np
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
+from finetune.scoring import clusters_of, count_words, resampled
 from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
 
 from .runs import Job
@@ -45,28 +45,24 @@ def entry(job: Job, error: str | None) -> dict[str, Any]:
 
 def interval(folder: Path, metric: str, rows: list[dict[str, Any]]) -> tuple[float, float]:
     """Where 95 % of the scores lie when the test data's speakers, or utterances, are drawn again."""
-    speakers, clusters = [row.get("speaker") for row in rows], np.arange(len(rows))
-    if metric != "eer" and None not in speakers and len(set(speakers)) > 1:
-        clusters = np.unique(np.array(speakers), return_inverse=True)[1]
-    count = int(clusters.max()) + 1
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS[metric])
     if metric == "eer":
-        scores = _eers(folder, rows, drawn)
+        draws = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), DRAWS[metric])
+        scores = _eers(folder, rows, draws)
     else:
-        parts = np.array([_parts(metric, row) for row in rows], dtype=np.float64)  # (N, 2)
-        sums = drawn[:, clusters] @ parts
+        clusters = clusters_of([row.get("speaker") for row in rows])
+        sums = resampled(_parts(metric, rows), clusters, DRAWS[metric], seed=0)
         scores = sums[:, 0] / np.maximum(sums[:, 1], 1)
     low, high = np.nanquantile(scores, [0.025, 0.975])
     return float(low), float(high)
 
 
-def _parts(metric: str, row: dict[str, Any]) -> tuple[float, float]:
-    """What an utterance adds to the score's numerator and denominator."""
+def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
+    """What each utterance adds to the score's numerator and denominator (N, 2)."""
+    references, predictions = [row["reference"] for row in rows], [row["prediction"] for row in rows]
     if metric == "accuracy":
-        return float(row["reference"] == row["prediction"]), 1.0
-    made = jiwer.process_words(row["reference"], row["prediction"])
-    errors = made.substitutions + made.deletions + made.insertions
-    return float(errors), float(made.hits + made.substitutions + made.deletions)
+        return np.array([[float(r == p), 1.0] for r, p in zip(references, predictions, strict=True)])
+    counts = count_words(references, predictions).counts
+    return np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1)
 
 
 def _eers(folder: Path, rows: list[dict[str, Any]], draws: np.ndarray) -> np.ndarray:
