@@ -13,6 +13,8 @@ from mixvec.text import TextStyle
 from pretrain.augment import WaveformAugmentConfig
 from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_at_least, check_names, check_run
 
+from .annotation import SlotConfig
+
 
 @dataclass(frozen=True)
 class LabelledData:
@@ -52,6 +54,13 @@ class HeadConfig:
     contextnet, xvector, ecapa (``mixvec/heads/trunks.py``)."""
     width: int | None = None
     """Of a probing head; null: the paper's, which is 256 for linear, 1024 for lstm."""
+
+
+@dataclass(frozen=True)
+class IntentConfig:
+    keep: tuple[str, ...] = ()
+    """Labels to tell apart, where any other counts as ``rest``; none: all of them."""
+    rest: str = "_unknown_"
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,7 @@ class FinetuneConfig:
     """A whole run: ``pretrained`` to start from an encoder, or ``size`` to start from scratch."""
 
     task: str = "asr"
-    """One of the files in finetune/tasks: asr, intent."""
+    """One of the files in finetune/tasks: asr, intent, slots, …"""
     pretrained: str | None = None
     """A run directory, a hub folder or a hub name; of transformers, any encoder of the wav2vec 2.0 family."""
     baseline: Literal["log-mel", "random"] | None = None
@@ -149,6 +158,8 @@ class FinetuneConfig:
     """The share of the run in which the encoder stays frozen; 1 is a frozen probe. From scratch it is 0, or 1."""
     data: LabelledData = field(default_factory=LabelledData)
     head: HeadConfig = field(default_factory=HeadConfig)
+    intent: IntentConfig = field(default_factory=IntentConfig)
+    slots: SlotConfig = field(default_factory=SlotConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     speaker: SpeakerConfig = field(default_factory=SpeakerConfig)

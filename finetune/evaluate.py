@@ -83,7 +83,7 @@ def unanswered(task: Task, utterances: Iterable[Utterance], rows: list[Scored]) 
 
 
 def _which(row: Scored) -> tuple[str, float, str]:
-    return row.utterance.source, row.utterance.start_s, row.reference
+    return row.utterance.source, row.utterance.start_s, str(row.reference)
 
 
 def too_many(run: Run, split: str, undecoded: int, total: int) -> str | None:

@@ -3,7 +3,7 @@
 from .config import SIZES, EncoderConfig, encoder_config
 from .encoder import SpeechEncoder, build_encoder
 from .errors import UserError
-from .heads import Classifier, CtcRecognizer, ProbeClassifier, ProbeRecognizer, SpeakerEmbedder
+from .heads import Classifier, CtcRecognizer, ProbeClassifier, ProbeRecognizer, SlotTagger, SpeakerEmbedder
 from .mixing import SelfAttention, SummaryMixing
 from .output import EncoderOutput
 
@@ -18,6 +18,7 @@ __all__ = [
     "ProbeClassifier",
     "ProbeRecognizer",
     "SelfAttention",
+    "SlotTagger",
     "SpeakerEmbedder",
     "SpeechEncoder",
     "SummaryMixing",

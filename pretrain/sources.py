@@ -40,9 +40,8 @@ from .readers.layouts import (
     aishell_rows,
     aishell_transcripts,
     librispeech_rows,
+    official_rows,
     speech_commands_list_rows,
-    speech_commands_rows,
-    tedlium_rows,
 )
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
 from .readers.ranges import is_url
@@ -228,10 +227,8 @@ def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Ro
         return [json_rows(folder / "metadata.jsonl")]
     if labels and (folder / "metadata.csv").is_file():
         return [csv_rows(folder / "metadata.csv")]
-    if all((folder / name).is_file() for name in SPLIT_LISTS):
-        return [speech_commands_rows(folder)]
-    if labels and (folder / "stm").is_dir() and (folder / "sph").is_dir():
-        return [tedlium_rows(folder)]
+    if official := official_rows(folder, key, labels):
+        return [official]
     faults: list[Fault] = []
     files = [] if labels else audio_below(folder, faults)
     if files or faults:

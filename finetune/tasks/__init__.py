@@ -28,7 +28,8 @@ class Scored(NamedTuple):
 
     utterance: Utterance
     """Without its audio; ``fields`` has the speaker where the data say who it is."""
-    reference: str
+    reference: Any
+    """What ``reference`` gave: text in most tasks. Plain JSON values."""
     prediction: Any
     """What ``predict`` gave: text in most tasks. Plain JSON values. An empty text where the audio cannot be decoded."""
 
@@ -50,7 +51,7 @@ class LabelledTask(Protocol):
     def build(self, encoder: EncoderConfig) -> Any:
         """A ``mixvec.heads.TaskModel`` for this task, its weights drawn at random."""
 
-    def reference(self, utterance: Utterance) -> str:
+    def reference(self, utterance: Utterance) -> Any:
         """What is scored against."""
 
     def target(self, utterance: Utterance) -> list[int]:

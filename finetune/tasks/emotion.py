@@ -23,7 +23,7 @@ class Task(IntentTask):
     ``data.valid`` is given.
     """
 
-    score_name, higher_is_better = "accuracy", True
+    key = "emotion"
 
     def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
         """

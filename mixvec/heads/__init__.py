@@ -5,11 +5,11 @@ from .classifier import Classifier
 from .ctc import CtcRecognizer
 from .probe import ProbeClassifier, ProbeRecognizer
 from .speaker import SpeakerEmbedder
+from .tagger import SlotTagger
 from .trunks import Kind
 
-HEADS: dict[str, type[TaskModel]] = {
-    head.__name__: head for head in (CtcRecognizer, Classifier, ProbeRecognizer, ProbeClassifier, SpeakerEmbedder)
-}
+_RECOGNISE, _UNDERSTAND = (CtcRecognizer, ProbeRecognizer), (Classifier, SlotTagger, ProbeClassifier)
+HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (*_RECOGNISE, *_UNDERSTAND, SpeakerEmbedder)}
 """By the ``architecture`` of config.json."""
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Layers",
     "ProbeClassifier",
     "ProbeRecognizer",
+    "SlotTagger",
     "SpeakerEmbedder",
     "TaskModel",
 ]
