@@ -9,11 +9,10 @@ The same command goes on where the run stopped. The best model is in ``run.dir``
 from __future__ import annotations
 
 import torch
-from torch.optim import AdamW
 
 from pretrain.device import start_accelerator
 from pretrain.faults import memory_named
-from pretrain.optim import learning_rate, set_learning_rate, step
+from pretrain.optim import adamw, learning_rate, set_learning_rate, step
 from pretrain.run import Run
 
 from .config import FinetuneConfig
@@ -48,7 +47,7 @@ def train(config: FinetuneConfig) -> int:
     run.say(describe(config, model, corpora))
     optim = config.optim
     groups = parameter_groups(optim, model, config.head.layers_lr)
-    optimizer = accelerator.prepare(AdamW(groups, optim.lr, optim.betas, optim.eps, optim.weight_decay))
+    optimizer = accelerator.prepare(adamw(groups, optim, accelerator.device))
     state = run.resume(model, optimizer)
     window = Window(run.elapsed_s)
     todo = range(state.update + 1, config.run.updates + 1)

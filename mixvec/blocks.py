@@ -6,11 +6,13 @@ and gives (B, T, D). What lies under the padding never reaches a real frame: it 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from .config import EncoderConfig
 from .mixing import SelfAttention, SummaryMixing, activation
@@ -78,12 +80,33 @@ class ConvModule(nn.Module):
         return self.dropout(self.out(x))  # type: ignore[no-any-return]
 
 
+def remembered(
+    how: Literal[False, True, "selective"],
+    run: Callable[[Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """``run(x, mask)``, keeping for the backward pass what ``EncoderConfig.checkpointing`` says."""
+    if not how:
+        return run(x, mask)
+    contexts = _keeping_products if how == "selective" else noop_context_fn
+    return checkpoint(run, x, mask, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
+
+
+def _keeping_products() -> Any:
+    """Results of matrix products and convolutions are kept, everything between them is computed anew."""
+    return create_selective_checkpoint_contexts([  # type: ignore[no-untyped-call]
+        torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
+        torch.ops.aten.baddbmm.default, torch.ops.aten.convolution.default,
+    ])  # fmt: skip
+
+
 class ConformerBlock(nn.Module):
     """½ FFN → mixer → convolution → ½ FFN → LayerNorm, each on a residual path."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        dim, act = config.dim, config.activation
+        dim, act, self.checkpointing = config.dim, config.activation, config.checkpointing
         self.ffn_in = FeedForward(dim, config.ffn_dim, config.dropout, act)
         self.mixer_norm = nn.LayerNorm(dim)
         self.mixer = build_mixer(config)
@@ -93,6 +116,9 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return remembered(self.training and self.checkpointing, self._run, x, mask)
+
+    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + 0.5 * self.ffn_in(x)
         x = x + self.dropout(self.mixer(self.mixer_norm(x), mask))
         x = x + self.conv(x, mask)
@@ -125,7 +151,7 @@ class BranchformerBlock(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        dim = config.dim
+        dim, self.checkpointing = config.dim, config.checkpointing
         self.mixer_norm = nn.LayerNorm(dim)
         self.mixer = build_mixer(config)
         self.local_norm = nn.LayerNorm(dim)
@@ -137,6 +163,9 @@ class BranchformerBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return remembered(self.training and self.checkpointing, self._run, x, mask)
+
+    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mixed = self.dropout(self.mixer(self.mixer_norm(x), mask))  # (B, T, D), or (B, 1, D) with lite
         local = self.dropout(self.local(self.local_norm(x), mask))  # (B, T, D)
         w_mixed, w_local = self.merge.weight.chunk(2, dim=1)

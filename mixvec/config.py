@@ -43,8 +43,9 @@ class EncoderConfig:
     activation: Literal["swish", "gelu"] = "swish"
     dropout: float = 0.1
     layer_drop: float = 0.05
-    checkpointing: bool = False
-    """Recompute each layer in the backward pass: memory of one layer instead of all, for a third more time."""
+    checkpointing: Literal[False, True, "selective"] = False
+    """Recompute each layer in the backward pass: memory of one layer instead of all, for a third more time. With
+    selective, results of matrix products and convolutions are kept and only what lies between them is recomputed."""
 
     def __post_init__(self) -> None:
         for name in ("mel_bins", "conv_channels", "dim", "num_layers", "ffn_dim", "conv_kernel", "heads"):
@@ -65,6 +66,8 @@ class EncoderConfig:
             raise ValueError("encoder.front_end=waveform-groupnorm leaks padding; it needs encoder.kind=wav2vec2")
         if self.kind == "wav2vec2" and self.front_end == "mel":
             raise ValueError("encoder.kind=wav2vec2 needs encoder.front_end=waveform or waveform-groupnorm")
+        if self.kind == "wav2vec2" and self.checkpointing == "selective":
+            raise ValueError("encoder.checkpointing=selective needs encoder.kind=mixvec; true and false fit both")
         if self.mixer == "summary-lite" and (self.kind, self.block) != ("mixvec", "branchformer"):
             raise ValueError("encoder.mixer=summary-lite needs encoder.block=branchformer, whose other branch plays f")
         if self.block == "branchformer" and self.ffn_dim % 2:

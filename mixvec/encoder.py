@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .blocks import BranchformerBlock, ConformerBlock, zero_gradient
 from .config import BASE, EncoderConfig
@@ -101,7 +100,9 @@ class SpeechEncoder(nn.Module):
             frame_lengths: (B,).
             mask: (B, T), True at frames to hide: the mask embedding stands in their place.
         """
-        x = self.dropout(self.project(features))  # (B, T, D)
+        x = self.dropout(self.project(features)).to(
+            self.norm.weight.dtype
+        )  # (B, T, D); under autocast as all blocks have it
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_embedding.to(x.dtype), x)
         elif self.training:
@@ -113,8 +114,6 @@ class SpeechEncoder(nn.Module):
         for layer in self.layers:
             if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:
                 x = x + zero_gradient(layer).to(x.dtype)
-            elif self.training and self.config.checkpointing:
-                x = checkpoint(layer, x, real, use_reentrant=False)
             else:
                 x = layer(x, real)
             layers.append(x)

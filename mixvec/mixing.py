@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .fused import compute_dtype, usable
+
 
 def activation(name: Literal["swish", "gelu"]) -> nn.Module:
     return nn.SiLU() if name == "swish" else nn.GELU()
@@ -49,7 +51,12 @@ class SummaryMixing(nn.Module):
     before it; it is applied as W_f f(x_t) + W_s s̄, so that the summary is never repeated over time.
 
     ``lite`` returns s̄ (B, 1, D') alone, to be broadcast: in a Branchformer the other branch plays f, the merge c.
+
+    On a GPU f and s run in one kernel where that is faster (``fused.py``), on a CPU never.
     """
+
+    fused: bool | None = None
+    """Set it to use that kernel, or not to; None leaves it to the rule and to MIXVEC_FUSED."""
 
     def __init__(
         self,
@@ -69,7 +76,7 @@ class SummaryMixing(nn.Module):
         width = dim // heads
         self.first = BlockLinear(heads, width, self.paths * width)
         self.second = BlockLinear(heads * self.paths, width, width)
-        self.act = activation(act)
+        self.act, self.gelu = activation(act), act == "gelu"
         self.summary_norm = nn.LayerNorm(dim) if norm else nn.Identity()
         if not lite:
             self.local_norm = nn.LayerNorm(dim) if norm else nn.Identity()
@@ -78,6 +85,16 @@ class SummaryMixing(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` to (B, 1, D)."""
+        local, mean = self.fused_branches(x, mask) if self._fuses(x) else self.plain_branches(x, mask)
+        summary: Tensor = self.summary_norm(mean.to(self.first.weight.dtype)).to(local.dtype)  # (B, D)
+        if self.lite:
+            return summary.unsqueeze(1)
+        w_local, w_summary = self.combine.weight.chunk(2, dim=1)
+        mixed = F.linear(self.dropout(self.local_norm(local)), w_local, self.combine.bias)  # (B, T, D)
+        return self.act(mixed + F.linear(self.dropout(summary), w_summary).unsqueeze(1))  # type: ignore[no-any-return]
+
+    def plain_branches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """f(x) (B, T, D), empty with ``lite``, and the mean of s(x) over the real frames (B, D) in fp32."""
         batch, frames, dim = x.shape
         heads, width = self.heads, dim // self.heads
         z = x.reshape(batch * frames, heads, width).transpose(0, 1)  # (H, B·T, D/H)
@@ -85,14 +102,26 @@ class SummaryMixing(nn.Module):
         z = z.view(heads, -1, self.paths, width).transpose(1, 2).reshape(heads * self.paths, -1, width)
         z = self.act(self.second(z))  # (H·paths, B·T, D/H)
         z = z.view(heads, self.paths, batch, frames, width)
-        mean = _mean_over_time(z[:, -1], mask).to(self.first.weight.dtype)
-        summary: Tensor = self.summary_norm(mean).to(z.dtype)  # (B, D)
+        mean = _mean_over_time(z[:, -1], mask)
         if self.lite:
-            return summary.unsqueeze(1)
-        local = self.local_norm(z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim))
-        w_local, w_summary = self.combine.weight.chunk(2, dim=1)
-        mixed = F.linear(self.dropout(local), w_local, self.combine.bias)  # (B, T, D)
-        return self.act(mixed + F.linear(self.dropout(summary), w_summary).unsqueeze(1))  # type: ignore[no-any-return]
+            return z.new_empty(0), mean
+        return z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim), mean
+
+    def fused_branches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same in one kernel, which reads x once and never writes s(x)."""
+        from .kernels import branches
+
+        dtype = compute_dtype(x)
+        weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
+        local, total = branches(x.to(dtype), mask, *(weight.to(dtype) for weight in weights), self.gelu)
+        count = x.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return local, total / count
+
+    def _fuses(self, x: Tensor) -> bool:
+        if not (x.is_cuda or self.fused):
+            return False
+        act: Literal["swish", "gelu"] = "gelu" if self.gelu else "swish"
+        return bool(usable(self.fused, x.device, compute_dtype(x), x.shape[2] // self.heads, self.paths, act))
 
 
 def _mean_over_time(s: Tensor, mask: Tensor | None) -> Tensor:

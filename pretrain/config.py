@@ -112,6 +112,8 @@ DIAGNOSES = ("collapsed-codebook", "stuck-at-chance", "exploding-gradient", "dim
 
 @dataclass(frozen=True)
 class PretrainRun(RunConfig):
+    compile: Literal["auto", True, False] = "auto"
+    """torch.compile of the encoder's blocks (``pretrain/compiling.py``); auto: on a GPU."""
     stop_on: tuple[str, ...] = ()
     """Diagnoses that end the run, with a checkpoint and an error; the names are those that the warnings bear."""
 

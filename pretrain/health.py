@@ -7,7 +7,7 @@ import resource
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,13 +17,21 @@ from .checkpoint import RunState
 from .diagnose import TOLD_ONCE, diagnose
 from .loader import Loaded, Updates
 from .loss import perplexity
-from .objective import MaskedBatch, Sums, Totals
+from .objective import MaskedBatch, Sums
 from .optim import is_loud, median_norm
 from .probe import Probe, probe_row
 from .run import Run
 
 TOLD_AGAIN = 20
 """Log lines after which a warning that still holds is told in full again."""
+
+
+class Counts(NamedTuple):
+    """What an update held, over all micro-batches and ranks."""
+
+    masked: float
+    frames: float
+    seconds: float
 
 
 @dataclass
@@ -55,8 +63,8 @@ class Window:
         self.pending = flat if self.pending is None else self.pending + flat
         self.sample, self.sampled = sums.sample, sums.sampled
 
-    def count(self, totals: Totals, seconds: float, loaded: Sequence[Loaded[Any]], norm: float) -> None:
-        """An update is complete: what it held over all ranks, this rank's part of it, and its gradient's norm.
+    def count(self, counts: Counts, loaded: Sequence[Loaded[Any]], norm: float) -> None:
+        """An update is complete: what it held, this rank's part of it, and its gradient's norm.
 
         Where ``norm`` is NaN it was left out.
         """
@@ -66,12 +74,12 @@ class Window:
             self.sums = torch.zeros_like(self.pending)
         if finite:
             self.sums = self.sums + self.pending
-            self.masked += float(totals.masked)
-            self.frames += float(totals.frames)
+            self.masked += max(counts.masked, 1.0)
+            self.frames += max(counts.frames, 1.0)
             self.norms.append(norm)
         self.left_out += not finite
         self.pending = None
-        self.seconds += seconds
+        self.seconds += counts.seconds
         self.own_s += sum(part.seconds for part in loaded)
         self.padded_s += sum(part.padded_s for part in loaded)
 

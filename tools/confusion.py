@@ -83,10 +83,10 @@ def label_pairs(path: Path) -> Counter[tuple[str, str]]:
 
 
 def _label(said: Any) -> str | None:
-    """A label, or the intent of a slots run; ``-`` where the model gave none."""
+    """A label, or the intent of a slots run; ``-`` where the model gave none, or the audio could not be decoded."""
     if isinstance(said, dict) and "intent" in said:
-        return str(said["intent"] or "-")
-    return said if isinstance(said, str) else None
+        said = said["intent"] or ""
+    return (said or "-") if isinstance(said, str) else None
 
 
 def _labels(pairs: Counter[tuple[str, str]]) -> list[str]:

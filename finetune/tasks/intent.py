@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import eq
 from typing import Any
 
 import torch
@@ -87,17 +88,14 @@ class Task:
         return [model.labels[i] for i in model.head(encoded).argmax(-1).tolist()]
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
-        """Accuracy, of each field of ``data.label`` too where it names several, and ``macro_f1``.
-
-        An empty prediction is none, and no label.
-        """
+        """Accuracy, of each field of ``data.label`` too where it names several, and ``macro_f1``."""
         references, predictions = [row.reference for row in rows], [row.prediction for row in rows]
         right = sum(map(str.__eq__, references, predictions))
         scores = {"accuracy": right / len(rows), "macro_f1": macro_f1(references, predictions)}
         for number, name in enumerate(self.fields):
-            said = [row.prediction and self._parts[row.prediction][number] for row in rows]
-            right = sum(part == row.utterance.fields[name] for part, row in zip(said, rows, strict=True))
-            scores[f"{name}_accuracy"] = right / len(rows)
+            given = [self._parts[row.prediction][number] if row.prediction else None for row in rows]
+            said = [row.utterance.fields[name] for row in rows]
+            scores[f"{name}_accuracy"] = sum(map(eq, given, said)) / len(rows)
         return scores
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
@@ -117,8 +115,8 @@ def label_of(utterance: Utterance, keys: Any) -> str:
 
 
 def macro_f1(references: list[str], predictions: list[str]) -> float:
-    """F1 averaged over the labels that stand in the references or the predictions; an empty one is no label."""
+    """F1 averaged over the labels that stand in the references or the predictions; an empty prediction is no label."""
     wanted, given = Counter(references), Counter(predictions)
     right = Counter(r for r, p in zip(references, predictions, strict=True) if r == p)
-    labels = (wanted | given).keys() - {""}
+    labels = {*wanted, *given} - {""}
     return sum(2 * right[label] / (wanted[label] + given[label]) for label in labels) / len(labels)

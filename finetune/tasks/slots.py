@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixvec import EncoderConfig, SlotTagger, UserError
 from mixvec.output import EncoderOutput
-from mixvec.tags import is_tag, tagged
+from mixvec.tags import is_tag, read_tags, tagged
 from mixvec.text import build_vocabulary
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
@@ -113,17 +113,22 @@ class Task:
         return model.decode(model.head(encoded), encoded.lengths)
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
-        return understanding_scores([row.reference for row in rows], [row.prediction for row in rows])
+        return understanding_scores([row.reference for row in rows], _heard(rows))
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three pairs to read, and the types that are worst."""
-        pairs = pairs_of([row.reference for row in rows], [row.prediction for row in rows])
+        pairs = pairs_of([row.reference for row in rows], _heard(rows))
         by_type = f1_by_type(added(count_near(pairs, word_distance), count_near(pairs, character_distance)))
         worst = ", ".join(f"{kind} {score:.2f}" for kind, score in list(by_type.items())[:5])
         shown = [pairs[i] for i in range(0, len(pairs), max(1, len(pairs) // 3))][:3]
         names = ("reference: ", "prediction:")
         lines = [f"    {name} {said}" for pair in shown for name, said in zip(names, pair, strict=True)]
         return [*lines, f"    SLU-F1 of the worst types: {worst}"] if worst else lines
+
+
+def _heard(rows: list[Scored]) -> list[dict[str, Any]]:
+    """The predictions; of audio that could not be decoded nothing was heard."""
+    return [row.prediction or read_tags([]) for row in rows]
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -190,6 +190,9 @@ def test_scores_are_those_of_the_slots_and_of_the_texts() -> None:
     }  # fmt: skip
     lines = task.report([Scored(SLURP, right, turned), Scored(ORDER, partly, heard)], scores)
     assert lines[-1].startswith("    SLU-F1 of the worst types: size 0.00") and len(lines) == 5
+    unheard = [Scored(SLURP, right, ""), Scored(ORDER, partly, heard)]  # the audio of the first could not be decoded
+    scores = task.score(unheard)
+    assert (scores["wer"], scores["intent_accuracy"]) == (1.0, 0.5) and len(task.report(unheard, scores)) == 5
 
 
 @pytest.fixture(scope="module")

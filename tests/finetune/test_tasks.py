@@ -137,6 +137,7 @@ def test_several_labels_at_once_are_scored_alone_and_together() -> None:
     config = FinetuneConfig(task="intent", data=LabelledData(label=["action", "object"]))
     task = IntentTask(config, Corpus("some", Utterances(spoken[:3])))
     assert task.labels == ["off|lamp", "on|heat", "on|lamp"]
+    assert task.score([Scored(spoken[0], "on|lamp", "")])["action_accuracy"] == 0.0, "audio that was not decoded"
     predictions = ["on|lamp", "on|lamp", "on|lamp", "on|heat"]
     scores = task.score([Scored(u, task.reference(u), p) for u, p in zip(spoken, predictions, strict=True)])
     assert (scores["accuracy"], scores["action_accuracy"], scores["object_accuracy"]) == (0.25, 0.5, 0.75)

@@ -57,9 +57,9 @@ def test_cells_are_the_share_of_their_row(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_slots_run_is_taken_by_its_intent(tmp_path: Path, run: Run) -> None:
     said = {"intent": "order", "text": None, "slots": []}
-    write_rows(tmp_path, "valid", [(said, said), (said, said | {"intent": None})])
+    write_rows(tmp_path, "valid", [(said, said), (said, said | {"intent": None}), (said, "")])
     assert run(tmp_path, "--split", "valid").lines[:2] == [
-        f"{tmp_path}/valid.jsonl: 1 of 2 right (50.0%)", "      1  order taken for -",
+        f"{tmp_path}/valid.jsonl: 1 of 3 right (33.3%)", "      2  order taken for -",
     ]  # fmt: skip
 
 

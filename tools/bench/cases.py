@@ -75,8 +75,12 @@ class Work:
 
 
 SUMMARY = System(OURS, "ours", "summary")
-COMPILED = System("ours compiled", "ours", "compiled")
+FUSED = System("ours fused", "ours", "summary fused")
+COMPILED = System("ours compiled", "ours", "summary compiled")
+WHOLE = System("ours compiled and fused", "ours", "summary compiled fused")
+"""What pretraining does on a GPU unless told otherwise."""
 TWIN = System("attention twin", "ours", "attention")
+TWIN_COMPILED = System("attention twin compiled", "ours", "attention compiled")
 MATERIALISED = System("materialised attention", "ours", "materialised")
 IN_OUR_LOOP = System("wav2vec2-base in our loop", "ours", "wav2vec2")
 FAIRSEQ2 = System("fairseq2", "fairseq2_systems")
@@ -135,16 +139,18 @@ def gpu_cases() -> list[Case]:
     What matters most comes first. Compiling takes its time at every shape, so it is not done at each.
     """
     clips, long = ((36, 10), (18, 20), (12, 30)), ((4, 100),)
-    bases, bases_95m = (SUMMARY, COMPILED, *BASES[1:]), (SUMMARY, COMPILED, *BASES_95M[1:])
+    ours, twins = (SUMMARY, FUSED, COMPILED, WHOLE), (TWIN, TWIN_COMPILED, MATERIALISED)
     readers = (SUMMARY, replace(TWIN, max_s=3600), replace(TRANSFORMERS, max_s=600))
     made = [
-        Case("update", "base", clips, bases),
-        Case("update", "base", long, bases),
-        Case("update", "95 M", ((18, 20),), bases_95m),
+        Case("update", "base", clips, (*ours, *twins, TRANSFORMERS_CONFORMER)),
+        Case("update", "base", long, (SUMMARY, WHOLE, *twins)),
+        Case("update", "95 M", ((18, 20),), (SUMMARY, WHOLE, *BASES_95M[1:])),
         CHECKPOINT,
-        *(Case("mixer", "mixer", ((max(1, 360 // s), s),), (*MIXERS, *((COMPILED,) if s in (10, 300) else ())))
+        *(Case("mixer", "mixer", ((max(1, 360 // s), s),),
+               (*MIXERS, FUSED, *((COMPILED, WHOLE) if s in (10, 300) else ())))
           for s in (10, 60, 300, 600)),
-        *(Case("mixer", "block", ((max(1, 360 // s), s),), (SUMMARY, TWIN, *((COMPILED,) if s == 60 else ())))
+        *(Case("mixer", "block", ((max(1, 360 // s), s),),
+               (SUMMARY, FUSED, TWIN, *((WHOLE, TWIN_COMPILED) if s == 60 else ())))
           for s in (10, 60, 300)),
         Case("objective", "objective", ((8, 15),), OBJECTIVES),
         *(Case("inference", "small with CTC", ((1, s),), readers) for s in (10, 60, 600, 3600, 7200)),
