@@ -114,6 +114,9 @@ class NgramBeam:
         )  # fmt: skip
         found = []
         for own in log_probs:
+            if not len(own):
+                found.append([])
+                continue
             best = decoder(self._ended(own).unsqueeze(0))[0]
             # Of its words, not its tokens: it ends a word on a doubled piece without the blank that CTC needs between.
             found.append([entry for word in (best[0].words if best else []) for entry in self._spelled[word]])

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.batch import collate_labelled
 from finetune.config import FinetuneConfig
 from finetune.evaluate import write_rows
 from finetune.lexicon import NgramBeam, spell_words, uncovered
@@ -39,7 +39,7 @@ from mixvec.heads.beam import prefix_beam
 from mixvec.hub import load_model
 from mixvec.text import normalise_text
 from pretrain.config import load_config
-from pretrain.loader import Updates
+from pretrain.loader import read_clip
 from pretrain.sources import Corpus
 from tools.score import comparison, paired, read_rows
 
@@ -53,7 +53,7 @@ class Heard(NamedTuple):
     rows: list[Scored]
     """The predictions are the greedy ones."""
     log_probs: list[Tensor]
-    """Each (T, V)."""
+    """Each (T, V); of no frames where the audio cannot be decoded."""
 
 
 def main() -> None:
@@ -182,30 +182,34 @@ def rates(rows: list[Scored]) -> dict[str, float]:
 
 @torch.inference_mode()
 def hear(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Heard:
-    """The model on every utterance once, on the GPU where there is one."""
+    """The model on every utterance once, one by one, on the GPU where there is one.
+
+    Raises:
+        UserError: none of them can be decoded.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
-    encoder: Any = model.encoder
-    collate = partial(
-        collate_labelled, target=lambda utterance: [],
-        reference=lambda utterance: normalise_text(utterance.text or "", config.data.text), augment=None,
-        frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
-    )  # fmt: skip
-    longest_s = float(corpus.utterances.durations_s.max())
-    updates = Updates(
-        corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=longest_s + 1,
-        min_s=config.data.min_s, workers=0, seed=0,
-    )  # fmt: skip
-    heard = Heard([], [])
-    for loaded in updates.once():
-        batch = loaded.batch.to(device)
-        log_probs, lengths = model(batch.waveforms, batch.lengths)
-        texts = model.decode(log_probs, lengths)
-        rows = list(map(Scored, batch.utterances, batch.references, texts))  # silent stand-ins fall away
-        heard.rows.extend(rows)
-        heard.log_probs.extend(log_probs[i, : lengths[i]].float().cpu() for i in range(len(rows)))
-    if not heard.rows:
-        raise UserError(f"{corpus.name}: nothing in it could be read")
+    longest_s, rng = float(corpus.utterances.durations_s.max()), np.random.default_rng(0)
+    heard, lost = Heard([], []), []
+    for utterance in corpus.utterances:
+        row = Scored(replace(utterance, stored=None), normalise_text(utterance.text or "", config.data.text), "")
+        try:
+            waveform = read_clip(utterance, rng, longest_s + 1, config.data.min_s).waveform
+        except UserError as error:
+            lost.append(str(error))
+            log_probs = torch.zeros(0, len(model.vocabulary))
+        else:
+            missing = max(0, model.encoder.min_samples - len(waveform))
+            log_probs = (
+                model(torch.nn.functional.pad(waveform, (0, missing)).unsqueeze(0).to(device))[0][0].float().cpu()
+            )
+        (text,) = model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
+        heard.rows.append(row._replace(prediction=text))
+        heard.log_probs.append(log_probs)
+    if len(lost) == len(heard.rows):
+        raise UserError(f"{corpus.name}: nothing in it can be decoded: {lost[0]}")
+    if lost:
+        print(f"WARNING {corpus.name}: {len(lost)} utterances cannot be decoded and count as errors: {lost[0]}")
     return heard
 
 

@@ -75,6 +75,19 @@ def test_an_n_gram_in_upper_case_and_one_in_another_alphabet(run: Path, decoded:
     assert done.code == 1 and "none of its 1 words can be spelled" in done.err and len(done.err.splitlines()) == 1
 
 
+def test_audio_that_cannot_be_decoded_counts_as_errors(run: Path, decoded: Run, corpus: Path, tmp_path: Path) -> None:
+    """Its header is whole, so that it is found, and missed when it is read."""
+    good = sorted((corpus / "asr/test/audio").iterdir())[0]
+    (tmp_path / "cut.flac").write_bytes(good.read_bytes()[:200])
+    rows = [{"file_name": str(name), "text": "stop the music"} for name in (good, tmp_path / "cut.flac")]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for words in ((), ("--lm", "train")):
+        done = decoded(run, *words, f"data.test={tmp_path}/two.jsonl")
+        assert done.code == 0 and "1 utterances cannot be decoded and count as errors" in done.out, done
+        said = [json.loads(x) for x in (run / f"test-{'lm' if words else 'beam'}.jsonl").read_text().splitlines()]
+        assert [row["prediction"] for row in said if row["source"].endswith("cut.flac")] == [""]
+
+
 def test_what_cannot_be_decoded_is_one_line(run: Path, decoded: Run, tmp_path: Path) -> None:
     for words, message in (
         ((tmp_path,), "no fine-tuning run with a model in it"),
