@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
 from mixvec import UserError
 from mixvec.atomic import write_whole
-from mixvec.hub import load_model
+from mixvec.hub import load_model, load_tensors, read_tensors
 from pretrain.checkpoint import RunState
 from pretrain.export import save_model, training_facts
 from pretrain.health import tell
@@ -25,6 +25,7 @@ from pretrain.utterances import Utterance
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
+from .frozen import frozen_frames, reads_alone
 from .tasks import Detailed, Scored
 from .tasks import LabelledTask as Task
 
@@ -47,7 +48,10 @@ def evaluate(
         batch = loaded.batch.to(run.accelerator.device)
         run.note_skipped(loaded.skipped)
         with run.accelerator.autocast():
-            encoded = model.encoder(batch.waveforms, batch.lengths, every_layer=model.every_layer)
+            if reads_alone(run.config, training=False):
+                encoded = frozen_frames(run.config, model, batch)
+            else:
+                encoded = model.encoder(batch.waveforms, batch.lengths, every_layer=model.every_layer)
             predictions = task.predict(model, encoded)
         rows += map(Scored, batch.utterances, batch.references, predictions)  # silent stand-ins fall away
     rows = gather_object(rows) if run.accelerator.num_processes > 1 else rows
@@ -134,9 +138,10 @@ def finish(
         save_model(run, model, facts(run, state, corpora))
     run.writes.wait()
     run.accelerator.wait_for_everyone()
-    best = cast(Any, load_model(run.dir / "hub")).to(run.accelerator.device)
+    best = _reloaded(run, model).to(run.accelerator.device)
     counts: dict[str, dict[str, int]] = {}
-    results: dict[str, Any] = {"task": run.config.task, "pretrained": run.config.pretrained, "updates": state.update,
+    results: dict[str, Any] = {"task": run.config.task, "pretrained": run.config.pretrained,
+                               "baseline": run.config.baseline, "updates": state.update,
                                "best_update": state.best_update, "seed": run.config.run.seed,
                                "counts": counts}  # fmt: skip
     for split in [split for split in ("valid", "test") if split in data]:
@@ -169,6 +174,14 @@ def scored_on(corpus: Corpus) -> str:
     )
 
 
+def _reloaded(run: Run, model: Any) -> Any:
+    """The model of ``run.dir``/hub as anyone loads it; where only a fine-tuning can build it, its weights alone."""
+    if model.encoder.config.kind != "transformers":
+        return load_model(run.dir / "hub")
+    load_tensors(model, read_tensors(run.dir / "hub"), run.dir / "hub")
+    return model
+
+
 def write_rows(path: Path, rows: list[Scored]) -> None:
     """A JSON object a line: ``source``, ``start_s``, ``duration_s``, ``reference``, ``prediction``, ``speaker``."""
     lines = []
@@ -183,5 +196,7 @@ def facts(run: Run, state: RunState, corpora: dict[str, Corpus]) -> dict[str, An
     train = corpora["train"]
     data = f"{train.name} ({train.hours * 60:.1f} min, {len(train.utterances)} utterances)"
     source = Path(run.config.pretrained or "scratch")
+    if run.config.baseline is not None:
+        source = Path(run.config.baseline)
     started = source.parent.name if source.name == "hub" else source.name
     return training_facts(run, state, data) | {"started_from": started}

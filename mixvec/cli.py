@@ -1,7 +1,8 @@
-"""The ``mixvec`` command: speech files to text or to labels, with a published model.
+"""The ``mixvec`` command: speech files to text, labels or embeddings, with a published model.
 
     mixvec transcribe --model MODEL FILES... [--json]
     mixvec understand --model MODEL FILES... [--json] [--top N]
+    mixvec embed --model MODEL FILES... [--json]
 
 MODEL is a hub folder, a run directory or a name on the hub; FILES are audio files of any rate and any number of
 channels, or folders of them. A file is read and recognised whole, in one pass, on the GPU where there is one. Audio
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed}")
     for name, does, fields in [
         ("transcribe", "write down what is said", "path, text, seconds (of audio)"),
         (
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
             "say which label each file carries, or which intent and slots",
             "path, label, probabilities (or intent, text, slots), seconds (of audio)",
         ),
+        ("embed", "say where each speaker's voice lies", "path, embedding (of length 1), seconds (of audio)"),
     ]:
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=_EPILOG,
@@ -171,7 +173,9 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _plain(answer: dict[str, Any], top: int | None) -> str:
-    """Text, label, or intent and slots parted by tabs; with ``top``, labels and their probabilities."""
+    """Text, label, embedding, or intent and slots parted by tabs; with ``top``, labels and their probabilities."""
+    if "embedding" in answer:
+        return " ".join(map(str, answer["embedding"]))
     if "slots" in answer:
         slots = [f"{slot['type']}={slot['value']}" for slot in answer["slots"]]
         return "\t".join([answer["intent"] or "-", *slots])

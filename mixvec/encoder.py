@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from .blocks import BranchformerBlock, ConformerBlock, zero_gradient
 from .config import BASE, EncoderConfig
 from .frontend import SAMPLE_RATE_HZ, Length, MelFrontEnd, WaveformFrontEnd
+from .logmel import LogMelEncoder
 from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
 
 if TYPE_CHECKING:
     from .wav2vec2 import Wav2Vec2Encoder
 
-Encoder: TypeAlias = "SpeechEncoder | Wav2Vec2Encoder"
-"""Either kind; both offer ``features``, ``encode``, ``forward`` and ``frame_lengths`` alike."""
+Encoder: TypeAlias = "SpeechEncoder | Wav2Vec2Encoder | LogMelEncoder"
+"""Any kind; all offer ``features``, ``encode``, ``forward`` and ``frame_lengths`` alike."""
 
 
 class SpeechEncoder(nn.Module):
@@ -167,13 +168,22 @@ def sinusoidal_positions(frames: int, dim: int, device: torch.device) -> Tensor:
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that ``config`` describes, ours or fairseq2's, behind one protocol.
+    """The encoder that ``config`` describes, ours, fairseq2's or bare log-mel, behind one protocol.
 
     Raises:
-        UserError: ``kind=wav2vec2`` where fairseq2 is not installed.
+        UserError: ``kind=wav2vec2`` where fairseq2 is not installed, or ``kind=transformers``.
     """
     if config.kind == "wav2vec2":
         from .wav2vec2 import Wav2Vec2Encoder
 
         return Wav2Vec2Encoder(config)
+    if config.kind == "log-mel":
+        return LogMelEncoder(config)
+    if config.kind == "transformers":
+        from .errors import UserError
+
+        raise UserError(
+            "encoder.kind=transformers: its encoder is another library's, which mixvec does not build; `python -m "
+            "finetune` trains and scores such a model, and it cannot be loaded or published"
+        )
     return SpeechEncoder(config)

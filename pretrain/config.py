@@ -141,6 +141,8 @@ class PretrainConfig:
                     "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0, "probe.every": 1,
                     "probe.max_utterances": 4, "probe.max_s": 1}  # fmt: skip
         check_at_least(self, at_least)
+        if self.encoder.kind not in ("mixvec", "wav2vec2"):
+            raise ValueError(f"encoder.kind={self.encoder.kind} has nothing to pretrain; choose mixvec or wav2vec2")
         if not 0.0 < self.objective.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
         if self.objective.code_dim % self.objective.codebooks:
@@ -163,7 +165,7 @@ Config = TypeVar("Config")
 KEEP_ON_RESUME = {
     "data.workers", "data.max_skipped", "run.dir", "run.log_every", "run.save_every", "run.keep",
     "run.keep_every", "run.max_hours", "run.timeout_s", "run.max_nonfinite", "run.stop_on",
-    "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
+    "cache.dir", "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 

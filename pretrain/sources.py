@@ -48,6 +48,7 @@ from .readers.ranges import is_url
 from .readers.remote import RemotePath, expanded, forget, in_order, settled, source_path
 from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, fields_of, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows, streamed_parquet_rows, streamed_parts
+from .readers.voices import voice_rows
 from .utterances import Utterance, Utterances
 
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
@@ -255,6 +256,8 @@ def _labelled_rows(folder: Path, key: str) -> Rows:
         return librispeech_rows(folder, key)
     if aishell_transcripts(folder):
         return aishell_rows(folder, key)
+    if (voices := voice_rows(folder)) is not None:
+        return voices
     splits = [p.parent for pattern in SPLITS_BELOW for p in sorted(folder.glob(pattern))]
     splits += [p for pattern in SPLIT_FILES for p in sorted(folder.glob(pattern))]
     splits.sort(key=lambda path: "train" not in path.name)

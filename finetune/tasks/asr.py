@@ -10,7 +10,7 @@ import jiwer
 import torch
 from torch import Tensor
 
-from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, UserError
+from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, ProbeRecognizer, UserError
 from mixvec.output import EncoderOutput
 from mixvec.padding import padding_mask
 from mixvec.text import TEXT_STYLES, normalise_text
@@ -42,11 +42,13 @@ class Task:
         self.units = open_units(config.asr, texts, Path(config.run.dir))
 
     def build(self, encoder: EncoderConfig) -> CtcRecognizer:
-        head, asr = self.config.head, self.config.asr
+        head, asr, vocabulary = self.config.head, self.config.asr, self.units.vocabulary
+        if head.kind != "own":
+            return ProbeRecognizer(encoder, vocabulary, head.layers, head.dropout, head.kind, head.width)
         if asr.decoder == "none":
-            return CtcRecognizer(encoder, self.units.vocabulary, head.layers, head.dropout)
+            return CtcRecognizer(encoder, vocabulary, head.layers, head.dropout)
         return HybridRecognizer(
-            encoder, self.units.vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam
+            encoder, vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam
         )
 
     def reference(self, utterance: Utterance) -> str:

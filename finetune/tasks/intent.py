@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixvec import Classifier, EncoderConfig, UserError
+from mixvec import Classifier, EncoderConfig, ProbeClassifier, UserError
 from mixvec.output import EncoderOutput
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
@@ -51,6 +51,8 @@ class Task:
         self._parts = {self.reference(u): [u.fields[name] for name in self.fields] for u in train.utterances}
 
     def build(self, encoder: EncoderConfig) -> Classifier:
+        if (head := self.config.head).kind != "own":
+            return ProbeClassifier(encoder, self.labels, head.layers, head.dropout, head.kind, head.width)
         return Classifier(encoder, self.labels, self.config.head.layers, self.config.head.dropout)
 
     def reference(self, utterance: Utterance) -> str:

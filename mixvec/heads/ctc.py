@@ -48,7 +48,7 @@ class CtcRecognizer(TaskModel):
     @torch.inference_mode()
     def transcribe(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[str]:
         """The text of each utterance of (B, S)."""
-        return self.read(self.encoder(waveforms, lengths))
+        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer))
 
     def read(self, encoded: EncoderOutput) -> list[str]:
         """The text of each utterance: greedy CTC."""

@@ -40,7 +40,7 @@ class SlotTagger(TaskModel):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
-        encoded = self.encoder(waveforms, lengths)
+        encoded = self.encoder(waveforms, lengths, every_layer=self.every_layer)
         return self.head(encoded), encoded.lengths
 
     @torch.inference_mode()

@@ -151,17 +151,17 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
         (
             "transcribe",
             "intent",
-            "a Classifier, and transcribe needs a CtcRecognizer or HybridRecognizer: use it with `mixvec understand`",
+            "a Classifier, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: use it with",
         ),
         (
             "understand",
             "run",
-            "a CtcRecognizer, and understand needs a Classifier or SlotTagger: use it with `mixvec transcribe`",
+            "a CtcRecognizer, and understand needs a Classifier or SlotTagger or ProbeClassifier: use it with",
         ),
         (
             "transcribe",
             "encoder",
-            "a SpeechEncoder, and transcribe needs a CtcRecognizer or HybridRecognizer: fine-tune it first",
+            "a SpeechEncoder, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: fine-tune",
         ),
         ("understand", "nowhere", "no such model folder"),
     ],

@@ -95,6 +95,7 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
         (["data.gate.below_db=35", "data.stream=true"], r"data\.gate\.below_db reads long recordings before training"),
         (["data.gate.pad_s=-1"], r"data\.gate\.pad_s=-1\.0 must be at least 0"),
         (["data.gate.below=3"], r"data\.gate\.below=3: .*'below_db'"),
+        (["encoder.kind=log-mel"], "encoder.kind=log-mel has nothing to pretrain"),
         (["objective.mask_prob=0"], r"objective\.mask_prob=0\.0 must lie in \(0, 1\]"),
         (["objective.mask_span_frames=1"], r"objective\.mask_span_frames=1 must be at least 2"),
         (["objective.code_dim=3"], r"objective\.code_dim must be a multiple of objective\.codebooks"),
