@@ -25,8 +25,8 @@ class DataConfig:
     """Which audio, and how it is read."""
 
     train: Any = None
-    """A folder at any depth, a manifest, tars, Parquet, a corpus as it unpacks, a hub name, a glob, or a list of these
-    (``pretrain/sources.py`` has them all); in a list also {source: DIR, weight: 2}."""
+    """A folder at any depth, a manifest, tars, Parquet, a corpus as it unpacks, a hub name, a glob, or a list of these,
+    {source: DIR, weight: 2} among them (``pretrain/sources.py`` has them all)."""
     temperature: float = 1.0
     """Sources in a list share an epoch as weight × hours^(1/temperature); 1 takes them as they are."""
     min_s: float = 1.0
@@ -153,10 +153,8 @@ class PretrainConfig:
             raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
         if self.data.stream and self.data.temperature != 1.0:
             raise ValueError("data.temperature needs the hours of each corpus, unknown to data.stream; give weights")
-        if self.data.stream and self.data.longest_share < 1.0:
-            raise ValueError("data.longest_share needs the length of every utterance, which data.stream does not know")
-        if self.data.stream and self.data.gate.below_db is not None:
-            raise ValueError("data.gate.below_db reads long recordings before training, which data.stream does not")
+        if self.data.stream and (self.data.longest_share < 1.0 or self.data.gate.below_db is not None):
+            raise ValueError("data.longest_share and data.gate look at all utterances first, as no data.stream can")
         check_names(self.run.stop_on, DIAGNOSES)
 
 

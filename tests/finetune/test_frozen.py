@@ -31,9 +31,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     forward = SpeechEncoder.forward
 
-    def count(self, waveforms, lengths=None):  # type: ignore[no-untyped-def]
+    def count(self, waveforms, lengths=None, *, every_layer=True):  # type: ignore[no-untyped-def]
         calls.append(len(waveforms))
-        return forward(self, waveforms, lengths)
+        return forward(self, waveforms, lengths, every_layer=every_layer)
 
     monkeypatch.setattr(SpeechEncoder, "forward", count)
     return calls
