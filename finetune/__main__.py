@@ -24,7 +24,7 @@ USAGE = (
 
 def main() -> None:
     config = load_config(FinetuneConfig, sys.argv[1:], USAGE)
-    with first_failure_first(config.run.timeout_s):
+    with first_failure_first(config.run):
         code = train(config)
     sys.exit(code)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class LabelledBatch(NamedTuple):
     """(B, U) the label's number, or the text's characters, padded with 0."""
     target_lengths: Tensor
     """(B,); 0 where the row has no target."""
-    references: list[str]
+    references: list[Any]
     utterances: list[Utterance]
     """Without their audio."""
 
@@ -45,7 +45,7 @@ class LabelledBatch(NamedTuple):
 def collate_labelled(
     clips: list[Clip],
     target: Callable[[Utterance], list[int]],
-    reference: Callable[[Utterance], str],
+    reference: Callable[[Utterance], Any],
     augment: AugmentConfig | None,
     frame_lengths: Callable[[int], int],
     min_samples: int,

@@ -35,7 +35,7 @@ def diagnose_score(score: float, name: str, utterances: int, state: RunState, ru
 
 def _frozen(config: FinetuneConfig) -> str | None:
     """At ``freeze=1`` it is meant."""
-    if config.pretrained is None or config.freeze == 1.0:
+    if config.pretrained is None or config.freeze == 1.0 or config.baseline is not None:
         return None
     if config.optim.encoder_lr == 0.0:
         evidence = "optim.encoder_lr=0"

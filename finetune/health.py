@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pretrain.checkpoint import RunState
-from pretrain.health import count_loud, tell
+from pretrain.health import count_loud, energy_row, energy_words, tell
 from pretrain.optim import median_norm
 from pretrain.run import Run
 
@@ -45,9 +45,11 @@ def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: b
            "seconds": run.elapsed_s, "seconds_left": run.elapsed_s / state.update * todo}  # fmt: skip
     if run.config.run.max_hours is not None:
         row["session_seconds_left"] = run.config.run.max_hours * 3600 - run.session_s
+    row |= energy_row(run, state)
     state.loss = row["loss"]
     line = (
         f"update {state.update}/{run.config.run.updates}  loss {row['loss']:.3f}  gradient {row['gradient_norm']:.2f}  "
-        f"waiting {row['wait_share']:.0%}{'  encoder frozen' if frozen else ''}  {row['seconds_left']:.0f} s left"
+        f"waiting {row['wait_share']:.0%}{'  encoder frozen' if frozen else ''}  "
+        f"{energy_words(row)}{row['seconds_left']:.0f} s left"
     )
     return tell(run, row, line, diagnose(row, run.config))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixvec import UserError
+from mixvec import EncoderConfig, UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 from mixvec.hub import load_encoder
+from mixvec.locate import resolve
 from mixvec.output import EncoderOutput
 from pretrain.augment import Augmentation
 from pretrain.loader import Loaded, Updates
@@ -21,7 +24,11 @@ from pretrain.utterances import Utterance
 
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig, FinetuneOptim
+from .frozen import describe_cache, frozen_frames, reads_alone
 from .tasks import LabelledTask as Task
+from .transformers_encoder import TransformersEncoder, is_foreign
+
+LOG_MEL = EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0, dropout=0.0, layer_drop=0.0)
 
 
 def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
@@ -43,19 +50,38 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
 def build_model(config: FinetuneConfig, task: Task) -> Any:
     """The encoder with the task's head: pretrained weights where ``pretrained`` names them, else drawn from the seed.
 
+    With ``baseline`` log-mel stands in the encoder's place, or its weights stay as they are drawn.
+
     Raises:
         UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
     """
+    if config.baseline == "log-mel":
+        return task.build(LOG_MEL)
     if config.pretrained is None:
         if config.size is None:
             raise UserError(
                 "set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch"
             )
         return task.build(config.encoder)
-    encoder = load_encoder(config.pretrained)
+    folder = resolve(config.pretrained)
+    if is_foreign(folder):
+        return _foreign(config, task, folder)
+    encoder = load_encoder(folder)
     shape = encoder.config if config.dropout is None else replace(encoder.config, dropout=config.dropout)
     model = task.build(shape)
-    model.encoder.load_state_dict(encoder.state_dict())
+    if config.baseline != "random":
+        model.encoder.load_state_dict(encoder.state_dict())
+    return model
+
+
+def _foreign(config: FinetuneConfig, task: Task, folder: Path) -> Any:
+    """A head on an encoder of transformers: built on log-mel of its shape, then set on the encoder itself."""
+    if config.baseline is not None or config.dropout is not None:
+        raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline=random are "
+                        "for mixvec's own and for wav2vec 2.0")  # fmt: skip
+    encoder = TransformersEncoder(folder)
+    model = task.build(replace(encoder.config, kind="log-mel"))
+    model.encoder = encoder
     return model
 
 
@@ -81,13 +107,14 @@ def open_data(
     augment = Augmentation(data.augment, config.run.seed) if training else None
     run.note_skipped(augment.skipped if augment else [])
     longest_s = float(corpus.utterances.durations_s.max()) / slowest
+    crop_s = config.crop_s if training and config.crop_s is not None else longest_s + 1
     collate = partial(
         collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
         frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
     )  # fmt: skip
     updates = Updates(
         corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
-        crop_s=longest_s + 1, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
+        crop_s=crop_s, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
         ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
         augment=augment,
     )  # fmt: skip
@@ -96,24 +123,50 @@ def open_data(
     return updates
 
 
-def describe(config: FinetuneConfig, model: nn.Module, corpora: dict[str, Corpus]) -> str:
-    """A line on what is about to be trained on what."""
+def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> str:
+    """A line on what is about to be trained on what, and one on the cache where there is one."""
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
     start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
+    if config.baseline is not None:
+        start = "on log-mel" if config.baseline == "log-mel" else f"on a random encoder, of the shape of {start[5:]}"
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    return f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
+    line = f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
+    return "\n".join([line, *describe_cache(config, model, corpora)])
 
 
-def parameter_groups(optim: FinetuneOptim, model: Any) -> list[dict[str, Any]]:
-    """Encoder and head, each with its own learning rate."""
-    own = set(model.encoder.parameters())
-    head = [p for p in model.parameters() if p not in own]
+def parameter_groups(optim: FinetuneOptim, model: Any, layers_lr: float | None = None) -> list[dict[str, Any]]:
+    """Encoder, head and weights over layers, each with its own learning rate.
+
+    With ``layer_decay``, each layer of the encoder has its own too.
+    """
+    own, weights = set(model.encoder.parameters()), model.choice.weights
+    apart = layers_lr is not None and weights is not None
+    head = [p for p in model.parameters() if p not in own and not (apart and p is weights)]
+    heads: list[dict[str, Any]] = [{"params": head, "scale": 1.0}]
+    if layers_lr is not None and weights is not None:
+        heads.append({"params": [weights], "scale": layers_lr / optim.lr})
     scale = 1.0 if optim.encoder_lr is None else optim.encoder_lr / optim.lr
-    return [{"params": list(model.encoder.parameters()), "scale": scale}, {"params": head, "scale": 1.0}]
+    if optim.layer_decay == 1.0:
+        return [{"params": list(model.encoder.parameters()), "scale": scale}, *heads]
+    groups: dict[int, list[Tensor]] = {}
+    for name, parameter in model.encoder.named_parameters():
+        groups.setdefault(layers_above(name, model.encoder.num_layers), []).append(parameter)
+    decay = optim.layer_decay
+    return [{"params": groups[n], "scale": scale * decay**n} for n in sorted(groups, reverse=True)] + heads
 
 
-def encode(model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
+def layers_above(name: str, num_layers: int) -> int:
+    """How many of an encoder's layers stand above the parameter of that name: none above the last norm."""
+    found = re.match(r"(?:model\.)?(?:encoder\.)?layers\.(\d+)\.", name)
+    if found:
+        return num_layers - 1 - int(found[1])
+    return 0 if name.startswith(("norm.", "encoder.layer_norm.")) else num_layers
+
+
+def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
     """The encoder on a batch with its augmentation; no gradient where it is frozen."""
+    if reads_alone(config, training=True):
+        return frozen_frames(config, model, batch)
     with torch.set_grad_enabled(not frozen):
         features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
         features = features * batch.channels.unsqueeze(1).to(features.dtype)

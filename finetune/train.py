@@ -9,15 +9,15 @@ The same command goes on where the run stopped. The best model is in ``run.dir``
 from __future__ import annotations
 
 import torch
-from torch.optim import AdamW
 
 from pretrain.device import start_accelerator
 from pretrain.faults import memory_named
-from pretrain.optim import learning_rate, set_learning_rate, step
+from pretrain.optim import adamw, learning_rate, set_learning_rate, step
 from pretrain.run import Run
 
 from .config import FinetuneConfig
 from .evaluate import finish, keep_best
+from .frozen import is_frozen
 from .health import Window, report
 from .setup import (
     build_model,
@@ -46,15 +46,15 @@ def train(config: FinetuneConfig) -> int:
     data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
     run.say(describe(config, model, corpora))
     optim = config.optim
-    groups = parameter_groups(optim, model)
-    optimizer = accelerator.prepare(AdamW(groups, optim.lr, optim.betas, optim.eps, optim.weight_decay))
+    groups = parameter_groups(optim, model, config.head.layers_lr)
+    optimizer = accelerator.prepare(adamw(groups, optim, accelerator.device))
     state = run.resume(model, optimizer)
     window = Window(run.elapsed_s)
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (place, loaded) in zip(todo, data["train"].start(state.place), strict=False):
         progress = update / config.run.updates
         set_learning_rate(optimizer, learning_rate(progress, optim))
-        frozen = config.pretrained is not None and progress <= config.freeze
+        frozen = is_frozen(config, progress)
         model.train()
         model.encoder.train(not frozen)
         weight, seconds = update_weight(run, task, loaded)
@@ -63,7 +63,7 @@ def train(config: FinetuneConfig) -> int:
             for part in loaded:
                 batch = part.batch.to(accelerator.device)
                 with accelerator.autocast():
-                    loss = task.loss_sum(model, encode(model, batch, frozen), batch) / weight
+                    loss = task.loss_sum(model, encode(config, model, batch, frozen), batch) / weight
                 accelerator.backward(loss)
                 window.losses[-1] += loss.detach()
             sum_gradients(run, model)

@@ -3,7 +3,15 @@
 from .config import SIZES, EncoderConfig, encoder_config
 from .encoder import SpeechEncoder, build_encoder
 from .errors import UserError
-from .heads import Classifier, CtcRecognizer
+from .heads import (
+    Classifier,
+    CtcRecognizer,
+    HybridRecognizer,
+    ProbeClassifier,
+    ProbeRecognizer,
+    SlotTagger,
+    SpeakerEmbedder,
+)
 from .mixing import SelfAttention, SummaryMixing
 from .output import EncoderOutput
 
@@ -15,7 +23,12 @@ __all__ = [
     "CtcRecognizer",
     "EncoderConfig",
     "EncoderOutput",
+    "HybridRecognizer",
+    "ProbeClassifier",
+    "ProbeRecognizer",
     "SelfAttention",
+    "SlotTagger",
+    "SpeakerEmbedder",
     "SpeechEncoder",
     "SummaryMixing",
     "UserError",

@@ -6,12 +6,14 @@ and gives (B, T, D). What lies under the padding never reaches a real frame: it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from .config import EncoderConfig
 from .mixing import SelfAttention, SummaryMixing, activation
@@ -23,7 +25,7 @@ def build_mixer(config: EncoderConfig) -> SummaryMixing | SelfAttention:
     """The mixer that ``config.mixer`` names."""
     if config.mixer == "attention":
         return SelfAttention(config.dim, config.heads, dropout=config.dropout)
-    return SummaryMixing(
+    mixer = SummaryMixing(
         config.dim,
         config.heads,
         lite=config.mixer == "summary-lite",
@@ -31,6 +33,8 @@ def build_mixer(config: EncoderConfig) -> SummaryMixing | SelfAttention:
         dropout=config.dropout,
         act=config.activation,
     )
+    mixer.in_parts = config.checkpointing != "selective"
+    return mixer
 
 
 class FeedForward(nn.Sequential):
@@ -82,12 +86,33 @@ class ConvModule(nn.Module):
         return self.dropout(self.out(x))  # type: ignore[no-any-return]
 
 
+def remembered(
+    how: Literal[False, True, "selective"],
+    run: Callable[[Tensor, Tensor | None], Tensor],
+    x: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """``run(x, mask)``, keeping for the backward pass what ``EncoderConfig.checkpointing`` says."""
+    if not how:
+        return run(x, mask)
+    contexts = _keeping_products if how == "selective" else noop_context_fn
+    return checkpoint(run, x, mask, use_reentrant=False, context_fn=contexts)  # type: ignore[no-any-return]
+
+
+def _keeping_products() -> Any:
+    """Results of matrix products and convolutions are kept, everything between them is computed anew."""
+    return create_selective_checkpoint_contexts([  # type: ignore[no-untyped-call]
+        torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
+        torch.ops.aten.baddbmm.default, torch.ops.aten.convolution.default,
+    ])  # fmt: skip
+
+
 class ConformerBlock(nn.Module):
     """½ FFN → mixer → convolution → ½ FFN → LayerNorm, each on a residual path."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        dim, act = config.dim, config.activation
+        dim, act, self.checkpointing = config.dim, config.activation, config.checkpointing
         self.ffn_in = FeedForward(dim, config.ffn_dim, config.dropout, act)
         self.mixer_norm = nn.LayerNorm(dim)
         self.mixer = build_mixer(config)
@@ -97,6 +122,9 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return remembered(self.training and self.checkpointing, self._run, x, mask)
+
+    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = in_parts(partial(self._enter, x), x.shape[1], x)
         x = x + self.dropout(self.mixer(self.mixer_norm(x), mask))
         return in_parts(partial(self._leave, x, mask), x.shape[1], x)
@@ -138,7 +166,7 @@ class BranchformerBlock(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        dim = config.dim
+        dim, self.checkpointing = config.dim, config.checkpointing
         self.mixer_norm = nn.LayerNorm(dim)
         self.mixer = build_mixer(config)
         self.local_norm = nn.LayerNorm(dim)
@@ -150,6 +178,9 @@ class BranchformerBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        return remembered(self.training and self.checkpointing, self._run, x, mask)
+
+    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mixed = self.dropout(self.mixer(self.mixer_norm(x), mask))  # (B, T, D), or (B, 1, D) with lite
         local = in_parts(partial(self._local, x, mask), x.shape[1], x)  # (B, T, D)
         w_mixed, w_local = self.merge.weight.chunk(2, dim=1)

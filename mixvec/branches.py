@@ -8,29 +8,29 @@ arithmetic. So a part of it goes through both layers at once, and the backward p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Weights: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 PART_NUMBERS = 1 << 18
 """Of x in a part: with the hidden layers, what the second-level cache of a few cores holds."""
 
 
-def branches(x: Tensor, mask: Tensor | None, weights: Weights, gelu: bool) -> tuple[Tensor, Tensor]:
+def branches(
+    x: Tensor, mask: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gelu: bool
+) -> tuple[Tensor, Tensor]:
     """f(x) (B, T, D), empty with one path, and the sum of s(x) over the real frames (B, D) in fp32.
 
     Args:
         x: (B, T, D), of one dtype with the weights.
         mask: (B, T), True at real frames, or None.
-        weights: (H, W, P·W), (H, 1, P·W), (H·P, W, W), (H·P, 1, W): both layers and their biases, as ``SummaryMixing``
-            has them.
+        w1, b1: (H, W, P·W), (H, 1, P·W). w2, b2: (H·P, W, W), (H·P, 1, W), as in ``SummaryMixing``.
         gelu: the activation; else swish.
     """
     with torch.autocast(x.device.type, enabled=False):
-        return _Branches.apply(x, mask, *weights, gelu)  # type: ignore[no-any-return,no-untyped-call]
+        return _Branches.apply(x, mask, w1, b1, w2, b2, gelu)  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _Branches(torch.autograd.Function):

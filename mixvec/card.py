@@ -24,8 +24,9 @@ def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAM
 
     Args:
         config: the folder's ``config.json``. Of its ``training`` (all optional): ``data`` (name of the training
-            data), ``hours_seen``, ``updates``, ``batch_s``, ``seed``, ``precision``, ``devices``, ``wall_s``,
-            ``started_from``, ``language``, ``licence``, ``metrics`` ({name: value}), ``test_data``.
+            data), ``text`` (how texts were normalised), ``hours_seen``, ``updates``, ``batch_s``, ``seed``,
+            ``precision``, ``devices``, ``wall_s``, ``started_from``, ``language``, ``licence``, ``metrics``
+            ({name: value}), ``test_data``.
         parameters: how many numbers the weights hold.
         name: what to write in the example, a path or ``org/name``.
     """
@@ -60,6 +61,7 @@ def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAM
 
 _BUDGET = {
     "data": "training data",
+    "text": "text, as it was learned and scored",
     "started_from": "started from",
     "updates": "updates",
     "batch_s": "batch, seconds of audio per update",

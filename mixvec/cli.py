@@ -1,7 +1,8 @@
-"""The ``mixvec`` command: speech files to text or to labels, with a published model.
+"""The ``mixvec`` command: speech files to text, labels or embeddings, with a published model.
 
     mixvec transcribe --model MODEL FILES... [--json]
     mixvec understand --model MODEL FILES... [--json] [--top N]
+    mixvec embed --model MODEL FILES... [--json]
 
 MODEL is a hub folder, a run directory or a name on the hub; FILES are audio files of any rate and any number of
 channels, or folders of them. A file is read and recognised whole, in one pass, on the GPU where there is one. Audio
@@ -46,6 +47,8 @@ def main() -> None:
 def _main() -> None:
     args = _parser().parse_args()
     model, failed = _load(args.command, args.model), False
+    if args.top is not None and not hasattr(model, "rank"):
+        raise UserError(f"--top {args.top}: a {type(model).__name__} ranks no labels; leave --top out")
     alone = len(args.files) == 1 and not args.files[0].is_dir()
     for path in _expand(args.files):
         try:
@@ -71,10 +74,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed}")
     for name, does, fields in [
         ("transcribe", "write down what is said", "path, text, seconds (of audio)"),
-        ("understand", "say which label each file carries", "path, label, probabilities, seconds (of audio)"),
+        (
+            "understand",
+            "say which label each file carries, or which intent and slots",
+            "path, label, probabilities (or intent, text, slots), seconds (of audio)",
+        ),
+        ("embed", "say where each speaker's voice lies", "path, embedding (of length 1), seconds (of audio)"),
     ]:
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=_EPILOG,
@@ -165,7 +173,12 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _plain(answer: dict[str, Any], top: int | None) -> str:
-    """The text or the label; with ``top``, labels and their probabilities, parted by tabs."""
+    """Text, label, embedding, or intent and slots parted by tabs; with ``top``, labels and their probabilities."""
+    if "embedding" in answer:
+        return " ".join(map(str, answer["embedding"]))
+    if "slots" in answer:
+        slots = [f"{slot['type']}={slot['value']}" for slot in answer["slots"]]
+        return "\t".join([answer["intent"] or "-", *slots])
     if top is None:
         return str(answer.get("text", answer.get("label")))
     return "\t".join(f"{label} {p:.3f}" for label, p in answer["probabilities"].items())

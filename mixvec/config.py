@@ -13,13 +13,15 @@ FrontEnd = Literal["mel", "waveform", "waveform-groupnorm"]
 class EncoderConfig:
     """Everything that decides an encoder's tensors and what it computes.
 
-    ``kind`` is the one key that switches between our encoder (``mixvec``) and fairseq2's wav2vec 2.0 (``wav2vec2``).
+    ``kind`` is the one key that switches between our encoder (``mixvec``), fairseq2's wav2vec 2.0 (``wav2vec2``) and
+    bare log-mel features (``log-mel``: no parameters, ``dim`` mel bins, no layers), the baseline of a head. It is
+    ``transformers`` where the encoder is one of transformers' own, which ``python -m finetune`` alone can build.
 
     Raises:
         ValueError: two values contradict each other; the message names both keys.
     """
 
-    kind: Literal["mixvec", "wav2vec2"] = "mixvec"
+    kind: Literal["mixvec", "wav2vec2", "log-mel", "transformers"] = "mixvec"
     front_end: FrontEnd = "mel"
     """mel: log-mel and two convolutions. waveform: the seven convolutions of wav2vec 2.0 with LayerNorm (LARGE's).
     waveform-groupnorm: BASE's, whose GroupNorm sees the whole utterance; for ``kind=wav2vec2`` only."""
@@ -41,12 +43,13 @@ class EncoderConfig:
     activation: Literal["swish", "gelu"] = "swish"
     dropout: float = 0.1
     layer_drop: float = 0.05
-    checkpointing: bool = False
-    """Recompute each layer in the backward pass: memory of one layer instead of all, for a third more time."""
+    checkpointing: Literal[False, True, "selective"] = False
+    """Recompute each layer in the backward pass: memory of one layer instead of all, for a third more time. With
+    selective, results of matrix products and convolutions are kept and only what lies between them is recomputed."""
 
     def __post_init__(self) -> None:
         for name in ("mel_bins", "conv_channels", "dim", "num_layers", "ffn_dim", "conv_kernel", "heads"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) < (0 if self.kind == "log-mel" and name == "num_layers" else 1):
                 raise ValueError(f"encoder.{name}={getattr(self, name)} must be at least 1")
         for name in ("dropout", "layer_drop"):
             if not 0.0 <= getattr(self, name) < 1.0:
@@ -63,6 +66,8 @@ class EncoderConfig:
             raise ValueError("encoder.front_end=waveform-groupnorm leaks padding; it needs encoder.kind=wav2vec2")
         if self.kind == "wav2vec2" and self.front_end == "mel":
             raise ValueError("encoder.kind=wav2vec2 needs encoder.front_end=waveform or waveform-groupnorm")
+        if self.kind == "wav2vec2" and self.checkpointing == "selective":
+            raise ValueError("encoder.checkpointing=selective needs encoder.kind=mixvec; true and false fit both")
         if self.mixer == "summary-lite" and (self.kind, self.block) != ("mixvec", "branchformer"):
             raise ValueError("encoder.mixer=summary-lite needs encoder.block=branchformer, whose other branch plays f")
         if self.block == "branchformer" and self.ffn_dim % 2:

@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .blocks import BranchformerBlock, ConformerBlock, zero_gradient
 from .config import BASE, EncoderConfig
 from .frontend import SAMPLE_RATE_HZ, Length, MelFrontEnd, WaveformFrontEnd
+from .logmel import LogMelEncoder
 from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
 
 if TYPE_CHECKING:
     from .wav2vec2 import Wav2Vec2Encoder
 
-Encoder: TypeAlias = "SpeechEncoder | Wav2Vec2Encoder"
-"""Either kind; both offer ``features``, ``encode``, ``forward`` and ``frame_lengths`` alike."""
+Encoder: TypeAlias = "SpeechEncoder | Wav2Vec2Encoder | LogMelEncoder"
+"""Any kind; all offer ``features``, ``encode``, ``forward`` and ``frame_lengths`` alike."""
 
 
 class SpeechEncoder(nn.Module):
@@ -103,7 +103,9 @@ class SpeechEncoder(nn.Module):
             mask: (B, T), True at frames to hide: the mask embedding stands in their place.
             every_layer: False where the last layer's frames are enough; ``layers`` then holds them alone.
         """
-        x = self.dropout(self.project(features))  # (B, T, D)
+        x = self.dropout(self.project(features)).to(
+            self.norm.weight.dtype
+        )  # (B, T, D); under autocast as all blocks have it
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_embedding.to(x.dtype), x)
         elif self.training:
@@ -115,8 +117,6 @@ class SpeechEncoder(nn.Module):
         for layer in self.layers:
             if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:
                 x = x + zero_gradient(layer).to(x.dtype)
-            elif self.training and self.config.checkpointing:
-                x = checkpoint(layer, x, real, use_reentrant=False)
             else:
                 x = layer(x, real)
             if every_layer:
@@ -168,13 +168,22 @@ def sinusoidal_positions(frames: int, dim: int, device: torch.device) -> Tensor:
 
 
 def build_encoder(config: EncoderConfig) -> Encoder:
-    """The encoder that ``config`` describes, ours or fairseq2's, behind one protocol.
+    """The encoder that ``config`` describes, ours, fairseq2's or bare log-mel, behind one protocol.
 
     Raises:
-        UserError: ``kind=wav2vec2`` where fairseq2 is not installed.
+        UserError: ``kind=wav2vec2`` where fairseq2 is not installed, or ``kind=transformers``.
     """
     if config.kind == "wav2vec2":
         from .wav2vec2 import Wav2Vec2Encoder
 
         return Wav2Vec2Encoder(config)
+    if config.kind == "log-mel":
+        return LogMelEncoder(config)
+    if config.kind == "transformers":
+        from .errors import UserError
+
+        raise UserError(
+            "encoder.kind=transformers: its encoder is another library's, which mixvec does not build; `python -m "
+            "finetune` trains and scores such a model, and it cannot be loaded or published"
+        )
     return SpeechEncoder(config)

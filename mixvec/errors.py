@@ -48,11 +48,10 @@ def run_cli(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in PLACE_ERRORS:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"error: {os.strerror(error.errno).lower()}{where}: free or choose another place and run again",
-            file=sys.stderr,
-        )
+        place = error.filename2 or error.filename  # of two, the second is the one that is written
+        what = os.strerror(error.errno).lower() + (f" ({place})" if place else "")
+        mend = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        print(f"error: {what}: {mend}, or choose another place, and run it again", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

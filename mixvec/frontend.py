@@ -7,7 +7,6 @@ samples beyond an utterance's length are set to zero, and no normalisation runs 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -80,6 +79,34 @@ def convolved(convs: Iterable[Any], norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return in_parts(part, frames, x)
 
 
+def mel_tables(mel_bins: int) -> tuple[Tensor, Tensor]:
+    """The filters (bins, M) and the window (samples,) that ``log_mel`` takes."""
+    bins = WINDOW_SAMPLES // 2 + 1
+    with torch.device("cpu"):  # torchaudio looks at the values, which the meta device has none of
+        filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, mel_bins, SAMPLE_RATE_HZ)
+    window = torch.hann_window(WINDOW_SAMPLES)
+    return filters.to(window.device), window
+
+
+def log_mel(waveforms: Tensor, lengths: Tensor | None, filters: Tensor, window: Tensor) -> Tensor:
+    """Log-mel (B, T, M) of waveforms (B, S), each at unit variance over its own samples; in fp32.
+
+    A frame is centred on a multiple of the hop: before the start and behind the end is zero, so that a frame at either
+    sees the same alone and in a padded batch.
+    """
+    waveforms = normalise(waveforms, lengths)
+
+    def part(first: int, end: int) -> Tensor:
+        begin, stop = first * HOP_SAMPLES - WINDOW_SAMPLES // 2, (end - 1) * HOP_SAMPLES + WINDOW_SAMPLES // 2
+        x = waveforms[:, max(0, begin) : stop]
+        x = torch.nn.functional.pad(x, (max(0, -begin), max(0, stop - waveforms.shape[1])))
+        x = torch.stft(x, WINDOW_SAMPLES, HOP_SAMPLES, window=window.float(), center=False, return_complex=True)
+        power = x.real.square() + x.imag.square()  # (B, bins, T)
+        return (power.transpose(1, 2) @ filters.float()).clamp(min=1e-6).log()
+
+    return in_parts(part, waveforms.shape[1] // HOP_SAMPLES + 1, waveforms)
+
+
 class MelFrontEnd(nn.Module):
     """Log-mel and convolutions over time (arXiv 2407.13377): with strides (2, 1), one frame per 20 ms.
 
@@ -97,11 +124,8 @@ class MelFrontEnd(nn.Module):
         self.hop_samples = HOP_SAMPLES
         for stride in strides:
             self.hop_samples *= stride
-        bins = WINDOW_SAMPLES // 2 + 1
-        with torch.device("cpu"):  # torchaudio looks at the values, which the meta device has none of
-            filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, mel_bins, SAMPLE_RATE_HZ)  # (bins, M)
-        window = torch.hann_window(WINDOW_SAMPLES)
-        self.register_buffer("filters", filters.to(window.device), persistent=False)
+        filters, window = mel_tables(mel_bins)
+        self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", window, persistent=False)
         widths = [mel_bins] + [channels] * len(strides)
         self.convs = nn.ModuleList(
@@ -120,26 +144,12 @@ class MelFrontEnd(nn.Module):
     def log_mel(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """Normalised log-mel (B, T, M) of waveforms (B, S), in fp32."""
         with torch.autocast(waveforms.device.type, enabled=False):
-            x = normalise(waveforms, lengths)
-            mel = in_parts(partial(self._log_mel, x), x.shape[1] // HOP_SAMPLES + 1, x)
+            mel = log_mel(waveforms, lengths, self.filters, self.window)
             if lengths is None:
                 mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
             else:
                 mask = padding_mask(lengths // HOP_SAMPLES + 1, mel.shape[1])
             return zero_padding(_standardise(mel, mask), mask)
-
-    def _log_mel(self, waveforms: Tensor, first: int, end: int) -> Tensor:
-        """These frames of (B, S), each centred on a multiple of the hop: before the start and behind the end is zero,
-        so that a frame sees the same alone and in a padded batch."""
-        begin = first * HOP_SAMPLES - WINDOW_SAMPLES // 2
-        stop = (end - 1) * HOP_SAMPLES + WINDOW_SAMPLES // 2
-        x = waveforms[:, max(0, begin) : stop]
-        x = torch.nn.functional.pad(x, (max(0, -begin), max(0, stop - waveforms.shape[1])))
-        x = torch.stft(
-            x, WINDOW_SAMPLES, HOP_SAMPLES, window=self.window.float(), center=False, return_complex=True
-        )  # (B, bins, T)
-        power = x.real.square() + x.imag.square()
-        return (power.transpose(1, 2) @ self.filters.float()).clamp(min=1e-6).log()
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""

@@ -3,7 +3,7 @@
 config.json               the architecture, the encoder's configuration, how it was trained
 model.safetensors         the weights
 preprocessor_config.json  what the model expects of audio
-vocab.json | labels.json  what the head needs: a recogniser's characters, a classifier's labels
+vocab.json | labels.json | speakers.json  what the head needs: a recogniser's characters, a classifier's labels
 README.md                 the model card
 """
 
@@ -155,11 +155,11 @@ def _load_wav2vec2(folder: Path, stored: dict[str, Any]) -> Encoder:
             f"{folder}: no model.safetensors in it, and pickled or split weights are not read; write it anew with "
             "transformers: Wav2Vec2Model.from_pretrained(NAME).save_pretrained(DIR, max_shard_size='100GB')"
         )
-    model = build_encoder(config)
+    model: Any = build_encoder(config)
     tensors = wav2vec2_weights.rename(read_tensors(folder), large=config.front_end == "waveform")
     tensors.setdefault("mask_embedding", model.mask_embedding.detach())  # some recognisers were stored without
     load_tensors(model, tensors, folder)
-    return model.eval()
+    return cast("Encoder", model.eval())
 
 
 def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:

@@ -7,6 +7,7 @@ A mixer takes x (B, T, D) and a mask (B, T), True at real frames, or None where 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .branches import branches
+from .fused import compute_dtype, usable
 
 
 def activation(name: Literal["swish", "gelu"]) -> nn.Module:
@@ -51,7 +53,14 @@ class SummaryMixing(nn.Module):
     before it; it is applied as W_f f(x_t) + W_s s̄, so that the summary is never repeated over time.
 
     ``lite`` returns s̄ (B, 1, D') alone, to be broadcast: in a Branchformer the other branch plays f, the merge c.
+
+    On a GPU f and s run in one kernel where that is faster (``fused.py``), on a CPU never.
     """
+
+    in_parts = True
+    """Whether products may be overwritten, which they must not where they are kept (``checkpointing=selective``)."""
+    fused: bool | None = None
+    """Set it to use that kernel, or not to; None leaves it to the rule and to MIXVEC_FUSED."""
 
     def __init__(
         self,
@@ -80,15 +89,19 @@ class SummaryMixing(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` to (B, 1, D)."""
-        inside = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        local, mean = self.branches_in_parts(x, mask) if inside else self.plain_branches(x, mask)
+        if self._fuses(x):
+            local, mean = self.fused_branches(x, mask)
+        elif x.device.type == "cpu" and self.in_parts and not torch.compiler.is_compiling():
+            local, mean = self.branches_in_parts(x, mask)
+        else:
+            local, mean = self.plain_branches(x, mask)
         summary: Tensor = self.summary_norm(mean.to(self.first.weight.dtype)).to(local.dtype)  # (B, D)
         if self.lite:
             return summary.unsqueeze(1)
         w_local, w_summary = self.combine.weight.chunk(2, dim=1)
         mixed = F.linear(self.dropout(self.local_norm(local)), w_local)  # (B, T, D)
-        mixed += F.linear(self.dropout(summary), w_summary, self.combine.bias).unsqueeze(1)
-        return self.act(mixed)  # type: ignore[no-any-return]
+        late = F.linear(self.dropout(summary), w_summary, self.combine.bias).unsqueeze(1)
+        return self.act(mixed.add_(late) if self.in_parts else mixed + late)  # type: ignore[no-any-return]
 
     def plain_branches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """f(x) (B, T, D), empty with ``lite``, and the mean of s(x) over the real frames (B, D) in fp32."""
@@ -104,14 +117,30 @@ class SummaryMixing(nn.Module):
             return z.new_empty(0), mean
         return z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim), mean
 
+    def fused_branches(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same in one kernel on a GPU, which reads x once and never writes s(x) (``kernels.py``)."""
+        from .kernels import branches as run
+
+        return self._summed(run, x, mask)
+
     def branches_in_parts(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same on the CPU, a part of the frames at a time (``branches.py``)."""
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        one, two = self.first, self.second
-        weights = (one.weight.to(dtype), one.bias.to(dtype), two.weight.to(dtype), two.bias.to(dtype))
-        local, total = branches(x.to(dtype), mask, weights, self.gelu)
+        return self._summed(branches, x, mask)
+
+    def _summed(
+        self, run: Callable[..., tuple[Tensor, Tensor]], x: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        dtype = compute_dtype(x)
+        weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
+        local, total = run(x.to(dtype), mask, *(weight.to(dtype) for weight in weights), self.gelu)
         count = x.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
         return local, total / count
+
+    def _fuses(self, x: Tensor) -> bool:
+        if not (x.is_cuda or self.fused):
+            return False
+        act: Literal["swish", "gelu"] = "gelu" if self.gelu else "swish"
+        return bool(usable(self.fused, x.device, compute_dtype(x), x.shape[2] // self.heads, self.paths, act))
 
 
 def _mean_over_time(s: Tensor, mask: Tensor | None) -> Tensor:

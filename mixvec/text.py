@@ -8,7 +8,15 @@ from typing import Literal
 
 BLANK = "[PAD]"
 SPACE = "|"
+"""Stands for a space in a vocabulary of characters."""
+PIECE_SPACE = "▁"
+"""Stands for a space in a vocabulary of sentencepiece's pieces."""
 TextStyle = Literal["plain", "raw"]
+TEXT_STYLES: dict[TextStyle, str] = {
+    "plain": "plain: lower case, no punctuation but for apostrophes inside words, numbers as they are written",
+    "raw": "raw: case, punctuation and numbers as they are written",
+}
+"""What a model card and results.json say of each."""
 
 
 def normalise_text(text: str, style: TextStyle = "plain") -> str:

@@ -20,7 +20,7 @@ USAGE = "usage: python -m pretrain CONFIG.yaml data.train=DIR [run.dir=DIR] [key
 
 def main() -> None:
     config = load_config(PretrainConfig, sys.argv[1:], USAGE)
-    with first_failure_first(config.run.timeout_s):
+    with first_failure_first(config.run):
         code = train(config)
     sys.exit(code)
 

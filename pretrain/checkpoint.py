@@ -47,6 +47,8 @@ class RunState:
     """Where this rank's data goes on (``loader.Updates.start``, ``stream.StreamedUpdates.start``); None: it begins."""
     seconds_seen: float = 0.0
     wall_s: float = 0.0
+    energy_j: float | None = 0.0
+    """Drawn by the devices of all ranks; None where some device, in some session, did not tell."""
     skipped_updates: int = 0
     """Updates left out because the loss or the gradient was not finite, in a row."""
     norms: list[float] = field(default_factory=list)

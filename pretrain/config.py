@@ -25,8 +25,8 @@ class DataConfig:
     """Which audio, and how it is read."""
 
     train: Any = None
-    """A folder at any depth, a manifest, tars, Parquet, a corpus as it unpacks, a hub name, a glob, or a list of these
-    (``pretrain/sources.py`` has them all); in a list also {source: DIR, weight: 2}."""
+    """A folder at any depth, a manifest, tars, Parquet, a corpus as it unpacks, a hub name, a glob, or a list of these,
+    {source: DIR, weight: 2} among them (``pretrain/sources.py`` has them all)."""
     temperature: float = 1.0
     """Sources in a list share an epoch as weight × hours^(1/temperature); 1 takes them as they are."""
     min_s: float = 1.0
@@ -114,6 +114,8 @@ DIAGNOSES = ("collapsed-codebook", "stuck-at-chance", "exploding-gradient", "dim
 
 @dataclass(frozen=True)
 class PretrainRun(RunConfig):
+    compile: Literal["auto", True, False] = "auto"
+    """torch.compile of the encoder's blocks (``pretrain/compiling.py``); auto: on a GPU."""
     stop_on: tuple[str, ...] = ()
     """Diagnoses that end the run, with a checkpoint and an error; the names are those that the warnings bear."""
 
@@ -139,23 +141,20 @@ class PretrainConfig:
                     "objective.gumbel_end": 1e-6, "objective.gumbel_fraction": 0, "probe.every": 1,
                     "probe.max_utterances": 4, "probe.max_s": 1}  # fmt: skip
         check_at_least(self, at_least)
+        if self.encoder.kind not in ("mixvec", "wav2vec2"):
+            raise ValueError(f"encoder.kind={self.encoder.kind} has nothing to pretrain; choose mixvec or wav2vec2")
         if not 0.0 < self.objective.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.objective.mask_prob} must lie in (0, 1]")
         if self.objective.code_dim % self.objective.codebooks:
             raise ValueError("objective.code_dim must be a multiple of objective.codebooks")
-        if self.data.stream and self.data.temperature != 1.0:
-            raise ValueError(
-                "data.temperature needs the hours of each corpus, which a stream does not know; give weights"
-            )
         if not 0.0 < self.data.longest_share <= 1.0:
             raise ValueError(f"data.longest_share={self.data.longest_share} is a share of the hours: over 0, at most 1")
-        if self.data.stream and self.data.longest_share < 1.0:
-            raise ValueError("data.longest_share needs the length of every utterance, which data.stream does not know")
-        if self.data.gate.below_db is not None:
-            if not self.data.gate.below_db > 0:
-                raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
-            if self.data.stream:
-                raise ValueError("data.gate.below_db reads long recordings before training, which data.stream does not")
+        if self.data.gate.below_db is not None and not self.data.gate.below_db > 0:
+            raise ValueError(f"data.gate.below_db={self.data.gate.below_db} must be over 0 dB, or null for no gate")
+        if self.data.stream and self.data.temperature != 1.0:
+            raise ValueError("data.temperature needs the hours of each corpus, unknown to data.stream; give weights")
+        if self.data.stream and (self.data.longest_share < 1.0 or self.data.gate.below_db is not None):
+            raise ValueError("data.longest_share and data.gate look at all utterances first, as no data.stream can")
         check_names(self.run.stop_on, DIAGNOSES)
 
 
@@ -164,7 +163,7 @@ Config = TypeVar("Config")
 KEEP_ON_RESUME = {
     "data.workers", "data.max_skipped", "run.dir", "run.log_every", "run.save_every", "run.keep",
     "run.keep_every", "run.max_hours", "run.timeout_s", "run.max_nonfinite", "run.stop_on",
-    "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
+    "cache.dir", "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
 }  # fmt: skip
 """Keys that may differ when a run goes on: they change nothing that is computed."""
 

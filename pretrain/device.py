@@ -19,6 +19,9 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 def start_accelerator(run: RunConfig) -> Accelerator:
     """The device, the ranks and the precision.
 
+    Products of fp32 numbers stay in fp32 on a GPU (TF32 is torch's default for convolutions alone): under bf16 they are
+    the spectrogram, the quantizer and the similarities of the loss, some 1 % of the work, and want the digits.
+
     Raises:
         UserError: fp16 without a GPU, or a torchrun whose restarts would fail.
     """

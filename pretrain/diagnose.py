@@ -101,7 +101,7 @@ def schedule_too_long(row: dict[str, Any], run: RunConfig, optim: OptimConfig) -
     hours, left_s, todo = run.max_hours, row.get("seconds_left", 0.0), run.updates - row["update"]
     if hours is None or todo <= 0:
         return None
-    reach = row["update"] + round(row["session_seconds_left"] / max(left_s / todo, 1e-9))
+    reach = row["update"] + round(max(row["session_seconds_left"], 0.0) / max(left_s / todo, 1e-9))
     warm = round(optim.warmup_fraction * run.updates)
     if row["update"] < warm and reach < warm:
         evidence = f"run.max_hours={hours:g} ends this session near update {reach}, before the warm-up ends at {warm}"

@@ -17,8 +17,10 @@ from torch.distributed import DistError
 from mixvec import UserError
 
 from .checkpoint import RunState
+from .config import RunConfig
 from .loader import Loaded
 from .run import Run
+from .rundir import FULL
 
 NONFINITE = "nonfinite.jsonl"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -77,8 +79,10 @@ def memory_named(update: int, loaded: Sequence[Loaded[Any]], batch_max_s: float)
 
 
 @contextmanager
-def first_failure_first(timeout_s: float) -> Iterator[None]:
+def first_failure_first(config: RunConfig) -> Iterator[None]:
     """Under torchrun: put the rank's number before its error, and say in a line that another rank is gone.
+
+    A full disk is told with its place.
 
     A rank that fails prints its line before its connections close; only then can the others notice.
 
@@ -86,15 +90,22 @@ def first_failure_first(timeout_s: float) -> Iterator[None]:
         UserError: with the rank's number; or that another rank is gone, in place of what torch raises.
     """
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0")
+    named = f"rank {rank}: " if ranks > 1 else ""
     try:
         yield
     except UserError as error:
-        raise UserError(f"rank {rank}: {error}" if ranks > 1 else str(error)) from error
+        raise UserError(f"{named}{error}") from error
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        place = error.filename2 or error.filename or config.dir  # a write says not where
+        what = os.strerror(error.errno).lower()
+        raise UserError(f"{named}{what} ({place}): make room there; the same command then goes on") from error
     except RuntimeError as error:
         lost = isinstance(error, DistError) or any(sign in str(error).lower() for sign in LOST_PEER)
         if ranks == 1 or not lost:
             raise
         raise UserError(
-            f"rank {rank}: another rank is gone, or did not answer within run.timeout_s={timeout_s:g}; what it said "
-            "last stands above"
+            f"rank {rank}: another rank is gone, or did not answer within run.timeout_s={config.timeout_s:g}; what it "
+            "said last stands above"
         ) from error

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from .readers.archives import TarMember
 from .readers.ranges import RemoteFile, is_url, state
 from .readers.rows import Fault, Row, Rows, Stored
 from .readers.tables import ParquetRow
+from .turns import Turn
 
 THREADS = 16
 BATCH_ROWS = 64
@@ -42,9 +43,14 @@ Looked = list[tuple[Place, Entry | UserError]]
 def with_headers(rows: Rows, source: str, labels: bool) -> Iterator[tuple[Row, AudioHeader] | Fault]:
     """The rows of ``source`` in their order, each with its header; a fault in place of those that have none.
 
-    What was found goes into the index of ``source`` at the end, or when it is interrupted.
+    What was found goes into the index of ``source`` at the end, or when it is interrupted. Where another process is at
+    it, this one waits for that index.
     """
-    path = index_path(source, labels)
+    with closing(Turn(index_path(source, labels), redacted(source))) as turn:
+        yield from _with_headers(rows, source, turn)
+
+
+def _with_headers(rows: Rows, source: str, turn: Turn) -> Iterator[tuple[Row, AudioHeader] | Fault]:
     threads, batch_rows = (REMOTE_THREADS, REMOTE_BATCH_ROWS) if is_url(source) else (THREADS, BATCH_ROWS)
     old: Entries = {}
     found: dict[Place, Entry | UserError] = {}
@@ -58,13 +64,15 @@ def with_headers(rows: Rows, source: str, labels: bool) -> Iterator[tuple[Row, A
             batch = list(islice(rows, batch_rows))
             jobs = _jobs(batch, asked)
             if jobs and not loaded:
-                old, loaded = load_index(path), True
+                turn.take()
+                old, loaded = load_index(turn.path), True
             asked.update(jobs)
             waiting.append((batch, pool.submit(_look, jobs, old) if jobs else None))
             while waiting and (len(waiting) > 4 * threads or not batch):
                 ready, future = waiting.popleft()
                 found.update(future.result() if future else [])
                 progress.add(len(ready))
+                turn.go_on()
                 yield from (_with_header(row, found) for row in ready)
             if not batch:
                 break
@@ -74,7 +82,7 @@ def with_headers(rows: Rows, source: str, labels: bool) -> Iterator[tuple[Row, A
         progress.close()
         for future in [future for _, future in waiting if future and future.done() and not future.cancelled()]:
             found.update([] if future.exception() else future.result())
-        _keep(path, old, {place: entry for place, entry in found.items() if isinstance(entry, Entry)}, whole)
+        _keep(turn.path, old, {place: entry for place, entry in found.items() if isinstance(entry, Entry)}, whole)
 
 
 def _jobs(batch: list[Row | Fault], asked: set[Place]) -> dict[Place, Row]:

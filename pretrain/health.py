@@ -7,7 +7,7 @@ import resource
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,13 +17,21 @@ from .checkpoint import RunState
 from .diagnose import TOLD_ONCE, diagnose
 from .loader import Loaded, Updates
 from .loss import perplexity
-from .objective import MaskedBatch, Sums, Totals
+from .objective import MaskedBatch, Sums
 from .optim import is_loud, median_norm
 from .probe import Probe, probe_row
 from .run import Run
 
 TOLD_AGAIN = 20
 """Log lines after which a warning that still holds is told in full again."""
+
+
+class Counts(NamedTuple):
+    """What an update held, over all micro-batches and ranks."""
+
+    masked: float
+    frames: float
+    seconds: float
 
 
 @dataclass
@@ -55,8 +63,8 @@ class Window:
         self.pending = flat if self.pending is None else self.pending + flat
         self.sample, self.sampled = sums.sample, sums.sampled
 
-    def count(self, totals: Totals, seconds: float, loaded: Sequence[Loaded[Any]], norm: float) -> None:
-        """An update is complete: what it held over all ranks, this rank's part of it, and its gradient's norm.
+    def count(self, counts: Counts, loaded: Sequence[Loaded[Any]], norm: float) -> None:
+        """An update is complete: what it held, this rank's part of it, and its gradient's norm.
 
         Where ``norm`` is NaN it was left out.
         """
@@ -66,12 +74,12 @@ class Window:
             self.sums = torch.zeros_like(self.pending)
         if finite:
             self.sums = self.sums + self.pending
-            self.masked += float(totals.masked)
-            self.frames += float(totals.frames)
+            self.masked += max(counts.masked, 1.0)
+            self.frames += max(counts.frames, 1.0)
             self.norms.append(norm)
         self.left_out += not finite
         self.pending = None
-        self.seconds += seconds
+        self.seconds += counts.seconds
         self.own_s += sum(part.seconds for part in loaded)
         self.padded_s += sum(part.padded_s for part in loaded)
 
@@ -154,8 +162,19 @@ def report(
            "seconds_left": run.elapsed_s / state.update * left}  # fmt: skip
     if config.run.max_hours is not None:
         row["session_seconds_left"] = config.run.max_hours * 3600 - run.session_s
-    row |= probe_row(run, probe, state.update)
+    row |= energy_row(run, state) | probe_row(run, probe, state.update)
     return tell(run, row, status_line(row, config.run.updates), diagnose(row, config))
+
+
+def energy_row(run: Run, state: RunState) -> dict[str, float]:
+    """What the run has drawn so far, for a log line; nothing where the devices do not tell. Every rank calls this."""
+    state.energy_j = run.energy_j()
+    return {} if state.energy_j is None else {"energy_kwh": state.energy_j / 3.6e6}
+
+
+def energy_words(row: dict[str, Any]) -> str:
+    """The same for the screen."""
+    return f"{row['energy_kwh']:.3g} kWh  " if "energy_kwh" in row else ""
 
 
 def tell(run: Run, row: dict[str, Any], line: str, found: dict[str, str]) -> int | None:
@@ -168,8 +187,9 @@ def tell(run: Run, row: dict[str, Any], line: str, found: dict[str, str]) -> int
     held = {name: run.told.get(name, 0) for name in found}
     still = [name for name in found if held[name] % TOLD_AGAIN and name not in TOLD_ONCE]
     lines = [found[name] for name in found if held[name] % TOLD_AGAIN == 0]
-    run.told = {name: 1 for name in TOLD_ONCE & run.told.keys()} | {
-        name: 1 if name in TOLD_ONCE else lines + 1 for name, lines in held.items()
+    kept = TOLD_ONCE if line else run.told.keys()  # an evaluation, which has no line, asks about the scores alone
+    run.told = {name: count for name, count in run.told.items() if name in kept} | {
+        name: 1 if name in TOLD_ONCE else count + 1 for name, count in held.items()
     }
     run.log(row, "\n".join([line + f"  STILL {', '.join(still)}" * bool(still), *lines]))
     stop_on = run.config.run.stop_on
@@ -197,5 +217,5 @@ def status_line(row: dict[str, Any], updates: int) -> str:
         f"accuracy {row['accuracy']:.3f}  codes {row['code_perplexity']:.0f}/{row['max_perplexity']}  "
         f"rank {row['effective_rank']:.0f}/{row['width']}  temperature {row['temperature']:.2f}  "
         f"gradient {row['gradient_norm']:.2f}  waiting {row['wait_share']:.0%}  {row['audio_s_per_s']:.0f} s/s  "
-        f"{row['hours_seen']:.2f} h seen  {left} left{probed}"
+        f"{row['hours_seen']:.2f} h seen  {energy_words(row)}{left} left{probed}"
     )

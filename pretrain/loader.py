@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
@@ -51,6 +52,10 @@ class Loaded(Generic[Batch]):
     skipped: list[dict[str, Any]]
     sources: list[str]
     longest_s: float
+
+    def pin_memory(self) -> Loaded[Batch]:
+        """The same in page-locked memory, from which a GPU copies while it computes; the ``DataLoader`` calls this."""
+        return replace(self, batch=pin_memory(self.batch))
 
     @property
     def padded_s(self) -> float:
@@ -180,6 +185,7 @@ class Updates(Generic[Batch]):
             sampler=asked,  # type: ignore[arg-type]
             num_workers=self.workers,
             prefetch_factor=4 if self.workers else None,
+            pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # its own: the run's random numbers stay untouched
             worker_init_fn=start_worker,
         )
@@ -214,20 +220,41 @@ def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths
 
 
-def collate_masked(clips: list[Clip], config: ObjectiveConfig, frame_lengths: Callable[[int], int]) -> MaskedBatch:
+def rounded_samples(samples: int, multiple: int, hop_samples: int, frame_lengths: Callable[[int], int]) -> int:
+    """The least length from ``samples`` on of those that lie ``multiple`` hops apart and give a multiple of so many
+    frames: with 8 hops of 20 ms there are 188 up to 30 s, whatever the utterances."""
+    step = multiple * hop_samples
+    lost = -frame_lengths(10 * step) % multiple * hop_samples  # the frames that the convolutions take from the end
+    return lost + max(0, -(-(samples - lost) // step)) * step
+
+
+def collate_masked(
+    clips: list[Clip],
+    config: ObjectiveConfig,
+    frame_lengths: Callable[[int], int],
+    multiple: int = 1,
+    hop_samples: int = 1,
+) -> MaskedBatch:
     """Clips to a padded batch with its masks and distractors.
+
+    With a ``multiple`` over 1 frames and masked frames are padded to multiples of it, which bounds how many shapes
+    there are, and changes nothing that is computed of a real frame.
 
     A clip too short to mask has none hidden. Where no clip could be read, a second of silence with nothing hidden
     keeps this rank in step with the others and adds nothing.
     """
     waveforms, lengths = pad([clip.waveform for clip in clips] or [torch.zeros(SAMPLE_RATE_HZ)])
+    if multiple > 1:
+        longest = waveforms.shape[1]
+        longer = rounded_samples(longest, multiple, hop_samples, frame_lengths) - longest
+        waveforms = torch.nn.functional.pad(waveforms, (0, longer))
     masks = [np.zeros(0, dtype=bool)] * len(lengths)
     for row, clip in enumerate(clips):
         frames = frame_lengths(len(clip.waveform))
         if frames >= MIN_FRAMES:
             masks[row] = span_mask(frames, config.mask_prob, config.mask_span_frames, clip.rng)
     counts = [int(own.sum()) for own in masks]
-    most = max(1, *counts)
+    most = -(-max(1, *counts) // multiple) * multiple
     mask = torch.zeros(len(counts), frame_lengths(waveforms.shape[1]), dtype=torch.bool)
     masked = torch.zeros(len(counts), most, dtype=torch.int64)
     distractors = torch.zeros(len(counts), most, config.distractors, dtype=torch.int64)

@@ -105,7 +105,8 @@ class MaskedPrediction(nn.Module):
         """Code probabilities summed over the batch's masked frames (G, V): the front end alone, no gradient."""
         features, _ = self.encoder.features(batch.waveforms, batch.lengths)
         probs = self.quantizer.logits(_pick(features, batch.masked)).softmax(-1)  # (B, M, G, V)
-        return probs[padding_mask(batch.counts, batch.masked.shape[1])].sum(0)
+        real = padding_mask(batch.counts, batch.masked.shape[1])
+        return (probs * real[..., None, None]).sum((0, 1))  # to index with the mask would wait for the device
 
     def forward(self, batch: MaskedBatch, totals: Totals, temperature: float) -> Sums:
         """This micro-batch's share of the update's loss:

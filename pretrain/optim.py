@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import AdamW
 
 from mixvec import UserError
 
@@ -18,6 +19,12 @@ from .config import OptimConfig
 from .faults import NONFINITE, note_nonfinite
 from .loader import Loaded
 from .run import Run
+
+
+def adamw(parameters: Iterable[Any], optim: OptimConfig, device: torch.device) -> AdamW:
+    """AdamW over parameters or groups of them that will lie on ``device``; on a GPU as one kernel."""
+    fused = True if device.type == "cuda" else None
+    return AdamW(parameters, optim.lr, optim.betas, optim.eps, optim.weight_decay, fused=fused)
 
 
 def learning_rate(progress: float, optim: OptimConfig) -> float:

@@ -140,8 +140,8 @@ def layer_accuracies(run: Run, probe: Probe) -> list[float]:
     modes = [(module, module.training) for module in probe.encoder.modules()]
     probe.encoder.eval()
     pooled = []
-    with torch.no_grad(), run.accelerator.autocast():
-        for waveforms, lengths in probe.batches:
+    with torch.compiler.set_stance("force_eager"), torch.no_grad(), run.accelerator.autocast():
+        for waveforms, lengths in probe.batches:  # in eval mode each would be a graph of its own
             device = run.accelerator.device
             _, frames, layers = probe.encoder(waveforms.to(device), lengths.to(device))
             pooled.append(pool(layers, frames).cpu())

@@ -12,15 +12,12 @@ are the ranks' codes; torchrun turns each but 0 into 1.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
 import random
-import shutil
 import signal
 import time
-import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -31,8 +28,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -42,7 +37,8 @@ from mixvec.atomic import write_whole
 from . import checkpoint
 from .background import Background
 from .checkpoint import RunState
-from .config import changed_keys, write_config
+from .energy import Energy
+from .rundir import open_directory
 
 Result = TypeVar("Result")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -70,7 +66,7 @@ class Run:
         self._undecoded = (0, 0)  # the latest epoch in which this rank met such, and how many
         self.writes = Background()
         """What the main rank is writing while training goes on."""
-        self._sick = ""
+        self._sick, self._trains = "", False
         self._since = self._session = time.monotonic()
         self.on_main(self._open)
         self._handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
@@ -98,33 +94,7 @@ class Run:
                     return answer  # type: ignore[no-any-return]
 
     def _open(self) -> None:
-        if self.dir.exists() and not self.dir.is_dir():
-            raise UserError(f"run.dir={self.dir}: not a folder")
-        self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.dir / ".lock").open("w")
-        lock = weakref.ref(self._lock)  # a loader's worker may outlive a killed run by seconds, and does not keep it
-        os.register_at_fork(after_in_child=lambda: (held := lock()) and held.close())
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"run.dir={self.dir}: another run is using it; wait for it or choose another run.dir"
-            ) from error
-        for left in self.dir.glob(".*.new-*"):  # what a killed process was writing; with the lock it is nobody's
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        stated = self.dir / "config.yaml"
-        if stated.exists() and checkpoint.listed(self.dir / "checkpoints"):
-            try:
-                merged = OmegaConf.merge(OmegaConf.structured(type(self.config)), OmegaConf.load(stated))
-                changed = changed_keys(OmegaConf.to_object(merged), self.config)
-            except (OmegaConfBaseException, ValueError) as error:
-                raise UserError(
-                    f"{stated}: cannot be compared with this run ({error}); choose another run.dir"
-                ) from error
-            if changed:
-                raise UserError(f"run.dir={self.dir} holds a run with other settings: {', '.join(changed[:5])}; "
-                                "choose another run.dir, or remove that one to start anew")  # fmt: skip
-        write_config(self.config, stated)
+        self._lock = open_directory(self.config, self.say)
 
     def resume(self, model: nn.Module, optimizer: Any) -> RunState:
         """Go on from the newest whole checkpoint, or start; the logs are cut back to where that stands.
@@ -151,11 +121,13 @@ class Run:
                 other = f" with {ranks} ranks, before with {before}: the same updates, to rounding"
                 self.say(f"going on from {found}{other if ranks != before else ''}")
         self._since = time.monotonic() - state.wall_s
+        self._energy, self._before_j = Energy(self.accelerator), state.energy_j
+        self._trains = True
         return state
 
     def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:
         """Have a checkpoint written (``checkpoint.save``). Every rank calls this."""
-        state.wall_s = self.elapsed_s
+        state.wall_s, state.energy_j = self.elapsed_s, self.energy_j()
         plain = self.accelerator.unwrap_model(model)
         checkpoint.save(
             self.dir / "checkpoints", state, plain, optimizer, self.accelerator, self.config.run, self.writes
@@ -170,6 +142,15 @@ class Run:
     def session_s(self) -> float:
         """Seconds since this session began."""
         return time.monotonic() - self._session
+
+    def energy_j(self) -> float | None:
+        """Joules drawn so far by the devices of all ranks, earlier sessions included; None where that is not known.
+
+        Every rank calls this.
+        """
+        drawn_j = torch.tensor(self._energy.drawn_j(), dtype=torch.float64, device=self.accelerator.device)
+        total_j = float(self.accelerator.reduce(drawn_j, "sum"))
+        return None if self._before_j is None or math.isnan(total_j) else self._before_j + total_j
 
     def log(self, row: dict[str, Any], line: str) -> None:
         """One row to metrics.jsonl (null where a number is not finite) and TensorBoard, one line to the screen."""
@@ -205,10 +186,24 @@ class Run:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop is not None and number == signal.SIGINT:
-            os._exit(130)  # the second Ctrl-C
+        """Before training there is nothing to save; what is being looked for is put away on the way out."""
+        name = signal.Signals(number).name
+        if self.stop is not None and number == signal.SIGINT:  # the second Ctrl-C
+            kept = checkpoint.listed(self.dir / "checkpoints")
+            self._shout(
+                f"left at once; the same command {'goes on from the last checkpoint' if kept else 'starts anew'}"
+            )
+            os._exit(130)
         self.stop = 128 + number
-        self.say(f"{signal.Signals(number).name}: finishing this update, then saving (Ctrl-C again to leave at once)")
+        if not self._trains:
+            self._shout(f"{name}: nothing to save yet")
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(self.stop)
+        self._shout(f"{name}: finishing this update, then saving (Ctrl-C again to leave at once)")
+
+    def _shout(self, line: str) -> None:
+        """``say`` for a signal's handler: ``print`` may be at work already, and cannot be called a second time then."""
+        if self.accelerator.is_main_process:
+            os.write(1, f"{line}\n".encode())
 
     def should_stop(self) -> int | None:
         """The exit code to end with, where any rank met a signal or the time limit, or all together too much that
@@ -218,6 +213,7 @@ class Run:
             Exception: what went wrong in writing.
         """
         self.writes.check()
+        self._energy.follow()
         hours = self.config.run.max_hours
         if self.stop is None and hours is not None and self.session_s > hours * 3600:
             self.stop = TIME_LIMIT
@@ -229,11 +225,10 @@ class Run:
         self.stop, epoch = int(codes.max()) or None, int(epochs.max())
         undecoded = int(counts[epochs == epoch].sum())
         if undecoded > self.most_undecoded:
-            self._sick = (
+            self.give_up(
                 f"data.train: {undecoded} utterances of epoch {epoch} could not be decoded, more than "
                 f"data.max_skipped={self.config.data.max_skipped:g} allows (why: {self.dir}/skipped*.jsonl)"
             )
-            self.stop = self.stop or 1
         return self.stop
 
     def end(self, state: RunState) -> int:
@@ -245,7 +240,9 @@ class Run:
         """
         self.writes.wait()
         done = state.update == self.config.run.updates
-        if not done:
+        if done:
+            self.say(f"complete: the model is in {self.dir / 'hub'}")
+        else:
             why = ", which says: requeue" if self.stop == TIME_LIMIT else ""
             self.say(f"stopped at update {state.update}; the same command goes on from there "
                      f"(exit code {self.stop}{why})")  # fmt: skip
@@ -258,8 +255,12 @@ class Run:
         """End after this update for what the main rank found; the exit code, or None for nothing."""
         found = " ".join(self.on_main(lambda: lines)).removeprefix("WARNING ")
         if found:
-            self._sick = f"run.stop_on: {found} Change that, or take it out of run.stop_on to go on"
-            self.stop = 1
+            self.give_up(f"run.stop_on: {found} Change that, or take it out of run.stop_on to go on")
+        return self.stop
+
+    def give_up(self, why: str) -> int:
+        """End after this update with a checkpoint and this error; the exit code. Every rank calls this alike."""
+        self._sick, self.stop = why, self.stop or 1
         return self.stop
 
     def close(self) -> None:

@@ -40,15 +40,15 @@ from .readers.layouts import (
     aishell_rows,
     aishell_transcripts,
     librispeech_rows,
+    official_rows,
     speech_commands_list_rows,
-    speech_commands_rows,
-    tedlium_rows,
 )
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
 from .readers.ranges import is_url
 from .readers.remote import RemotePath, expanded, forget, in_order, settled, source_path
 from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, fields_of, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows, streamed_parquet_rows, streamed_parts
+from .readers.voices import voice_rows
 from .utterances import Utterance, Utterances
 
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
@@ -227,10 +227,8 @@ def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Ro
         return [json_rows(folder / "metadata.jsonl")]
     if labels and (folder / "metadata.csv").is_file():
         return [csv_rows(folder / "metadata.csv")]
-    if all((folder / name).is_file() for name in SPLIT_LISTS):
-        return [speech_commands_rows(folder)]
-    if labels and (folder / "stm").is_dir() and (folder / "sph").is_dir():
-        return [tedlium_rows(folder)]
+    if official := official_rows(folder, key, labels):
+        return [official]
     faults: list[Fault] = []
     files = [] if labels else audio_below(folder, faults)
     if files or faults:
@@ -258,6 +256,8 @@ def _labelled_rows(folder: Path, key: str) -> Rows:
         return librispeech_rows(folder, key)
     if aishell_transcripts(folder):
         return aishell_rows(folder, key)
+    if (voices := voice_rows(folder)) is not None:
+        return voices
     splits = [p.parent for pattern in SPLITS_BELOW for p in sorted(folder.glob(pattern))]
     splits += [p for pattern in SPLIT_FILES for p in sorted(folder.glob(pattern))]
     splits.sort(key=lambda path: "train" not in path.name)

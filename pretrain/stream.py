@@ -194,6 +194,7 @@ class StreamedUpdates(Generic[Batch]):
         loader = DataLoader(
             _Stream(self, place), batch_size=None, num_workers=min(1, self.workers), collate_fn=_as_it_is,
             prefetch_factor=2 if self.workers else None, generator=torch.Generator(), worker_init_fn=start_worker,
+            pin_memory=torch.cuda.is_available(),
         )  # fmt: skip
         began = None
         for item in loader:

@@ -13,21 +13,21 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from torch.optim import AdamW
 
 from mixvec import UserError
 from mixvec.frontend import SAMPLE_RATE_HZ
 
 from .augment import Augmentation
+from .compiling import FRAMES_MULTIPLE, start_compiling
 from .config import PretrainConfig
 from .device import start_accelerator
 from .export import save_model, training_facts
 from .faults import memory_named
-from .health import Window, report
+from .health import Counts, Window, report
 from .loader import Loaded, Updates, collate_masked
 from .masks import MIN_FRAMES
 from .objective import MaskedBatch, MaskedPrediction, Totals
-from .optim import learning_rate, set_learning_rate, step
+from .optim import adamw, learning_rate, set_learning_rate, step
 from .probe import open_probe
 from .quantizer import gumbel_temperature
 from .run import Run
@@ -46,10 +46,9 @@ def train(config: PretrainConfig) -> int:
     run = Run(config, accelerator)
     objective = MaskedPrediction(config.encoder, config.objective)
     name, updates = open_data(config, run, objective)
-    optimizer = AdamW(
-        objective.parameters(), config.optim.lr, config.optim.betas, config.optim.eps, config.optim.weight_decay
-    )
+    optimizer = adamw(objective.parameters(), config.optim, accelerator.device)
     model, optimizer = accelerator.prepare(objective, optimizer)
+    start_compiling(run, objective.encoder)
     probe = open_probe(run, objective.encoder)
     state = run.resume(model, optimizer)
     window = Window(run.elapsed_s)
@@ -62,7 +61,7 @@ def train(config: PretrainConfig) -> int:
         set_learning_rate(optimizer, learning_rate(progress, config.optim))
         with memory_named(update, loaded, config.batch.max_s):
             batches = [MaskedBatch(*(t.to(accelerator.device, non_blocking=True) for t in p.batch)) for p in loaded]
-            totals, seconds = update_totals(run, objective, loaded, batches)
+            totals, counts = update_totals(run, objective, loaded, batches)
             losses = []
             for number, batch in enumerate(batches, start=1):
                 with nullcontext() if number == len(batches) else accelerator.no_sync(model):
@@ -72,8 +71,8 @@ def train(config: PretrainConfig) -> int:
                 losses.append(sums.loss.detach())
             norm = step(run, model, optimizer, state, torch.stack(losses).sum(), loaded)
         state.update, state.place = update, place
-        state.seconds_seen += seconds
-        window.count(totals, seconds, loaded, norm)
+        state.seconds_seen += counts.seconds
+        window.count(counts, loaded, norm)
         stop = run.should_stop()
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
             stop = report(run, state, window, updates, temperature, optimizer.param_groups[0]["lr"], probe) or stop
@@ -100,7 +99,11 @@ def open_data(
         raise UserError(f"data.min_s={data.min_s} is too short to mask{fast}: {MIN_FRAMES} frames of the encoder are "
                         f"needed, which take data.min_s={least_s:g}")  # fmt: skip
     augment = Augmentation(data.augment, config.run.seed)
-    collate = partial(collate_masked, config=config.objective, frame_lengths=frame_lengths)
+    multiple = FRAMES_MULTIPLE if accelerator.device.type == "cuda" else 1
+    collate = partial(
+        collate_masked, config=config.objective, frame_lengths=frame_lengths, multiple=multiple,
+        hop_samples=objective.encoder.hop_samples,
+    )  # fmt: skip
     updates: Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]
     if data.stream:
         updates = StreamedUpdates(
@@ -163,18 +166,21 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
 
 def update_totals(
     run: Run, objective: MaskedPrediction, loaded: list[Loaded[MaskedBatch]], batches: list[MaskedBatch]
-) -> tuple[Totals, float]:
-    """What this update's loss is divided by, and its seconds of audio, over all micro-batches and ranks."""
-    frames = objective.encoder.frame_lengths
+) -> tuple[Totals, Counts]:
+    """What this update's loss is divided by, on the device, and its numbers for the log, over all micro-batches and
+    ranks. One process alone never waits for its device here."""
+    frames, ranks = objective.encoder.frame_lengths, run.accelerator.num_processes
     own = [sum(float(part.batch.counts.sum()) for part in loaded),
            sum(float((frames(part.batch.lengths) * (part.batch.counts > 0)).sum()) for part in loaded),
            sum(part.seconds for part in loaded)]  # fmt: skip
     for part in loaded:
         run.note_skipped(part.skipped, bound=True)
-    counts = torch.tensor(own, device=run.accelerator.device)
-    if len(batches) == 1 and run.accelerator.num_processes == 1:
-        return Totals(counts[0].clamp(min=1), counts[1].clamp(min=1), None), own[2]
-    probs = torch.stack([objective.code_probability_sum(batch) for batch in batches]).sum(0)  # (G, V)
-    total = run.accelerator.reduce(torch.cat([counts, probs.flatten()]), "sum")
-    masked = total[0].clamp(min=1)
-    return Totals(masked, total[1].clamp(min=1), total[3:].view_as(probs) / masked), float(total[2])
+    device = run.accelerator.device
+    counts = torch.tensor(own, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    probs = None
+    if len(batches) > 1 or ranks > 1:
+        probs = torch.stack([objective.code_probability_sum(batch) for batch in batches]).sum(0)  # (G, V)
+        total = run.accelerator.reduce(torch.cat([counts, probs.flatten()]), "sum")
+        counts, own = total[:3], total[:3].tolist() if ranks > 1 else own
+        probs = total[3:].view_as(probs) / counts[0].clamp(min=1)
+    return Totals(counts[0].clamp(min=1), counts[1].clamp(min=1), probs), Counts(*own)

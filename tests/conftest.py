@@ -26,6 +26,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels run on the CPU, frame by frame
+
 
 def pytest_sessionstart() -> None:
     torch.set_num_threads(1)  # toy tensors: more threads only wait for each other

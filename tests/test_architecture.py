@@ -164,7 +164,7 @@ def test_relative_imports_stay_in_their_package(layer: str) -> None:
 
 def test_mixvec_needs_only_its_base_dependencies() -> None:
     breaches = each(lambda source: foreign_imports(source, BASE_DEPENDENCIES | {"mixvec"}), "mixvec")
-    assert breaches == {"mixvec/wav2vec2.py": ["fairseq2"]}
+    assert breaches == {"mixvec/kernels.py": ["triton"], "mixvec/wav2vec2.py": ["fairseq2"]}
 
 
 def test_fairseq2_is_imported_in_one_module() -> None:

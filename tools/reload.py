@@ -17,7 +17,7 @@ from torch import Tensor
 
 BLOCKED = (
     *("fairseq2", "fairseq2n", "accelerate", "datasets", "omegaconf", "transformers", "tensorboard", "jiwer"),
-    *("sklearn", "pretrain", "finetune", "tools", "tests"),
+    *("sklearn", "sentencepiece", "flashlight", "pretrain", "finetune", "tools", "tests"),
 )
 SECONDS = 1.5
 RATE_HZ = 16_000

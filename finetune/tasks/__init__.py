@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -28,9 +28,10 @@ class Scored(NamedTuple):
 
     utterance: Utterance
     """Without its audio; ``fields`` has the speaker where the data say who it is."""
-    reference: str
+    reference: Any
+    """What ``reference`` gave: text in most tasks. Plain JSON values."""
     prediction: Any
-    """What ``predict`` gave: text in most tasks. Plain JSON values."""
+    """What ``predict`` gave: text in most tasks. Plain JSON values. An empty text where the audio cannot be decoded."""
 
 
 class LabelledTask(Protocol):
@@ -50,7 +51,7 @@ class LabelledTask(Protocol):
     def build(self, encoder: EncoderConfig) -> Any:
         """A ``mixvec.heads.TaskModel`` for this task, its weights drawn at random."""
 
-    def reference(self, utterance: Utterance) -> str:
+    def reference(self, utterance: Utterance) -> Any:
         """What is scored against."""
 
     def target(self, utterance: Utterance) -> list[int]:
@@ -81,6 +82,17 @@ class LabelledTask(Protocol):
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Lines for the screen: examples, confusions, warnings."""
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A task that has more to say of its scores than numbers for a table; most have not."""
+
+    def details(self, rows: list[Scored]) -> dict[str, Any]:
+        """What results.json holds under ``details``, for each split: intervals, counts, how labels were normalised.
+
+        Its ``text``, where it has one, stands in the model card too. Plain JSON values.
+        """
 
 
 def make_task(config: FinetuneConfig, train: Corpus) -> LabelledTask:

@@ -1,50 +1,61 @@
-"""Speech recognition: characters with CTC, scored by word and character error rate."""
+"""Speech recognition with CTC, scored by word and character error rate."""
 
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import jiwer
 import torch
 from torch import Tensor
 
-from mixvec import CtcRecognizer, EncoderConfig, UserError
+from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, ProbeRecognizer, UserError
 from mixvec.output import EncoderOutput
-from mixvec.text import build_vocabulary, encode_text, normalise_text, unknown_characters
+from mixvec.padding import padding_mask
+from mixvec.text import TEXT_STYLES, normalise_text
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
 
 from ..batch import LabelledBatch
 from ..config import FinetuneConfig
+from ..scoring import intervals
+from ..units import open_units
 from . import Scored
 
 
 class Task:
-    """What recognition adds to the loop. The vocabulary is the characters of the training text."""
+    """What recognition adds to the loop. The vocabulary comes from the training text (``asr.units``)."""
 
     higher_is_better = False
 
-    def __init__(self, config: FinetuneConfig, train: Corpus, vocabulary: list[str] | None = None) -> None:
+    def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
         """
         Raises:
-            UserError: the training data has no text.
+            UserError: the training data has no text, or no units can be had of it (``units.open_units``).
         """
         self.config, self.score_name = config, config.best_by
         train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         if not train.utterances:
             raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
-        self.vocabulary = vocabulary or build_vocabulary(self.reference(u) for u in train.utterances)
-        self._numbers = {character: i for i, character in enumerate(self.vocabulary)}
+        texts = (self.reference(u) for u in train.utterances)
+        self.units = open_units(config.asr, texts, Path(config.run.dir))
 
     def build(self, encoder: EncoderConfig) -> CtcRecognizer:
-        return CtcRecognizer(encoder, self.vocabulary, self.config.head.layers, self.config.head.dropout)
+        head, asr, vocabulary = self.config.head, self.config.asr, self.units.vocabulary
+        if head.kind != "own":
+            return ProbeRecognizer(encoder, vocabulary, head.layers, head.dropout, head.kind, head.width)
+        if asr.decoder == "none":
+            return CtcRecognizer(encoder, vocabulary, head.layers, head.dropout)
+        return HybridRecognizer(
+            encoder, vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam
+        )
 
     def reference(self, utterance: Utterance) -> str:
         return normalise_text(utterance.text or "", self.config.data.text)
 
     def target(self, utterance: Utterance) -> list[int]:
-        return encode_text(self.reference(utterance), self._numbers)
+        return self.units.encode(self.reference(utterance))
 
     def check(self, corpus: Corpus, frames: Any, key: str, *, training: bool) -> list[str]:
         """Leave out what cannot be learned or scored, and say so. ``frames`` maps an utterance to its frames.
@@ -54,7 +65,7 @@ class Task:
         """
         corpus.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         found = []
-        unknown = unknown_characters((self.reference(u) for u in corpus.utterances), self.vocabulary)
+        unknown = self.units.unknown(self.reference(u) for u in corpus.utterances)
         if unknown:
             some = ", ".join(f"{c!r} x{n}" for c, n in list(unknown.items())[:8])
             found.append(f"WARNING {key}: characters that the training text lacks cannot be recognised: {some}")
@@ -79,19 +90,23 @@ class Task:
         return found
 
     def loss_sum(self, model: CtcRecognizer, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-        """CTC in nats, summed over utterances."""
+        """CTC in nats, summed over utterances; λ CTC + (1 − λ) cross-entropy with the attention decoder."""
         log_probs = model.head(encoded).transpose(0, 1)  # (T, B, V)
         losses = torch.nn.functional.ctc_loss(
             log_probs, batch.targets, encoded.lengths, batch.target_lengths, reduction="none", zero_infinity=True
         )
-        return losses[: len(batch.references)].sum()
+        ctc = losses[: len(batch.references)].sum()
+        if not isinstance(model, HybridRecognizer):
+            return ctc
+        share = self.config.asr.ctc_weight
+        return share * ctc + (1.0 - share) * _cross_entropy(model, encoded, batch, self.config.asr.label_smoothing)
 
     def weight(self, batch: LabelledBatch) -> float:
         """What the loss is divided by: characters."""
         return float(batch.target_lengths.sum())
 
     def predict(self, model: CtcRecognizer, encoded: EncoderOutput) -> list[str]:
-        return model.decode(model.head(encoded), encoded.lengths)
+        return model.read(encoded)
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
         """Word and character error rate, errors over the length of all references; and the share of empty outputs."""
@@ -101,6 +116,12 @@ class Task:
             "cer": float(jiwer.cer(references, predictions)),
             "empty": sum(not p for p in predictions) / len(predictions),
         }
+
+    def details(self, rows: list[Scored]) -> dict[str, Any]:
+        """How the texts were normalised, the intervals of both rates, and the errors by kind."""
+        texts = [row.reference for row in rows], [row.prediction for row in rows]
+        found = intervals(*texts, [row.utterance.speaker for row in rows])
+        return {"text": TEXT_STYLES[self.config.data.text], **found}
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three pairs to read, and a warning where nothing is said."""
@@ -113,6 +134,17 @@ class Task:
                 "if it stays, raise run.updates or optim.lr, or lower augment.time_prob."
             )
         return lines
+
+
+def _cross_entropy(model: HybridRecognizer, encoded: EncoderOutput, batch: LabelledBatch, smoothing: float) -> Tensor:
+    """Of the attention decoder, over each text's entries and its end, in nats, summed."""
+    count = len(batch.references)
+    logits = model.attend(encoded, batch.targets)[:count]  # (B, U + 1, V)
+    wanted = torch.nn.functional.pad(batch.targets, (0, 1))[:count]  # padding is 0, which is the end as well
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), wanted, reduction="none", label_smoothing=smoothing
+    )
+    return (losses * padding_mask(batch.target_lengths[:count] + 1, wanted.shape[1])).sum()
 
 
 def _frames_needed(target: list[int]) -> int:

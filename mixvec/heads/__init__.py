@@ -3,8 +3,27 @@
 from .base import LayerChoice, Layers, TaskModel
 from .classifier import Classifier
 from .ctc import CtcRecognizer
+from .decoder import HybridRecognizer
+from .probe import ProbeClassifier, ProbeRecognizer
+from .speaker import SpeakerEmbedder
+from .tagger import SlotTagger
+from .trunks import Kind
 
-HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (CtcRecognizer, Classifier)}
+_RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer, ProbeRecognizer), (Classifier, SlotTagger, ProbeClassifier)
+HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (*_RECOGNISE, *_UNDERSTAND, SpeakerEmbedder)}
 """By the ``architecture`` of config.json."""
 
-__all__ = ["HEADS", "Classifier", "CtcRecognizer", "LayerChoice", "Layers", "TaskModel"]
+__all__ = [
+    "HEADS",
+    "Classifier",
+    "CtcRecognizer",
+    "HybridRecognizer",
+    "Kind",
+    "LayerChoice",
+    "Layers",
+    "ProbeClassifier",
+    "ProbeRecognizer",
+    "SlotTagger",
+    "SpeakerEmbedder",
+    "TaskModel",
+]

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from ..config import EncoderConfig
 from ..errors import UserError
 from ..output import EncoderOutput
+from ..text import PIECE_SPACE, SPACE
 from .base import Layers, TaskModel
 
 
 class CtcRecognizer(TaskModel):
-    """Speech to characters: an encoder, dropout, a linear layer and CTC (arXiv 2006.11477 section 3.2).
+    """Speech to text: an encoder, dropout, a linear layer and CTC (arXiv 2006.11477 section 3.2).
 
-    Entry 0 of ``vocabulary`` is the blank ``[PAD]``; ``|`` stands for a space.
+    ``vocabulary`` holds characters or pieces of words. Its entry 0 is the blank ``[PAD]``; ``|`` stands for a space, or
+    ``▁`` where no entry is ``|``.
     """
 
     stored_as, does, title = "vocab.json", "speech recognition", "Speech recogniser"
@@ -30,6 +32,7 @@ class CtcRecognizer(TaskModel):
     ) -> None:
         super().__init__(config, layers, dropout)
         self.vocabulary = list(vocabulary)
+        self.space = SPACE if SPACE in self.vocabulary else PIECE_SPACE
         self.norm = nn.LayerNorm(config.dim)
         self.output = nn.Linear(config.dim, len(vocabulary))
 
@@ -44,9 +47,12 @@ class CtcRecognizer(TaskModel):
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[str]:
-        """Greedy text of each utterance of (B, S)."""
-        log_probs, frames = self(waveforms, lengths)
-        return self.decode(log_probs, frames)
+        """The text of each utterance of (B, S)."""
+        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+
+    def read(self, encoded: EncoderOutput) -> list[str]:
+        """The text of each utterance: greedy CTC."""
+        return self.decode(self.head(encoded), encoded.lengths)
 
     def answer(self, waveforms: Tensor) -> dict[str, Any]:
         return {"text": self.transcribe(waveforms)[0]}
@@ -56,10 +62,13 @@ class CtcRecognizer(TaskModel):
         best = log_probs.argmax(-1).cpu()
         texts = []
         for row, length in zip(best, frame_lengths.tolist(), strict=True):
-            entries = torch.unique_consecutive(row[:length]).tolist()
-            text = "".join(self.vocabulary[entry] for entry in entries if entry != 0)
-            texts.append(" ".join(text.replace("|", " ").split()))
+            texts.append(self.spell(torch.unique_consecutive(row[:length]).tolist()))
         return texts
+
+    def spell(self, entries: list[int]) -> str:
+        """The text that entries spell, blanks dropped."""
+        text = "".join(self.vocabulary[entry] for entry in entries if entry != 0)
+        return " ".join(text.replace(self.space, " ").split())
 
     def stored(self) -> dict[str, int]:
         return {entry: i for i, entry in enumerate(self.vocabulary)}

@@ -7,8 +7,11 @@
 - TED-LIUM: ``DIR/legacy/train``, a folder that holds ``stm`` and ``sph``.
 - Speech Commands: ``DIR`` is the training split, that is whatever is in neither list; ``DIR/validation_list.txt`` and
   ``DIR/testing_list.txt`` are the other two. ``_background_noise_`` is no command and left out.
+  ``DIR/_background_noise_`` is read second by second as the label ``_silence_``, and the archive of the 12-class test
+  by its folders' names.
 - SLURP: ``DIR/slurp/train.jsonl``, every recording of it, from ``slurp_real`` or ``slurp_synth`` nearby.
 - Fluent Speech Commands: ``DIR/data/train_data.csv``; the label is ``action|object|location``.
+- Audio SNIPS: ``DIR/train``, a folder of audio beside ``DIR/all.iob.snips.txt``; the label is the intent.
 
 Archives have gaps of their own, so audio that is missing here is one fault among others, not the end of the run.
 """
@@ -21,14 +24,32 @@ from pathlib import Path
 from typing import Any
 
 from mixvec import UserError
-from mixvec.audio import EXTENSIONS
+from mixvec.audio import EXTENSIONS, audio_header
 
 from .rows import Fault, Row, Rows, audio_below, files_below, labels_of, numbered_lines, one_split, span_of, table_lines
 
 SPLIT_LISTS = ("validation_list.txt", "testing_list.txt")
-BACKGROUND_NOISE = "_background_noise_"
+BACKGROUND_NOISE, SILENCE = "_background_noise_", "_silence_"
+SNIPS_LABELS = "all.iob.snips.txt"
 STM_LABELS = re.compile(r"<[^<>]*,[^<>]*>\s*")
 NOT_SCORED = "ignore_time_segment_in_scoring"
+
+
+def official_rows(folder: Path, key: str, labels: bool) -> Rows | None:
+    """The rows of a folder that is a split of an official layout by what lies in it or beside it; None where not."""
+    if all((folder / name).is_file() for name in SPLIT_LISTS):
+        return speech_commands_rows(folder)
+    if not labels:
+        return None
+    if folder.name == BACKGROUND_NOISE:
+        return background_rows(folder)
+    if (folder / SNIPS_LABELS).is_file():
+        one_split(key, folder, [(path.name, path.name) for path in folder.iterdir()])
+    if (folder.parent / SNIPS_LABELS).is_file():
+        return snips_rows(folder)
+    if (folder / SILENCE).is_dir() and not (folder / BACKGROUND_NOISE).is_dir():
+        return (Row(str(file), label=file.parent.name) for file in audio_below(folder))
+    return tedlium_rows(folder) if (folder / "stm").is_dir() and (folder / "sph").is_dir() else None
 
 
 def librispeech_rows(path: Path, key: str) -> Rows:
@@ -133,12 +154,31 @@ def speech_commands_list_rows(path: Path) -> Rows:
             yield Row(str(file), f"{path}:{number}", label=file.parent.name)
 
 
+def background_rows(folder: Path) -> Rows:
+    """Each second of each file of noise, as ``_silence_``; the rest of less than a second is left out."""
+    for file in audio_below(folder):
+        try:
+            with file.open("rb") as audio:
+                frames, rate_hz, _ = audio_header(audio)
+        except UserError as error:
+            yield Fault(str(file), str(error).replace("stored audio", str(file), 1))
+            continue
+        for second in range(frames // rate_hz):
+            yield Row(str(file), f"{file}: second {second}", float(second), 1.0, label=SILENCE)
+
+
 def slurp_rows(row: dict[str, Any], where: str, folder: Path) -> Rows:
-    """Every recording of one sentence. The label is the row's intent."""
+    """Every recording of one sentence. The label is the row's intent.
+
+    ``tokens``, which the spans of ``entities`` count, become their surfaces in lower case, as SLURP's scorer has them.
+    """
     _, label = labels_of(row)
     if label is None and row.get("scenario") and row.get("action"):
         label = f"{row['scenario']}_{row['action']}"
     text, _ = labels_of(row)
+    if isinstance(row.get("tokens"), list):
+        surfaces = [token.get("surface") if isinstance(token, dict) else token for token in row["tokens"]]
+        row = row | {"tokens": [str(surface).lower() for surface in surfaces]}
     for recording in row["recordings"]:
         name = recording.get("file") if isinstance(recording, dict) else None
         if not isinstance(name, str):
@@ -164,3 +204,36 @@ def fluent_row(row: dict[str, Any], where: str, folder: Path) -> Row:
     root = folder.parent if (folder.parent / "wavs").is_dir() else folder
     label = "|".join(str(row[key]) for key in ("action", "object", "location"))
     return Row(str(root / str(row["path"])), where, text=row.get("transcription"), label=label, fields=row)
+
+
+def snips_rows(folder: Path) -> Rows:
+    """The audio of a split's folder, each with its line of ``all.iob.snips.txt`` beside the folder.
+
+    A line is a name, the words from BOS to EOS, a tab, their tags (``O B-artist I-artist``) and the intent.
+    """
+    lines = {}
+    for number, line in numbered_lines(folder.parent / SNIPS_LABELS):
+        name, _, rest = line.strip().partition(" ")
+        lines[name] = (f"{folder.parent / SNIPS_LABELS}:{number}", rest)
+    for file in audio_below(folder):
+        where, rest = lines.get(file.stem, (str(file), ""))
+        said, _, labels = rest.partition("\t")
+        words, tags = said.split()[1:-1], labels.split()[1:-1]
+        if not words or len(words) != len(tags):
+            why = f"{len(words)} words and {len(tags)} tags" if rest else f"no line of {SNIPS_LABELS} is about it"
+            yield Fault(str(file), f"{where}: {why}")
+            continue
+        fields = {"speaker": file.stem.split("-")[0], "tokens": words, "entities": _tagged_spans(tags)}
+        yield Row(str(file), where, text=" ".join(words), label=labels.split()[-1], fields=fields)
+
+
+def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
+    """``B-type`` and the ``I-type`` behind it, as the numbers of their words."""
+    spans: list[dict[str, Any]] = []
+    for number, tag in enumerate(tags):
+        mark, _, kind = tag.partition("-")
+        if mark == "I" and spans and spans[-1]["type"] == kind and spans[-1]["span"][-1] == number - 1:
+            spans[-1]["span"].append(number)
+        elif mark in ("B", "I"):
+            spans.append({"type": kind, "span": [number]})
+    return spans

@@ -27,7 +27,7 @@ from .ranges import is_url
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
 LABEL_KEYS = ("intent", "label", "keyword", "command")
 SPEAKER_KEYS = ("speaker", "speaker_id", "speakerId", "spk_id", "spk", "client_id", "usrid")
-NESTED_KEYS = ("slots", "entities")
+NESTED_KEYS = ("slots", "entities", "tokens")
 LONGEST_FIELD = 1000
 SPLIT_NAME = re.compile(r"(train|dev|valid|test)(?=$|[^a-z]|ation)")
 
@@ -78,11 +78,12 @@ def labels_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def fields_of(row: dict[str, Any] | None) -> dict[str, str]:
-    """What a labelled task may want of a row beside its text: plain values as text, slots and entities as JSON."""
+    """What a labelled task may want of a row beside its text: plain values as text, slots, entities and
+    the tokens that these count as JSON."""
     kept = {}
     for key, value in (row or {}).items():
         if key in NESTED_KEYS and isinstance(value, list | dict):
-            value = json.dumps(value, ensure_ascii=False, default=str)
+            kept[str(key)] = json.dumps(value, ensure_ascii=False, default=str)
         if isinstance(value, str | int | float) and key not in TEXT_KEYS and len(text := str(value)) <= LONGEST_FIELD:
             kept[str(key)] = text
     return kept

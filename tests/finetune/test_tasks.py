@@ -12,19 +12,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
 
 from finetune import evaluate
+from finetune.asr_config import AsrConfig
 from finetune.batch import collate_labelled
-from finetune.config import AugmentConfig, FinetuneConfig, LabelledData
+from finetune.config import AugmentConfig, FinetuneConfig, IntentConfig, LabelledData
 from finetune.tasks import Scored
 from finetune.tasks.asr import Task as AsrTask
 from finetune.tasks.asr import _frames_needed
 from finetune.tasks.intent import Task as IntentTask
+from finetune.tasks.language import Task as LanguageTask
 from mixvec import UserError
 from pretrain.checkpoint import RunState
 from pretrain.loader import Clip
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance, Utterances
+from tests.tiny_models import MEL
 
 
 def corpus(*texts: str | None, label: str | None = None) -> Corpus:
@@ -41,7 +45,7 @@ def scored(references: list[str], predictions: list[str]) -> list[Scored]:
 
 def test_vocabulary_is_the_training_texts_characters() -> None:
     task = AsrTask(FinetuneConfig(), corpus("Ab, c!", "da"))
-    assert task.vocabulary == ["[PAD]", "|", "a", "b", "c", "d"]
+    assert task.units.vocabulary == ["[PAD]", "|", "a", "b", "c", "d"]
     assert task.target(Utterance("x", 1.0, text="A D")) == [2, 1, 5]
 
 
@@ -110,10 +114,11 @@ def test_three_pairs_are_shown() -> None:
 
 
 def test_accuracy_and_macro_f1_on_random_cases() -> None:
+    """Against loops on many small cases, where labels are missing on one side, and scikit-learn on some large ones."""
     task, draw = IntentTask(FinetuneConfig(task="intent"), corpus("a", "b", "c")), random.Random(0)
-    for _ in range(200):
-        references, predictions = ([draw.choice("abc") for _ in range(draw.randint(1, 9))] for _ in range(2))
-        predictions = (predictions * 9)[: len(references)]
+    for case in range(2000):
+        rows = draw.randint(1, 9) if case % 100 else draw.randint(50, 2000)
+        references, predictions = ([draw.choice("abcdef"[: draw.randint(1, 6)]) for _ in range(rows)] for _ in range(2))
         f1 = []
         for label in sorted(set(references) | set(predictions)):
             both = sum(r == p == label for r, p in zip(references, predictions, strict=True))
@@ -121,6 +126,47 @@ def test_accuracy_and_macro_f1_on_random_cases() -> None:
         scores = task.score(scored(references, predictions))
         assert scores["macro_f1"] == pytest.approx(np.mean(f1))
         assert scores["accuracy"] == np.mean([r == p for r, p in zip(references, predictions, strict=True)])
+        if case % 100 == 0:
+            assert scores["macro_f1"] == pytest.approx(f1_score(references, predictions, average="macro"))
+            assert scores["accuracy"] == pytest.approx(accuracy_score(references, predictions))
+
+
+def test_several_labels_at_once_are_scored_alone_and_together() -> None:
+    rows = [("on", "lamp"), ("off", "lamp"), ("on", "heat"), ("up", "heat")]
+    spoken = [Utterance(f"{i}.wav", 2.0, fields={"action": a, "object": o}) for i, (a, o) in enumerate(rows)]
+    config = FinetuneConfig(task="intent", data=LabelledData(label=["action", "object"]))
+    task = IntentTask(config, Corpus("some", Utterances(spoken[:3])))
+    assert task.labels == ["off|lamp", "on|heat", "on|lamp"]
+    assert task.score([Scored(spoken[0], "on|lamp", "")])["action_accuracy"] == 0.0, "audio that was not decoded"
+    predictions = ["on|lamp", "on|lamp", "on|lamp", "on|heat"]
+    scores = task.score([Scored(u, task.reference(u), p) for u, p in zip(spoken, predictions, strict=True)])
+    assert (scores["accuracy"], scores["action_accuracy"], scores["object_accuracy"]) == (0.25, 0.5, 0.75)
+
+
+def test_labels_beside_those_to_keep_are_the_rest() -> None:
+    """The twelve classes of Speech Commands: ten words, silence, and whatever else is said."""
+    config = FinetuneConfig(task="intent", intent=IntentConfig(keep=("yes", "_silence_")))
+    data = corpus("yes", "bed", "_silence_", "cat")
+    task = IntentTask(config, data)
+    assert task.labels == ["_silence_", "_unknown_", "yes"]
+    assert [task.target(u) for u in data.utterances] == [[2], [1], [0], [1]]
+    assert task.check(corpus("_unknown_", "new"), None, "data.test", training=False) == []
+    with pytest.raises(UserError, match=r"intent\.keep=_silence_: not a label of data\.train=None"):
+        IntentTask(config, corpus("yes", "bed"))
+
+
+def test_the_language_is_a_field_of_the_row_scored_by_recall_of_each() -> None:
+    fields = [{"locale": "cy"}, {"language": "eu", "locale": "x"}, {"lang": "eu"}, {}]
+    rows = [Utterance(f"{i}.wav", 2.0, label="an intent", fields=row) for i, row in enumerate(fields)]
+    task = LanguageTask(FinetuneConfig(task="language"), Corpus("some", Utterances(rows)))
+    assert task.labels == ["cy", "eu"] and task.reference(rows[3]) == ""
+    scores = task.score([Scored(u, task.reference(u), "eu") for u in rows[:3]])
+    assert scores == {
+        "accuracy": pytest.approx(2 / 3), "macro_f1": pytest.approx(0.4), "recall_cy": 0.0, "recall_eu": 1.0,
+    }  # fmt: skip
+    named = FinetuneConfig(task="language", data=LabelledData(label="accent"))
+    with pytest.raises(UserError, match="no labels in it; rows need a key such as language"):
+        LanguageTask(named, Corpus("some", Utterances(rows)))
 
 
 def test_labels_training_never_saw() -> None:
@@ -164,11 +210,11 @@ def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeyp
     """The second evaluation has the lower character error rate, the first the lower word error rate."""
     scores = {1: {"wer": 0.99, "cer": 0.8}, 2: {"wer": 1.01, "cer": 0.6}}
     state, saved = RunState(), []
-    monkeypatch.setattr(evaluate, "evaluate", lambda run, task, model, data, name: (scores[state.update], []))
+    monkeypatch.setattr(evaluate, "evaluate", lambda *_: (scores[state.update], [], 0))
     monkeypatch.setattr(evaluate, "facts", lambda run, state, corpora: {})
     monkeypatch.setattr(evaluate, "save_model", lambda run, model, facts: saved.append(facts["metrics"]))
     task: Any = AsrTask(FinetuneConfig(best_by=best_by), corpus("a b"))  # type: ignore[arg-type]
-    run = SimpleNamespace(log=lambda row, line: None, told=set(), config=FinetuneConfig())
+    run = SimpleNamespace(log=lambda row, line: None, told={}, config=FinetuneConfig())
     for state.update in scores:
         evaluate.keep_best(run, task, None, None, state, {"valid": corpus("a b")})  # type: ignore[arg-type]
     assert state.best_update == kept and saved[-1] == scores[kept] and len(saved) == kept
@@ -181,3 +227,32 @@ def test_a_label_is_the_fields_that_are_named() -> None:
     task = IntentTask(FinetuneConfig(task="intent", data=data), train)
     assert task.labels == ["off|lamp", "on|lamp"] and len(train.utterances) == 2
     assert task.reference(train.utterances[1]) == "off|lamp"
+
+
+@pytest.mark.parametrize("decoder", ["none", "attention"])
+@torch.no_grad()
+def test_a_batch_costs_what_its_utterances_cost_alone(decoder: Any) -> None:
+    """Texts of two lengths, and the silence that stands in where nothing could be read."""
+    config = FinetuneConfig(asr=AsrConfig(decoder=decoder, label_smoothing=0.0), augment=AugmentConfig(0.0, 10, 0.0))
+    task = AsrTask(config, corpus("abc a", "b"))
+    model = task.build(MEL).eval()
+    clips = [Clip(Utterance(f"{i}.wav", s, text=t), torch.randn(round(16_000 * s)), np.random.default_rng(i))
+             for i, (s, t) in enumerate([(1.5, "abc a"), (0.8, "b")])]  # fmt: skip
+
+    def cost(chosen: list[Clip]) -> tuple[float, float]:
+        batch = collate_labelled(chosen, task.target, task.reference, None, model.encoder.frame_lengths, 1000, 16)
+        encoded = model.encoder(batch.waveforms, batch.lengths)
+        return float(task.loss_sum(model, encoded, batch)), task.weight(batch)
+
+    both, alone = cost(clips), [cost([clip]) for clip in clips]
+    assert both == pytest.approx(tuple(map(sum, zip(*alone, strict=True))), rel=1e-4)
+    assert cost([]) == (0.0, 0.0)
+    if decoder == "attention":
+        batch = collate_labelled(clips[:1], task.target, task.reference, None, model.encoder.frame_lengths, 1000, 16)
+        encoded = model.encoder(batch.waveforms, batch.lengths)
+        (row,) = model.attend(encoded, batch.targets).log_softmax(-1)
+        entropy = -sum(float(row[u, entry]) for u, entry in enumerate([*batch.targets[0].tolist(), 0]))
+        ctc = torch.nn.functional.ctc_loss(
+            model.head(encoded).transpose(0, 1), batch.targets, encoded.lengths, batch.target_lengths, reduction="sum"
+        )
+        assert alone[0][0] == pytest.approx(0.3 * float(ctc) + 0.7 * entropy, rel=1e-4)

@@ -48,6 +48,11 @@ def test_a_run_leaves_the_best_model_and_its_scores(
     assert results["valid"][metric] == pytest.approx(pick(valid.values()))
     assert results["test"][metric] >= 0
     card = json.loads((tmp_path / "run/hub/config.json").read_text())["training"]
+    if task == "asr":
+        details = results["details"]["test"]
+        assert details["wer_95"][0] <= results["test"]["wer"] <= details["wer_95"][1]
+        assert card["text"] == details["text"] and details["text"].startswith("plain: lower case")
+        assert details["text"] in (tmp_path / "run/hub/README.md").read_text()
     assert card["metrics"] == results["test"]
     assert isinstance(model.from_pretrained(tmp_path / "run"), model)
 

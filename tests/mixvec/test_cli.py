@@ -148,9 +148,21 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "model", "message"),
     [
-        ("transcribe", "intent", "a Classifier, and transcribe needs a CtcRecognizer: use it with `mixvec understand`"),
-        ("understand", "run", "a CtcRecognizer, and understand needs a Classifier: use it with `mixvec transcribe`"),
-        ("transcribe", "encoder", "a SpeechEncoder, and transcribe needs a CtcRecognizer: fine-tune it first"),
+        (
+            "transcribe",
+            "intent",
+            "a Classifier, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: use it with",
+        ),
+        (
+            "understand",
+            "run",
+            "a CtcRecognizer, and understand needs a Classifier or SlotTagger or ProbeClassifier: use it with",
+        ),
+        (
+            "transcribe",
+            "encoder",
+            "a SpeechEncoder, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: fine-tune",
+        ),
         ("understand", "nowhere", "no such model folder"),
     ],
 )

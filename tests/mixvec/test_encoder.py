@@ -9,6 +9,7 @@ from itertools import pairwise, product
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mixvec import SIZES, EncoderConfig, SpeechEncoder, build_encoder, encoder_config
 from mixvec.encoder import sinusoidal_positions
@@ -182,23 +183,30 @@ def test_layer_drop_is_for_training_alone() -> None:
 
 @every_kind
 def test_checkpointing_gives_the_same_gradients(mixer: str, block: str, front_end: str) -> None:
-    """With dropout and LayerDrop: the second forward draws the same numbers as the first."""
+    """With dropout and LayerDrop: the second forward draws the same numbers as the first.
+
+    Selective: all modules run again, and hardly any product is computed again."""
     config, batch = (
         replace(toy(mixer, block, front_end), num_layers=4, dropout=0.2, layer_drop=0.3),
         speech([4_000, 3_000]),
     )
-    gradients, forwards = [], []
-    for checkpointing in (False, True):
+    gradients, forwards, flops = [], [], []
+    for checkpointing in (False, True, "selective"):
         encoder = build(replace(config, checkpointing=checkpointing)).train()
         calls: list[int] = []
         for layer in encoder.layers:
-            layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+            layer.norm.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+            getattr(layer.mixer, "__dict__", {})["in_parts"] = False  # which computes its products anew by itself
         torch.manual_seed(3)
-        encoder(*batch).frames.square().mean().backward()
+        with FlopCounterMode(display=False) as counter:
+            encoder(*batch).frames.square().mean().backward()
+        flops.append(counter.get_total_flops())
         forwards.append(len(calls))
         gradients.append([p.grad for p in encoder.parameters()])
-    assert forwards[1] == 2 * forwards[0] > 0
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-6)
+    assert forwards[1] == forwards[2] == 2 * forwards[0] > 0
+    assert flops[0] <= flops[2] < (flops[0] + flops[1]) / 2 < flops[1], flops
+    for other in gradients[1:]:
+        torch.testing.assert_close(gradients[0], other, rtol=0, atol=1e-6)
 
 
 @every_kind

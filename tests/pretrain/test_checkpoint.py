@@ -7,16 +7,20 @@ import json
 import os
 import random
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
@@ -153,6 +157,44 @@ def test_every_generator_goes_on_where_it_stood(tmp_path: Path) -> None:
     torch.manual_seed(9)
     checkpoint.load(tmp_path / "update_00000001", model, optimizer, accelerator)
     assert [draw(), draw()] == expected
+
+
+NUMBERS = st.floats(allow_nan=False) | st.none()
+
+
+@given(st.builds(RunState, update=st.just(1), place=st.lists(st.integers(0, 2**40)), seconds_seen=st.floats(0, 1e12),
+                 energy_j=NUMBERS, norms=st.lists(st.floats(0, 1e30), max_size=3), best=NUMBERS, best_loss=NUMBERS,
+                 loss=NUMBERS, best_update=st.integers(0), loud_updates=st.integers(0), loud_windows=st.integers(0),
+                 skipped_updates=st.integers(0), wall_s=st.floats(0, 1e9)),
+       st.lists(st.booleans(), max_size=8))  # fmt: skip
+@settings(deadline=None, max_examples=15)
+def test_state_and_loss_scaler_come_back_as_they_were(state: RunState, overflows: list[bool]) -> None:
+    """The best score among it; the scaler after updates with and without an overflow, and in what it does next."""
+
+    def scaled(scaler: torch.amp.GradScaler, overflow: bool) -> dict[str, Any]:
+        parameter = nn.Parameter(torch.ones(1))
+        optimizer = torch.optim.SGD([parameter], 1.0)
+        (scaler.scale(parameter).sum() * (torch.inf if overflow else 1.0)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return scaler.state_dict()
+
+    def started() -> Any:
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+        scaled(scaler, False)
+        return SimpleNamespace(is_main_process=True, num_processes=1, process_index=0, scaler=scaler)
+
+    before, after, background = started(), started(), Background()
+    for overflow in overflows:
+        scaled(before.scaler, overflow)
+    with tempfile.TemporaryDirectory() as folder:
+        model, optimizer, _ = write(Path(folder) / "other", 1)
+        checkpoint.save(Path(folder), state, model, optimizer, before, KEEP, background)
+        background.wait()
+        found, ranks = checkpoint.load(Path(folder) / "update_00000001", model, optimizer, after)
+    assert (found, ranks) == (state, 1)
+    assert after.scaler.state_dict() == before.scaler.state_dict()
+    assert scaled(after.scaler, False) == scaled(before.scaler, False)
 
 
 def test_what_comes_after_a_save_does_not_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

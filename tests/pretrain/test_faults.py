@@ -6,7 +6,6 @@ import json
 import math
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -115,16 +114,6 @@ def test_other_errors_stay_what_they_are(corpus: Path, tmp_path: Path, monkeypat
     in_forward(monkeypatch, 1, do=lambda _: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         pretrain(corpus, tmp_path / "run", "run.updates=2")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_saves_and_ends_with_its_code(
-    corpus: Path, tmp_path: Path, monkeypatch: Patch, number: signal.Signals, capsys: pytest.CaptureFixture[str]
-) -> None:
-    in_forward(monkeypatch, 2, do=lambda _: os.kill(os.getpid(), number))
-    assert pretrain(corpus, tmp_path / "run", "run.updates=9", "batch.max_s=60") == 128 + number
-    assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000002"]
-    assert f"the same command goes on from there (exit code {128 + number})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ["pretrain", "asr"])

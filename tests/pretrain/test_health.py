@@ -93,6 +93,12 @@ def test_the_edges(name: str, sick: dict[str, Any]) -> None:
     assert found[0] == name and found[1].startswith(f"WARNING {name}: ")
 
 
+def test_a_session_that_is_over_reaches_no_further() -> None:
+    config = PretrainConfig(run=replace(PretrainConfig().run, max_hours=24))
+    found = diagnose(healthy(seconds_left=3600.0 * 49, session_seconds_left=-3600.0), config)
+    assert "(near 150000)" in found["schedule-too-long"]
+
+
 def test_a_short_healthy_run_prints_no_warning(corpus: Path, tmp_path: Path, capsys: Output) -> None:
     keys = ("objective.mask_prob=0.3", "encoder.dropout=0", "encoder.layer_drop=0", "run.updates=120",
             "run.log_every=60", "run.max_hours=1")  # fmt: skip
@@ -230,6 +236,9 @@ def test_a_warning_that_holds_on_is_one_word_on_the_next_lines() -> None:
     collapsed, once = {"collapsed-codebook": "WARNING collapsed"}, {"small-batch": "WARNING small"}
     for found in (*([collapsed | once] * (TOLD_AGAIN + 1)), {}, collapsed | once):
         tell(run, {}, "line", found)
+        tell(run, {}, "", {"overfitting": "WARNING overfitting"})
+    assert [line for line in run.said if "overfitting" in line] == ["\nWARNING overfitting"]
+    run.said = [line for line in run.said if line.startswith("line")]
     full = [i for i, line in enumerate(run.said) if "WARNING collapsed" in line]
     assert full == [0, TOLD_AGAIN, TOLD_AGAIN + 2] and [i for i, line in enumerate(run.said) if "small" in line] == [0]
     assert run.said[1] == "line  STILL collapsed-codebook" and run.said[TOLD_AGAIN + 1] == "line"

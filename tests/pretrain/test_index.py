@@ -196,7 +196,7 @@ def test_where_no_index_can_be_kept_nothing_is_said(
     cache.unlink()
     monkeypatch.setattr(os, "replace", lambda *paths: (_ for _ in ()).throw(PermissionError(13, "read-only")))
     check(find(folder), folder)
-    assert list((cache / "index").iterdir()) == []
+    assert {path.suffix for path in (cache / "index").iterdir()} == {".lock"}
     monkeypatch.delenv("MIXVEC_CACHE")
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     assert index_path("x", labels=False) is None

@@ -146,12 +146,61 @@ def test_speech_commands(tmp_path: Path, labels: bool) -> None:
     assert fault["reason"].endswith("no/0z_nohash_0.wav: no such file")
 
 
+def test_the_twelve_classes_of_speech_commands(tmp_path: Path) -> None:
+    """Noise is cut into seconds where it is asked for by name; the test archive of the 12 classes goes by folders."""
+    write(tmp_path / "v2/_background_noise_/pink.wav", 2.5)
+    write_text(tmp_path / "v2/_background_noise_/broken.wav", "no audio")
+    write(tmp_path / "v2/yes/0a_nohash_0.wav")
+    for name in ("validation_list.txt", "testing_list.txt"):
+        write_text(tmp_path / "v2" / name)
+    corpus = find([str(tmp_path / "v2"), str(tmp_path / "v2/_background_noise_")])
+    assert [(u.label, u.start_s, u.duration_s) for u in corpus.utterances] == [
+        ("yes", 0.0, 0.5), ("_silence_", 0.0, 1.0), ("_silence_", 1.0, 1.0),
+    ]  # fmt: skip
+    assert len(corpus.skipped) == 1 and "broken.wav" in corpus.skipped[0]["reason"]
+    for name in ("_silence_", "_unknown_", "yes"):
+        write(tmp_path / "test" / name / "1.wav")
+    assert [u.label for u in find(tmp_path / "test").utterances] == ["_silence_", "_unknown_", "yes"]
+
+
+def test_audio_snips(tmp_path: Path) -> None:
+    root = tmp_path / "SNIPS"
+    for name in ("Amy-snips-train-1", "Amy-snips-train-2", "Amy-snips-train-3", "Joey-snips-train-1"):
+        write(root / f"train/{name}.mp3")
+    write(root / "test/Amy-snips-test-1.mp3")
+    write_text(
+        root / "all.iob.snips.txt",
+        "Amy-snips-train-1 BOS play new york by ze new EOS\tO O B-city I-city O B-artist B-artist PlayMusic",
+        "Amy-snips-train-2 BOS play it EOS\tO O O O PlayMusic",
+        "Joey-snips-train-1 BOS rain EOS\tO O GetWeather",
+    )
+    corpus = find(root / "train")
+    assert [(u.text, u.label, u.speaker) for u in corpus.utterances] == [
+        ("play new york by ze new", "PlayMusic", "Amy"),
+        ("rain", "GetWeather", "Joey"),
+    ]
+    found = corpus.utterances[0].fields
+    assert json.loads(found["tokens"]) == ["play", "new", "york", "by", "ze", "new"]
+    assert json.loads(found["entities"]) == [
+        {"type": "city", "span": [1, 2]}, {"type": "artist", "span": [4]}, {"type": "artist", "span": [5]},
+    ]  # fmt: skip
+    reasons = [row["reason"].rpartition("/")[2] for row in corpus.skipped]
+    assert reasons == [
+        "all.iob.snips.txt:2: 2 words and 3 tags",
+        "Amy-snips-train-3.mp3: no line of all.iob.snips.txt is about it",
+    ]
+    with pytest.raises(UserError, match=r"holds several splits \(test, train\); name one, such as .*/SNIPS/train"):
+        find(root)
+
+
 @pytest.mark.parametrize("audio", ["dataset/slurp_real", "audio/slurp_real", "audio/slurp_synth"])
 def test_slurp(tmp_path: Path, audio: str) -> None:
     for name in ("audio-1.flac", "audio-1-headset.flac", "audio-2.flac"):
         write(tmp_path / "slurp" / audio / name)
     rows = [
         {"slurp_id": 1, "sentence": "wake me up", "intent": "alarm_set", "action": "set", "scenario": "alarm",
+         "tokens": [{"surface": "Wake", "id": 0}, {"surface": "me", "id": 1}, {"surface": "up", "id": 2}],
+         "entities": [{"span": [0, 2], "type": "time"}],
          "recordings": [{"file": "audio-1.flac", "wer": 0.0}, {"file": "audio-1-headset.flac"}]},
         {"slurp_id": 2, "sentence": "louder", "action": "volume_up", "scenario": "audio",
          "recordings": [{"file": "audio-2.flac"}, {"file": "audio-gone.flac"}]},
@@ -164,6 +213,8 @@ def test_slurp(tmp_path: Path, audio: str) -> None:
         "audio-2.flac": "louder",
     }
     assert [u.label for u in corpus.utterances] == ["alarm_set", "alarm_set", "audio_volume_up"]
+    assert corpus.utterances[0].fields["tokens"] == '["wake", "me", "up"]'
+    assert corpus.utterances[1].fields["entities"] == '[{"span": [0, 2], "type": "time"}]'
     assert "train.jsonl:2: audio-gone.flac is in no folder slurp_real or slurp_synth" in corpus.skipped[0]["reason"]
     with pytest.raises(UserError, match=r"did you mean data\.train=.*/slurp/train\.jsonl\?"):
         find(tmp_path / "slurp/dataset")

@@ -21,7 +21,7 @@ from pretrain.run import Run
 from pretrain.utterances import Utterance, Utterances
 from tests.runs import PRETRAIN, command, identical, in_forward, pretrain, rows, weights
 
-TIMING = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "probe_s"}
+TIMING = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "energy_kwh", "probe_s"}
 DROPS = ("encoder.dropout=0.1", "encoder.layer_drop=0.2")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,20 +15,24 @@ import pytest
 import torch
 
 from mixvec import SpeechEncoder, UserError
+from pretrain import quantizer
 from pretrain.checkpoint import listed
 from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
 
-NOISELESS = """
-import sys
+
+def choose(logits, tau, hard, dim):  # type: ignore[no-untyped-def]
+    """The one draw that is not an utterance's own, taken out; still straight-through."""
+    soft = (logits / tau).softmax(dim)
+    return torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0) - soft.detach() + soft
+
+
+NOISELESS = f"""
 import torch
 from mixvec.errors import run_cli
 from pretrain import quantizer
 from pretrain.__main__ import main
 
-def choose(logits, tau, hard, dim):  # the one draw that is not an utterance's own, taken out; still straight-through
-    soft = (logits / tau).softmax(dim)
-    return torch.zeros_like(soft).scatter_(dim, soft.argmax(dim, keepdim=True), 1.0) - soft.detach() + soft
-
+{inspect.getsource(choose)}
 quantizer.F.gumbel_softmax = choose
 run_cli(main)
 """
@@ -58,7 +64,7 @@ def test_resumed_equals_uninterrupted_bitwise_in_mid_epoch(corpus: Path, tmp_pat
         stop_after(last, corpus, tmp_path / "parts", *keys)
     assert pretrain(corpus, tmp_path / "parts", *keys) == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    timing = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb"}
+    timing = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "energy_kwh"}
     whole, parts = (
         [{k: v for k, v in row.items() if k not in timing} for row in rows(tmp_path / name)]
         for name in ("whole", "parts")
@@ -101,12 +107,16 @@ def stop_after(update: int, corpus: Path, run: Path, *keys: str) -> None:
     assert done.returncode == 9, done.stderr
 
 
-def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path: Path) -> None:
-    """One micro-batch of an update, four, or two processes under torchrun: unequal lengths and masked counts, the
-    same weights. Weights after three updates, since AdamW would hide a wrong factor in the first gradient alone."""
+def test_accumulated_equals_whole_and_two_ranks_equal_one(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One micro-batch of an update, four, or two processes under torchrun, or two and then one: unequal lengths and
+    masked counts, the same weights. After three updates, since AdamW would hide a wrong factor in the first gradient.
+    """
     script = tmp_path / "noiseless.py"
     script.write_text(NOISELESS)
-    keys = ["run.updates=3", "batch.update_s=20", "optim.lr=1e-2", "objective.feature_penalty=1", "optim.clip_norm=0.5"]
+    keys = ["run.updates=3", "batch.update_s=20", "optim.lr=1e-2", "objective.feature_penalty=1", "optim.clip_norm=0.5",
+            "run.save_every=1", "run.keep=9"]  # fmt: skip
     for name, ranks, max_s in (("whole", 1, 40), ("parts", 1, 6), ("ranks", 2, 40)):
         launch = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if ranks == 2 else []
         arguments = [
@@ -124,7 +134,14 @@ def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path
         facts = json.loads((tmp_path / name / "hub/config.json").read_text())["training"]
         assert facts["devices"] == f"{ranks} x cpu"
         assert f"{ranks} x cpu" in done.stdout
-    for other in ("parts", "ranks"):
+    shutil.copytree(tmp_path / "ranks", tmp_path / "fewer")
+    for later in (2, 3):
+        shutil.rmtree(tmp_path / f"fewer/checkpoints/update_{later:08d}")
+    monkeypatch.setattr(quantizer.F, "gumbel_softmax", choose)
+    assert pretrain(corpus, tmp_path / "fewer", *keys, "batch.max_s=40") == 0
+    said = capsys.readouterr().out
+    assert "update_00000001 with 1 ranks, before with 2: the same updates, to rounding" in said
+    for other in ("parts", "ranks", "fewer"):
         assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / other)) < 1e-4
         for mine, yours in zip(rows(tmp_path / "whole"), rows(tmp_path / other), strict=True):
             for key in (
@@ -159,25 +176,6 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_same_command_goes_on(corpus: Path, t
     assert "the same command goes on" in output
     assert len(list((tmp_path / "run/checkpoints").iterdir())) >= 1
     assert SpeechEncoder.from_pretrained(tmp_path / "run")
-
-
-def test_a_directory_of_another_run_is_refused_and_named(corpus: Path, tmp_path: Path) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=2") == 0
-    with pytest.raises(UserError, match=r"run\.updates \(2 → 4\).*choose another run\.dir"):
-        pretrain(corpus, tmp_path / "run", "run.updates=4")
-    assert pretrain(corpus, tmp_path / "run", "run.updates=2", "run.log_every=7") == 0, (
-        "what computes nothing may change"
-    )
-
-
-def test_a_directory_in_use_is_refused(corpus: Path, tmp_path: Path) -> None:
-    import fcntl
-
-    (tmp_path / "run").mkdir()
-    with (tmp_path / "run/.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is using it"):
-            pretrain(corpus, tmp_path / "run", "run.updates=2")
 
 
 @pytest.mark.parametrize("mixer", ["attention", "summary"])

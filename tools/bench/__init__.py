@@ -5,6 +5,6 @@
     python -m tools.bench --preset gpu --json gpu.json     one CUDA device, bf16, within nine minutes
     python -m tools.bench --preset smoke --plot cost.png   toy shapes, to see that everything runs
 
-Suites: ``mixer`` (and whole blocks), ``objective``, ``update``, ``inference``, ``data``. A framework that is not
-installed is named in the table and the rest goes on; so is a shape that does not fit into memory.
+Suites: ``mixer`` (and whole blocks), ``objective``, ``update``, ``inference``, ``data``, ``checkpoint``. A framework
+that is not installed is named in the table and the rest goes on; so is a shape that does not fit into memory.
 """

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-Suite = Literal["mixer", "objective", "update", "inference", "data"]
+Suite = Literal["mixer", "objective", "update", "inference", "data", "checkpoint"]
 Preset = Literal["cpu", "gpu", "smoke"]
-SUITES: tuple[Suite, ...] = ("mixer", "objective", "update", "inference", "data")
+SUITES: tuple[Suite, ...] = ("mixer", "objective", "update", "inference", "data", "checkpoint")
 PRESETS: tuple[Preset, ...] = ("cpu", "gpu", "smoke")
 FRAME_RATE_HZ = 50
 OURS = "ours"
@@ -75,8 +75,12 @@ class Work:
 
 
 SUMMARY = System(OURS, "ours", "summary")
-COMPILED = System("ours compiled", "ours", "compiled")
+FUSED = System("ours fused", "ours", "summary fused")
+COMPILED = System("ours compiled", "ours", "summary compiled")
+WHOLE = System("ours compiled and fused", "ours", "summary compiled fused")
+"""What pretraining does on a GPU unless told otherwise."""
 TWIN = System("attention twin", "ours", "attention")
+TWIN_COMPILED = System("attention twin compiled", "ours", "attention compiled")
 MATERIALISED = System("materialised attention", "ours", "materialised")
 IN_OUR_LOOP = System("wav2vec2-base in our loop", "ours", "wav2vec2")
 FAIRSEQ2 = System("fairseq2", "fairseq2_systems")
@@ -93,6 +97,11 @@ READERS = (System(OURS, "data_systems", "ours"), System("libsndfile loop", "data
 FIRST_EPOCH = (READERS[0], System("datasets map", "data_systems", "datasets"))
 PLANNERS = (System(OURS, "scale_systems", "plan"), System("ours, going on", "scale_systems", "resume"))
 INDEXERS = (System(OURS, "scale_systems", "index"), System("ours, nothing changed", "scale_systems", "again"))
+
+SAVERS = (System(OURS, "checkpoint_systems", "save"), System("ours, written behind it", "checkpoint_systems", "write"),
+          System("ours, going on", "checkpoint_systems", "resume"))  # fmt: skip
+CHECKPOINT = Case("checkpoint", "base, saving", ((1, 1),), SAVERS, repeats=3)
+"""Of the whole pretraining; the batch is of no matter."""
 
 
 def cases(preset: Preset) -> list[Case]:
@@ -112,6 +121,7 @@ def cpu_cases() -> list[Case]:
         *(Case("inference", "small with CTC", ((1, s),), slow, repeats=5 if s < 600 else 3)
           for s in (10, 60, 600, 3600)),
         *_data_cases(60, 15, 10_000_000, 100_000),
+        CHECKPOINT,
     ]  # fmt: skip
 
 
@@ -131,16 +141,19 @@ def gpu_cases() -> list[Case]:
     What matters most comes first. Compiling takes its time at every shape, so it is not done at each.
     """
     clips, long = ((36, 10), (18, 20), (12, 30)), ((4, 100),)
-    bases, bases_95m = (SUMMARY, COMPILED, *BASES[1:]), (SUMMARY, COMPILED, *BASES_95M[1:])
+    ours, twins = (SUMMARY, FUSED, COMPILED, WHOLE), (TWIN, TWIN_COMPILED, MATERIALISED)
     readers = (SUMMARY, replace(TWIN, max_s=3600), replace(TRANSFORMERS, max_s=600))
     made = [
-        Case("update", "base", clips, bases),
-        Case("update", "base", long, bases),
-        Case("update", "95 M", ((18, 20),), bases_95m),
+        Case("update", "base", clips, (*ours, *twins, TRANSFORMERS_CONFORMER)),
+        Case("update", "base", long, (SUMMARY, WHOLE, *twins)),
+        Case("update", "95 M", ((18, 20),), (SUMMARY, WHOLE, *BASES_95M[1:])),
         Case("update", "frames", clips, FRAME_RATES),
-        *(Case("mixer", "mixer", ((max(1, 360 // s), s),), (*MIXERS, *((COMPILED,) if s in (10, 300) else ())))
+        CHECKPOINT,
+        *(Case("mixer", "mixer", ((max(1, 360 // s), s),),
+               (*MIXERS, FUSED, *((COMPILED, WHOLE) if s in (10, 300) else ())))
           for s in (10, 60, 300, 600)),
-        *(Case("mixer", "block", ((max(1, 360 // s), s),), (SUMMARY, TWIN, *((COMPILED,) if s == 60 else ())))
+        *(Case("mixer", "block", ((max(1, 360 // s), s),),
+               (SUMMARY, FUSED, TWIN, *((WHOLE, TWIN_COMPILED) if s == 60 else ())))
           for s in (10, 60, 300)),
         Case("objective", "objective", ((8, 15),), OBJECTIVES),
         *(Case("inference", "small with CTC", ((1, s),), readers) for s in (10, 60, 600, 3600, 7200)),
@@ -159,5 +172,6 @@ def smoke_cases() -> list[Case]:
         Case("update", "frames", ((2, 2),), FRAME_RATES),
         Case("inference", "small with CTC", ((1, 2),), (SUMMARY, TWIN, TRANSFORMERS)),
         *_data_cases(3, 2, 1000, 30),
+        CHECKPOINT,
     ]
     return [replace(case, toy=True, repeats=2) for case in made]

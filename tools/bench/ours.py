@@ -1,20 +1,26 @@
 """Our systems, as they train and as they are used: nothing of them is written anew here but the paper's baseline.
 
+A variant is words: the mixer (``summary``, ``attention``, ``materialised``) or ``wav2vec2``, ``compiled`` where blocks
+are compiled as in pretraining, and ``fused`` where SummaryMixing runs in its Triton kernels, which it else does not.
+
 LayerDrop is off, so that every repeat does the same work. Masks and distractors are drawn before, as our loader's
 workers do it.
 """
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixvec import CtcRecognizer, EncoderConfig, EncoderOutput, SelfAttention, encoder_config
+from mixvec import CtcRecognizer, EncoderConfig, EncoderOutput, SelfAttention, SummaryMixing, encoder_config
 from mixvec.blocks import ConformerBlock, build_mixer
 from mixvec.frontend import SAMPLE_RATE_HZ
+from pretrain.compiling import GraphCounter, compile_blocks, warm_up
 from pretrain.masks import draw_distractors
 from pretrain.objective import MaskedBatch, MaskedPrediction, ObjectiveConfig, Totals
 
@@ -48,12 +54,28 @@ def mixer(case: Case, variant: str) -> Work:
     module: nn.Module = ConformerBlock(config) if case.group == "block" else build_mixer(config)
     if variant == "materialised":
         module = MaterialisedAttention(config.dim, config.heads, dropout=0.0)
-    module.to(case.device)
-    if variant == "compiled":
+    fuse(case, module.to(case.device), variant)
+    if "compiled" in variant:
         module.compile()
     ((clips, seconds),) = case.batches
     x = torch.randn(clips, round(seconds * FRAME_RATE_HZ), config.dim, device=case.device, requires_grad=True)
     return Work(backward(case, lambda: module(x, None), [x, *module.parameters()]), "no dropout")
+
+
+def fuse(case: Case, model: nn.Module, variant: str) -> None:
+    """Let SummaryMixing run in its kernels, or not, as ``variant`` says.
+
+    Raises:
+        RuntimeWarning: it cannot; the message names the cause. Else a row would state what was not measured.
+    """
+    for module in model.modules():
+        if isinstance(module, SummaryMixing):
+            module.fused = "fused" in variant
+            if module.fused:
+                x = torch.zeros(1, 1, module.first.weight.shape[:2].numel(), device=case.device)
+                with warnings.catch_warnings(), precision(case), torch.no_grad():
+                    warnings.simplefilter("error", RuntimeWarning)
+                    module(x)
 
 
 class MaterialisedAttention(SelfAttention):
@@ -108,10 +130,15 @@ def training(case: Case, variant: str) -> tuple[MaskedPrediction, list[tuple[Mas
     config = _config(case, "wav2vec2-base" if variant == "wav2vec2" else "base", variant)
     if case.group == "95 M" and variant != "wav2vec2" and not case.toy:
         config = replace(config, ffn_dim=FFN_95M)
-    model = MaskedPrediction(config, _objective(case)).to(case.device).train()
-    if variant == "compiled":
+    model = MaskedPrediction(config, _objective(case)).train()
+    if variant == "materialised":
         for layer in model.encoder.layers:  # type: ignore[union-attr]
-            layer.compile(dynamic=False)
+            layer.mixer = MaterialisedAttention(config.dim, config.heads, dropout=0.0)
+    fuse(case, model.to(case.device), variant)
+    if "compiled" in variant:
+        compile_blocks(model.encoder, GraphCounter(print))
+        frames = model.encoder.frame_lengths(round(case.length_s * SAMPLE_RATE_HZ))
+        warm_up(model.encoder, frames, partial(precision, case))
     batches = []
     for audio in waveforms(case):
         frames = int(model.encoder.frame_lengths(audio.shape[1]))
@@ -125,6 +152,7 @@ def inference(case: Case, variant: str) -> Work:
     """Waveforms to text with greedy CTC, ``small``."""
     torch.manual_seed(0)
     model = CtcRecognizer(_config(case, "small", variant), VOCABULARY).to(case.device).eval()
+    fuse(case, model, variant)
     (audio,) = waveforms(case)
 
     def step() -> list[str]:
@@ -136,7 +164,7 @@ def inference(case: Case, variant: str) -> Work:
 
 def _config(case: Case, name: str, variant: str) -> EncoderConfig:
     config = replace(encoder_config(name), layer_drop=0.0)
-    if variant in ("attention", "materialised"):
+    if variant.startswith(("attention", "materialised")):
         config = replace(config, mixer="attention")
     if variant in STRIDES:
         config = replace(config, conv_strides=STRIDES[variant][0])

@@ -9,7 +9,7 @@ import torch
 
 from mixvec.errors import UserError
 
-from .cases import BUDGET_S, SUITES, SUMMARY, TWIN, Preset, cases
+from .cases import BUDGET_S, FUSED, SUITES, SUMMARY, TWIN, Preset, cases
 from .measure import Row, measure
 from .report import header, require_matplotlib, table_head, table_row, write_json, write_plot
 
@@ -54,7 +54,7 @@ def run(suites: list[str], preset: Preset, repeats: int | None, json: Path | Non
 
 
 def run_profiles(suites: list[str], preset: Preset, repeats: int | None) -> None:
-    """Print where each update of the preset spends its time, ours and the attention twin's.
+    """Print where each update of the preset spends its time: ours, on a GPU with its kernels too, and the twin's.
 
     Raises:
         UserError: another suite than update was named, or there is no CUDA device for the preset.
@@ -69,6 +69,6 @@ def run_profiles(suites: list[str], preset: Preset, repeats: int | None) -> None
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     for case in cases(preset):
         if case.suite == "update" and case.group == "base":
-            for system in (SUMMARY, TWIN):
+            for system in (SUMMARY, FUSED, TWIN) if case.device == "cuda" else (SUMMARY, TWIN):
                 total_s, shares = profile(case, system.variant, repeats or case.repeats)
                 print("\n" + table(case, system.name, total_s, shares), flush=True)

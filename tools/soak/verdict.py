@@ -15,8 +15,8 @@ from torch import Tensor
 from .plan import KINDS
 from .session import half_written
 
-TIMES = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "seconds", "wall_s"}
-"""What says how long it took, in metrics.jsonl, state.json and the model's facts; it may differ."""
+TIMES = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "seconds", "wall_s", "energy_j", "energy_kwh"}
+"""What says how long it took and what it drew, in metrics.jsonl, state.json and the model's facts; it may differ."""
 
 
 def compare(alone: Path, struck: Path, updates: int) -> tuple[float, list[str]]:

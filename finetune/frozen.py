@@ -1,0 +1,134 @@
+"""A frozen encoder: when it is, how it reads, and what it said kept on disk for the next head.
+
+Where nothing random lies before a frozen encoder, it reads each utterance by itself. An utterance then gives the same
+frames whatever it is batched with, so that frames from the cache are those that would be computed, bit for bit.
+
+    CACHE/<encoder, layers, precision>/<audio>.safetensors     frames (L', T, D): of all layers, or of the last alone
+
+The names are hashes, of the encoder's weights and of the audio as it is decoded, so that any head, run or corpus finds
+what it can use and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mixvec import UserError
+from mixvec.atomic import whole_file
+from mixvec.frontend import SAMPLE_RATE_HZ
+from mixvec.output import EncoderOutput
+from pretrain.sources import Corpus
+
+from .batch import LabelledBatch
+from .config import FinetuneConfig
+
+_HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # of frozen encoders, which do not change
+
+
+def is_frozen(config: FinetuneConfig, progress: float) -> bool:
+    """Whether the encoder stays as it is at a fraction ``progress`` of the run. One from scratch is trained or not."""
+    kept = config.pretrained is not None and config.baseline is None
+    return progress <= config.freeze if kept else config.freeze == 1.0 or config.baseline is not None
+
+
+def reads_alone(config: FinetuneConfig, *, training: bool) -> bool:
+    """Whether the encoder is frozen for the whole run, with nothing random before it."""
+    waveform, features = config.data.augment, config.augment
+    random = waveform.speed or waveform.reverb is not None or waveform.noise is not None or waveform.mix_prob > 0
+    random = random or features.time_prob > 0 or features.channel_prob > 0 or config.crop_s is not None
+    return is_frozen(config, 1.0) and not (training and random)
+
+
+@torch.no_grad()
+def frozen_frames(config: FinetuneConfig, model: Any, batch: LabelledBatch) -> EncoderOutput:
+    """The frames of a frozen encoder in fp32, each utterance computed by itself or taken from the cache."""
+    encoder, weighted = model.encoder, model.layers == "weighted"
+    device = batch.waveforms.device.type
+    folder = cache_folder(config, encoder, model.layers, device) if config.cache.dir is not None else None
+    rows = []
+    for waveform, length in zip(batch.waveforms, batch.lengths.tolist(), strict=True):
+        rows.append(_utterance(encoder, waveform[:length], weighted, folder, config.cache.dtype))
+    lengths = torch.tensor([row.shape[1] for row in rows], device=batch.waveforms.device)
+    layers = list(pad_sequence([row.transpose(0, 1) for row in rows], batch_first=True).unbind(2))  # each (B, T, D)
+    return EncoderOutput(layers[-1], lengths, layers)
+
+
+def _utterance(encoder: Any, waveform: Tensor, weighted: bool, folder: Path | None, dtype: str) -> Tensor:
+    """Frames (L', T, D) of a waveform (S,): of every layer, or of the last alone."""
+    file = None
+    if folder is not None:
+        name = hashlib.blake2b(waveform.float().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        file = folder / name[:2] / f"{name[2:]}.safetensors"
+        if (found := _found(file)) is not None:
+            return found.to(waveform.device).float()
+    samples = torch.tensor([len(waveform)], device=waveform.device)
+    made = encoder(waveform.unsqueeze(0), samples, every_layer=weighted)
+    frames = torch.stack(made.layers if weighted else [made.frames])[:, 0].float()  # (L', T, D)
+    if file is not None:
+        kept = frames.to(torch.float16 if dtype == "fp16" else torch.float32)
+        try:
+            with whole_file(file) as new:
+                save_file({"frames": kept.cpu().contiguous()}, new)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cache.dir={file.parent.parent.parent}: cannot be written ({error})") from error
+        frames = kept.float()
+    return frames
+
+
+def _found(file: Path) -> Tensor | None:
+    """What is kept in ``file``; None where nothing is yet, or it is damaged and to be written anew."""
+    try:
+        return load_file(file).get("frames")
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def cache_folder(config: FinetuneConfig, encoder: Any, layers: str, device: str) -> Path:
+    """Where the frames of this encoder are kept: named by its weights and whatever else decides the numbers."""
+    if encoder not in _HASHES:
+        state = hashlib.sha256(json.dumps(asdict(replace(encoder.config, dropout=0.0, layer_drop=0.0))).encode())
+        for name, tensor in sorted(encoder.state_dict().items()):
+            state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+        _HASHES[encoder] = state.hexdigest()
+    mixed = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "fp32"
+    own = hashlib.sha256(" ".join([_HASHES[encoder], layers, config.cache.dtype, device, mixed]).encode())
+    return Path(str(config.cache.dir)).expanduser() / own.hexdigest()[:16]
+
+
+def describe_cache(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> list[str]:
+    """A line on what the cache will take; none without one.
+
+    Raises:
+        UserError: the disk has not so much room, or nothing would ever be taken from it.
+    """
+    if config.cache.dir is None:
+        return []
+    if not reads_alone(config, training=True):
+        raise UserError(
+            "cache.dir keeps what a frozen encoder says, with nothing random before it: set freeze=1, "
+            "augment.time_prob=0 and augment.channel_prob=0, no data.augment, speaker.crop_s=null; or no cache.dir"
+        )
+    layers = model.encoder.num_layers + 1 if model.layers == "weighted" else 1
+    frames = sum(corpus.hours for corpus in corpora.values()) * 36 * model.encoder.frame_lengths(100 * SAMPLE_RATE_HZ)
+    needed = frames * layers * model.encoder.dim * (2 if config.cache.dtype == "fp16" else 4)
+    place = Path(config.cache.dir).expanduser()
+    place.mkdir(parents=True, exist_ok=True)
+    held = sum(file.stat().st_size for file in place.glob("*/*/*.safetensors"))
+    free = shutil.disk_usage(place).free
+    if needed > held + free:
+        raise UserError(f"cache.dir={place}: the frames of this run take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB "
+                        "are free; cache.dtype=fp16 takes half, head.layers=last one layer")  # fmt: skip
+    return [f"cache: frames of {layers} layers in {config.cache.dtype} take {needed / 1e9:.2f} GB in {place}, which "
+            f"holds {held / 1e9:.2f} GB; {free / 1e9:.1f} GB are free"]  # fmt: skip

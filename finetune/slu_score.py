@@ -1,0 +1,156 @@
+"""Scores of slots: SLURP's SLU-F1 (arXiv 2011.13205, section 4.2) and SUPERB's slot type F1 and value CER (2105.01051).
+
+A slot is a type and a value. SLURP's scores count true positives, false positives and false negatives over all
+utterances. For the distance scores, a predicted slot takes the nearest gold slot of its type that is still free: that
+is one true positive, and the distance between the two values is added to the false positives *and* to the false
+negatives. A predicted slot without such a gold slot is one false positive, a gold slot that is left one false negative.
+SLU-F1 is the F1 of the word counts and the character counts added up.
+
+What the official scorer does in the corners, and so does this:
+
+- The predicted slots choose in their order, each the best for itself; of two gold slots as near, the first.
+- The distance in words is a word error rate, so it may exceed 1; that in characters is divided by the longer value.
+- Values are compared as they stand, case and all; the official gold values are in lower case.
+- An utterance without slots on either side counts for nothing, and with no counts at all F1 is 0.
+- It leaves out utterances that nothing was predicted for. Here, every utterance is given, with no slots if need be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jiwer
+from rapidfuzz.distance import Levenshtein
+
+Slot = tuple[str, str]
+"""Type, value."""
+Pair = tuple[list[Slot], list[Slot]]
+"""What an utterance should have given, what the model gave."""
+Counts = dict[str, list[float]]
+"""By type: true positives, false positives, false negatives."""
+
+
+def slot_scores(pairs: list[Pair]) -> dict[str, float]:
+    """``slu_f1``, its halves ``word_f1`` and ``char_f1``, ``slot_f1`` (type and value alike), ``slot_type_f1``
+    and ``value_cer``."""
+    words, characters = count_near(pairs, word_distance), count_near(pairs, character_distance)
+    return {
+        "slu_f1": f1(added(words, characters)),
+        "word_f1": f1(words),
+        "char_f1": f1(characters),
+        "slot_f1": f1(count_exact(pairs)),
+        "slot_type_f1": type_f1(pairs),
+        "value_cer": value_cer(pairs),
+    }
+
+
+def f1(counts: Counts) -> float:
+    """F1 over all types together (SLURP's micro average)."""
+    hit, false, missed = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0.0,) * 3
+    return 2 * hit / (2 * hit + false + missed) if hit else 0.0
+
+
+def f1_by_type(counts: Counts) -> dict[str, float]:
+    """The F1 of each type, the lowest first."""
+    return dict(sorted(((kind, f1({kind: row})) for kind, row in counts.items()), key=lambda item: item[1]))
+
+
+def added(*parts: Counts) -> Counts:
+    """The counts of several scores in one, as SLU-F1 adds those of words and of characters."""
+    total: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for part in parts:
+        for kind, row in part.items():
+            total[kind] = [a + b for a, b in zip(total[kind], row, strict=True)]
+    return total
+
+
+def count_near(pairs: Iterable[Pair], distance: Callable[[str, str], float]) -> Counts:
+    """The counts in which a type that is right costs only as much as its value is off."""
+    counts: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for gold, predicted in pairs:
+        free = list(gold)
+        for kind, value in predicted:
+            near = [(distance(slot[1], value), i) for i, slot in enumerate(free) if slot[0] == kind]
+            if not near:
+                counts[kind][1] += 1
+                continue
+            cost, nearest = min(near)
+            del free[nearest]
+            for column, amount in enumerate((1.0, cost, cost)):
+                counts[kind][column] += amount
+        for kind, _ in free:
+            counts[kind][2] += 1
+    return counts
+
+
+def count_exact(pairs: Iterable[Pair]) -> Counts:
+    """The counts in which a slot is right where type and value are, and else wrong."""
+    counts: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for gold, predicted in pairs:
+        wanted, given = Counter(gold), Counter(predicted)
+        for column, slots in enumerate((wanted & given, given - wanted, wanted - given)):
+            for (kind, _), number in slots.items():
+                counts[kind][column] += number
+    return counts
+
+
+def word_distance(gold: str, predicted: str) -> float:
+    """The word error rate of one value, in [0, ∞). A gold value without words, which SLURP never has, counts as one."""
+    words = gold.split()
+    return Levenshtein.distance(words, predicted.split()) / max(1, len(words))
+
+
+def character_distance(gold: str, predicted: str) -> float:
+    """Levenshtein's distance over the longer length, in [0, 1]."""
+    return Levenshtein.normalized_distance(gold, predicted)
+
+
+def type_f1(pairs: list[Pair]) -> float:
+    """SUPERB's: F1 over the set of types in each utterance, 1 where both sets are empty; the mean over utterances."""
+    total = 0.0
+    for gold, predicted in pairs:
+        wanted, given = {kind for kind, _ in gold}, {kind for kind, _ in predicted}
+        total += 2 * len(wanted & given) / (len(wanted) + len(given)) if wanted or given else 1.0
+    return total / max(1, len(pairs))
+
+
+def value_cer(pairs: Iterable[Pair]) -> float:
+    """SUPERB's: each gold value against the nearest predicted one of its type, or against nothing where there is none.
+
+    Errors over the characters of all gold values; a predicted slot beyond the gold ones costs nothing here, and one
+    may serve several gold slots.
+    """
+    errors, length = 0, 0
+    for gold, predicted in pairs:
+        for kind, value in gold:
+            given = [other for name, other in predicted if name == kind] or [""]
+            errors += min(Levenshtein.distance(value, other) for other in given)
+            length += len(value)
+    return errors / max(1, length)
+
+
+def pairs_of(references: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> list[Pair]:
+    """The slots of references and predictions, each a dict with ``slots`` as ``mixvec.tags.read_tags`` has them."""
+    listed = [[[(slot["type"], slot["value"]) for slot in said["slots"]] for said in side]
+              for side in (references, predictions)]  # fmt: skip
+    return list(zip(*listed, strict=True))
+
+
+def understanding_scores(references: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> dict[str, float]:
+    """``slot_scores``; ``exact_match``, the share of utterances with the intent and the set of slots right; where
+    references have an intent ``intent_accuracy``, where they have a text ``wer`` and ``cer``."""
+    pairs = pairs_of(references, predictions)
+    both = list(zip(references, predictions, strict=True))
+    exact = [said["intent"] == heard["intent"] and sorted(gold) == sorted(predicted)
+             for (said, heard), (gold, predicted) in zip(both, pairs, strict=True)]  # fmt: skip
+    scores = slot_scores(pairs) | {"exact_match": sum(exact) / len(exact)}
+    intents = [said["intent"] == heard["intent"] for said, heard in both if said["intent"] is not None]
+    if intents:
+        scores["intent_accuracy"] = sum(intents) / len(intents)
+    texts = [(said["text"], heard["text"]) for said, heard in both if said["text"]]
+    if texts:
+        spoken, written = [list(side) for side in zip(*texts, strict=True)]
+        scores |= {"wer": float(jiwer.wer(spoken, written)), "cer": float(jiwer.cer(spoken, written))}
+    return scores

@@ -1,0 +1,127 @@
+"""Speaker verification: embeddings learnt by telling the training speakers apart, scored on pairs of new ones."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixvec import EncoderConfig, SpeakerEmbedder, UserError
+from mixvec.output import EncoderOutput
+from pretrain.sources import Corpus
+from pretrain.utterances import Utterance
+
+from ..batch import LabelledBatch
+from ..config import FinetuneConfig
+from ..verification import Trials, all_pairs, cosines, equal_error_rate, min_dcf, placed, read_trials
+from . import Scored
+from .intent import label_of
+
+
+class Task:
+    """What verification adds to the loop. ``speaker.trials`` are for the split that has their files, as a rule test."""
+
+    score_name, higher_is_better = "eer", False
+
+    def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
+        """
+        Raises:
+            UserError: fewer than two speakers, or the trial list is none.
+        """
+        self.config = config
+        self.trials = read_trials(config.speaker.trials) if config.speaker.trials is not None else []
+        asked = {Path(name).parts[0] for trial in self.trials for name in trial[1:]}
+        train.keep(self.reference, "{u.source}: no speaker")
+        train.keep(lambda u: self.reference(u) not in asked, "{u.source}: its speaker is in speaker.trials")
+        self.speakers = sorted({self.reference(u) for u in train.utterances})
+        if len(self.speakers) < 2:
+            raise UserError(f"data.train={config.data.train}: {len(self.speakers)} speakers in it, two are the least; "
+                            "rows need a key such as speaker (data.label=KEY names another)")  # fmt: skip
+        self._numbers = {speaker: i for i, speaker in enumerate(self.speakers)}
+
+    def build(self, encoder: EncoderConfig) -> SpeakerEmbedder:
+        head = self.config.head
+        return SpeakerEmbedder(encoder, self.speakers, head.layers, head.dropout, head.kind, head.width,
+                               self.config.speaker.embedding)  # fmt: skip
+
+    def reference(self, utterance: Utterance) -> str:
+        label = self.config.data.label
+        return (utterance.speaker or "") if label is None else label_of(utterance, label)
+
+    def target(self, utterance: Utterance) -> list[int]:
+        return [self._numbers[self.reference(utterance)]] if self.reference(utterance) in self._numbers else []
+
+    def check(self, corpus: Corpus, frames: Any, key: str, *, training: bool) -> list[str]:
+        """Leave out what has no speaker; name the trials' files that are missing.
+
+        Raises:
+            UserError: no pair of one speaker can be made, or none of two.
+        """
+        corpus.keep(self.reference, "{u.source}: no speaker")
+        if training or not corpus.utterances:
+            return []
+        trials, missing = placed(self.trials, [u.source for u in corpus.utterances])
+        if self.trials and not len(trials.same):
+            if key == "data.test":
+                raise UserError(f"speaker.trials={self.config.speaker.trials}: none of its files is in {key}, such as "
+                                f"{missing[0]}")  # fmt: skip
+        elif missing:
+            left = len(self.trials) - len(trials.same)
+            return [f"WARNING {key}: {len(missing)} files of speaker.trials are not in it, so that {left} of "
+                    f"{len(self.trials)} trials are left out: {', '.join(missing[:8])}"]  # fmt: skip
+        counts = Counter(self.reference(u) for u in corpus.utterances)
+        if not len(trials.same) and (len(counts) < 2 or max(counts.values()) < 2):
+            raise UserError(f"{key}: {len(counts)} speakers in {len(corpus.utterances)} utterances; pairs of one "
+                            "speaker and pairs of two are needed")  # fmt: skip
+        return []
+
+    def loss_sum(self, model: SpeakerEmbedder, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
+        """Additive angular margin softmax (arXiv 1801.07698, equation 3), in nats, summed over utterances."""
+        cosines = model.cosines(model.head(encoded))  # (B, N)
+        if batch.targets.shape[1] == 0:
+            return cosines.sum() * 0.0
+        targets, rows = batch.targets[:, 0], batch.target_lengths > 0
+        logits = self.config.speaker.scale * with_margin(cosines, targets, self.config.speaker.margin)
+        return (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * rows).sum()
+
+    def weight(self, batch: LabelledBatch) -> float:
+        """What the loss is divided by: utterances."""
+        return float((batch.target_lengths > 0).sum())
+
+    def predict(self, model: SpeakerEmbedder, encoded: EncoderOutput) -> list[list[float]]:
+        return [[round(x, 6) for x in row] for row in model.head(encoded).tolist()]
+
+    def score(self, rows: list[Scored]) -> dict[str, float]:
+        """Equal error rate, and the least detection cost where a target is expected in 1 % and 5 % of trials."""
+        trials, scores = self.scored(rows)
+        if trials.same.all() or not trials.same.any():
+            return {"eer": math.nan, "min_dcf_p01": math.nan, "min_dcf_p05": math.nan}
+        costs = {name: min_dcf(scores, trials.same, p) for name, p in (("min_dcf_p01", 0.01), ("min_dcf_p05", 0.05))}
+        return {"eer": equal_error_rate(scores, trials.same), **costs}
+
+    def scored(self, rows: list[Scored]) -> tuple[Trials, np.ndarray]:
+        """The trials over these rows and their cosines (K,)."""
+        trials, _ = placed(self.trials, [row.utterance.source for row in rows])
+        if not len(trials.same):
+            trials = all_pairs([row.reference for row in rows], self.config.speaker.max_trials)
+        return trials, cosines([row.prediction for row in rows], trials)
+
+    def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
+        """How many trials the scores stand on."""
+        trials, _ = self.scored(rows)
+        return [f"    {len(trials.same)} trials, {int(trials.same.sum())} of them of one speaker"]
+
+
+def with_margin(cosines: Tensor, targets: Tensor, margin: float) -> Tensor:
+    """cos θ to cos(θ + margin) at each row's target (B, N); beyond θ = π - margin, where that would rise, a line."""
+    own = cosines.gather(1, targets.unsqueeze(1)).clamp(-1.0, 1.0)
+    sine = (1.0 - own.square()).clamp(min=1e-7).sqrt()
+    turned = own * math.cos(margin) - sine * math.sin(margin)
+    beyond = own - math.sin(margin) * margin
+    turned = torch.where(own > math.cos(math.pi - margin), turned, beyond)
+    return cosines.scatter(1, targets.unsqueeze(1), turned.to(cosines.dtype))

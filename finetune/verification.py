@@ -1,0 +1,136 @@
+"""Speaker verification: trials, and how wrong a threshold on their scores is.
+
+Symbols: K trials. A miss is a trial of one speaker scored under the threshold, a false alarm one of two speakers
+scored at it or over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mixvec import UserError
+from pretrain.readers.rows import numbered_lines
+
+
+class Trial(NamedTuple):
+    same: bool
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Trials over the rows of a split: which rows (K,) and (K,), and whether one speaker speaks in both (K,)."""
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+
+
+def read_trials(path: str | Path) -> list[Trial]:
+    """A list in VoxCeleb1's form: ``1 id10270/x/00001.wav id10270/y/00002.wav``, 1 where the speaker is the same.
+
+    Raises:
+        UserError: there is no such file, or a line of it is something else.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"speaker.trials={path}: no such file")
+    trials = []
+    for number, line in numbered_lines(Path(path)):
+        if not (words := line.split()):
+            continue
+        if len(words) != 3 or words[0] not in ("0", "1"):
+            raise UserError(f"{path}:{number}: a trial is 0 or 1 and two files, not {line[:100]!r}")
+        trials.append(Trial(words[0] == "1", words[1], words[2]))
+    if not trials:
+        raise UserError(f"speaker.trials={path}: no trials in it")
+    return trials
+
+
+def placed(trials: list[Trial], sources: list[str]) -> tuple[Trials, list[str]]:
+    """The trials whose files are both among ``sources``, and the names of files that are not.
+
+    A source is a trial's file where its path ends in the trial's.
+    """
+    names = dict.fromkeys(name for trial in trials for name in trial[1:])
+    rows: dict[str, int] = {}
+    for depth in {name.count("/") + 1 for name in names}:
+        ends = {"/".join(source.split("/")[-depth:]): row for row, source in enumerate(sources)}
+        rows |= {name: ends[name] for name in names if name.count("/") + 1 == depth and name in ends}
+    there = [trial for trial in trials if trial.first in rows and trial.second in rows]
+    columns = [[rows[t.first] for t in there], [rows[t.second] for t in there]]
+    first, second = (np.array(column, dtype=np.int64) for column in columns)
+    same = np.array([trial.same for trial in there], dtype=bool)
+    return Trials(first, second, same), [name for name in names if name not in rows]
+
+
+def all_pairs(speakers: list[str], most: int) -> Trials:
+    """Every pair of rows; where these are more than ``most``, so many drawn from them, the same at every call."""
+    count = len(speakers)
+    total = count * (count - 1) // 2
+    if total <= most:
+        first, second = np.triu_indices(count, k=1)
+    else:
+        rng, drawn = np.random.default_rng(0), np.zeros(0, dtype=np.int64)
+        while len(drawn) < most:
+            ordered = rng.integers(0, count, (2, 2 * most))
+            low, high = ordered.min(axis=0), ordered.max(axis=0)
+            new = (low * count + high)[low < high]
+            both = np.concatenate([drawn, new])
+            drawn = both[np.sort(np.unique(both, return_index=True)[1])]  # each once, in the order in which it came
+        first, second = np.divmod(drawn[:most], count)
+    names = np.array(speakers)
+    return Trials(first, second, names[first] == names[second])
+
+
+def cosines(embeddings: Sequence[Any], trials: Trials) -> np.ndarray:
+    """The scores (K,) of trials over rows, each with an embedding of length 1.
+
+    A row without one, since its audio cannot be decoded, has "" in its place: a trial with it counts as an error,
+    whatever the threshold.
+    """
+    width = max((len(row) for row in embeddings if row != ""), default=1)
+    points = np.array([[np.nan] * width if row == "" else row for row in embeddings], dtype=np.float64)
+    scores = np.einsum("ke,ke->k", points[trials.first], points[trials.second])
+    return np.where(np.isnan(scores), np.where(trials.same, -2.0, 2.0), scores)
+
+
+def error_rates(
+    scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Miss and false-alarm rates at every threshold, from one over all scores to the lowest score.
+
+    Args:
+        scores: (K,), of which at least one is of one speaker and one of two.
+        same: (K,) bool.
+        weights: (K,) how often each trial counts; None: once.
+    """
+    order = np.argsort(-scores, kind="stable")
+    scores, same = scores[order], same[order]
+    counts = np.ones(len(scores), dtype=np.int64) if weights is None else weights[order]
+    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
+    ones, twos = np.cumsum(counts * same)[last], np.cumsum(counts * ~same)[last]
+    return 1.0 - np.append(0, ones) / ones[-1], np.append(0, twos) / twos[-1]
+
+
+def equal_error_rate(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Where the two rates are equal, on straight lines between thresholds; arguments as ``error_rates``."""
+    misses, alarms = error_rates(scores, same, weights)
+    gap = misses - alarms  # from 1 down to -1
+    after = int(np.argmax(gap <= 0))
+    if gap[after] == 0:
+        return float(alarms[after])
+    share = gap[after - 1] / (gap[after - 1] - gap[after])
+    return float(alarms[after - 1] + share * (alarms[after] - alarms[after - 1]))
+
+
+def min_dcf(scores: np.ndarray, same: np.ndarray, p_target: float) -> float:
+    """The least detection cost, both errors at cost 1, over that of always saying what is likelier without a score."""
+    misses, alarms = error_rates(scores, same)
+    costs = p_target * misses + (1.0 - p_target) * alarms
+    return float(costs.min() / min(p_target, 1.0 - p_target))

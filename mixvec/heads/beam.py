@@ -1,0 +1,105 @@
+"""Search in what CTC says: the likeliest texts, and how likely a text begins in a given way.
+
+Symbols: T frames, V vocabulary entries, K hypotheses, C candidates. Entry 0 is the blank.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+BLANK = 0
+
+
+def prefix_beam(log_probs: Tensor, beam: int) -> list[tuple[tuple[int, ...], float]]:
+    """The likeliest entry sequences and their log-probabilities, the best first, at most ``beam``.
+
+    Prefix search (Graves et al. 2006; Hannun et al., arXiv 1408.2873, algorithm 1): each prefix has the summed
+    probability of all its alignments so far, apart for those that end in a blank and those that do not. It is exact
+    where ``beam`` holds every prefix.
+
+    Args:
+        log_probs: (T, V), normalised over V.
+        beam: prefixes kept after each frame; also how many entries of a frame are tried, the likeliest.
+    """
+    kept: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    best, entries = log_probs.float().cpu().topk(min(beam, log_probs.shape[1]), dim=1)
+    for values, tried in zip(best.tolist(), entries.tolist(), strict=True):
+        found: dict[tuple[int, ...], tuple[float, float]] = {}
+        for prefix, (blank, spoken) in kept.items():
+            total = _add(blank, spoken)
+            for entry, value in zip(tried, values, strict=True):
+                if entry == BLANK:
+                    _gather(found, prefix, total + value, -math.inf)
+                elif prefix and entry == prefix[-1]:
+                    _gather(found, prefix, -math.inf, spoken + value)
+                    if blank > -math.inf:
+                        _gather(found, (*prefix, entry), -math.inf, blank + value)
+                else:
+                    _gather(found, (*prefix, entry), -math.inf, total + value)
+        ranked = sorted(found.items(), key=lambda item: (-_add(*item[1]), item[0]))
+        kept = dict(ranked[:beam])
+    return [(prefix, _add(*parts)) for prefix, parts in kept.items()]
+
+
+def _gather(found: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...], a: float, b: float) -> None:
+    blank, spoken = found.get(prefix, (-math.inf, -math.inf))
+    found[prefix] = _add(blank, a), _add(spoken, b)
+
+
+def _add(a: float, b: float) -> float:
+    """log(exp a + exp b)."""
+    if a < b:
+        a, b = b, a
+    return a if b == -math.inf else a + math.log1p(math.exp(b - a))
+
+
+class PrefixScores:
+    """CTC's probability that an utterance begins with given entries (Watanabe et al. 2017, algorithm 2).
+
+    The recursion over frames, r_t = p_t(c) (r_{t−1} + φ_{t−1}), is a cumulative sum once both sides are divided by
+    Π p_t(c), so one call does all frames, hypotheses and candidates at once. In float64, which loses nothing there.
+    """
+
+    def __init__(self, log_probs: Tensor) -> None:
+        """``log_probs``: (T, V) of one utterance."""
+        self._x = log_probs.double()  # (T, V)
+        self._sums = torch.nn.functional.pad(self._x.cumsum(0), (0, 0, 1, 0))  # (T + 1, V): Σ over s ≤ t
+
+    def start(self) -> Tensor:
+        """The state (1, 2, T + 1) of the empty prefix: log-probabilities of all alignments of the first t frames to it
+        that end in a spoken entry, and in a blank."""
+        blanks = self._sums[:, BLANK]
+        return torch.stack([torch.full_like(blanks, -math.inf), blanks]).unsqueeze(0)
+
+    def extend(self, state: Tensor, last: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Every hypothesis with every candidate behind it.
+
+        Args:
+            state: (K, 2, T + 1).
+            last: (K,) each hypothesis's last entry; 0 where it has none.
+            candidates: (K, C) entries, not 0.
+
+        Returns:
+            log-probabilities (K, C) that the utterance begins so, and their states (K, C, 2, T + 1).
+        """
+        spoken, blank = state.unsqueeze(1).unbind(2)  # (K, 1, T + 1)
+        either = torch.logaddexp(spoken, blank)
+        repeats = (candidates == last.unsqueeze(1)).unsqueeze(2)  # the same entry again needs a blank between
+        before = torch.where(repeats, blank, either)[..., :-1]  # (K, C, T): φ_{t−1}
+        x, sums = self._x.T[candidates], self._sums.T[candidates]  # (K, C, T), (K, C, T + 1)
+        new = _padded(torch.logcumsumexp(before - sums[..., :-1], dim=2) + sums[..., 1:])
+        blanks = self._sums[:, BLANK]
+        new_blank = _padded(torch.logcumsumexp(new[..., :-1] - blanks[:-1], dim=2) + blanks[1:])
+        return torch.logsumexp(before + x, dim=2), torch.stack([new, new_blank], dim=2)
+
+    def whole(self, state: Tensor) -> Tensor:
+        """Log-probabilities (K,) that nothing follows the hypotheses of a state (K, 2, T + 1)."""
+        return torch.logaddexp(state[:, 0, -1], state[:, 1, -1])
+
+
+def _padded(x: Tensor) -> Tensor:
+    """Nothing spoken before the first frame: (…, T) to (…, T + 1)."""
+    return torch.nn.functional.pad(x, (1, 0), value=-math.inf)

@@ -1,0 +1,68 @@
+"""Spoken language understanding with CTC over tagged text.
+
+Symbols: B batch, S samples, T frames, D model width, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import EncoderConfig
+from ..output import EncoderOutput
+from ..tags import read_tags
+from .base import Layers, TaskModel
+from .ctc import vocabulary_of
+
+
+class SlotTagger(TaskModel):
+    """Speech to an intent, a text and its slots: an encoder, dropout, a linear layer and CTC.
+
+    ``vocabulary`` is a recogniser's, and behind its characters the entries of ``mixvec.tags``.
+    """
+
+    stored_as, does, title = "vocab.json", "slot filling", "Spoken language understanding with slots"
+    pipeline, command, example = "automatic-speech-recognition", "understand", "print(model.understand(waveform))"
+
+    def __init__(
+        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1
+    ) -> None:
+        super().__init__(config, layers, dropout)
+        self.vocabulary = list(vocabulary)
+        self.norm = nn.LayerNorm(config.dim)
+        self.output = nn.Linear(config.dim, len(vocabulary))
+
+    def head(self, encoded: EncoderOutput) -> Tensor:
+        """Log-probabilities (B, T, V) in fp32 from the encoder's output."""
+        return self.output(self.dropout(self.norm(self.choice(encoded)))).float().log_softmax(-1)  # type: ignore[no-any-return]
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
+        encoded = self.encoder(waveforms, lengths, every_layer=self.every_layer)
+        return self.head(encoded), encoded.lengths
+
+    @torch.inference_mode()
+    def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, Any]]:
+        """Each utterance's ``intent``, ``text`` and ``slots`` (``mixvec.tags.read_tags``)."""
+        log_probs, frames = self(waveforms, lengths)
+        return self.decode(log_probs, frames)
+
+    def answer(self, waveforms: Tensor) -> dict[str, Any]:
+        return self.understand(waveforms)[0]
+
+    def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[dict[str, Any]]:
+        """The best entry of each frame, repeats merged, blanks dropped, tags read. (B, T, V), (B,) to B answers."""
+        answers = []
+        for row, length in zip(log_probs.argmax(-1).cpu(), frame_lengths.tolist(), strict=True):
+            entries = torch.unique_consecutive(row[:length]).tolist()
+            answers.append(read_tags(self.vocabulary[entry] for entry in entries if entry != 0))
+        return answers
+
+    def stored(self) -> dict[str, int]:
+        return {entry: i for i, entry in enumerate(self.vocabulary)}
+
+    @classmethod
+    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> SlotTagger:
+        return cls(config, vocabulary_of(stored), **settings)

@@ -1,0 +1,93 @@
+"""Emotion: IEMOCAP as it unpacks, its four classes, its folds by session, both accuracies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+from finetune.config import EmotionConfig, FinetuneConfig, LabelledData
+from finetune.tasks import Scored
+from finetune.tasks.emotion import Task
+from mixvec import ProbeClassifier, UserError
+from pretrain.sources import Corpus, find_utterances
+from pretrain.utterances import Utterance, Utterances
+from tests.runs import finetune
+from tests.voice_corpora import iemocap
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return iemocap(tmp_path_factory.mktemp("iemocap") / "IEMOCAP_full_release")
+
+
+def found(path: Path, key: str = "data.train") -> Corpus:
+    return find_utterances(str(path), key, labels=True)
+
+
+def test_the_archive_as_it_unpacks(archive: Path) -> None:
+    utterances = found(archive).utterances
+    assert len(utterances) == 5 * 12 and {u.fields["session"] for u in utterances} == set("12345")
+    first = utterances[0]
+    assert first.source.endswith("Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav")
+    assert (first.label, first.speaker, utterances[1].speaker) == ("neu", "Ses01F", "Ses01M")
+    assert {u.fields["session"] for u in found(archive / "Session3").utterances} == {"3"}
+
+
+def test_a_sentence_without_audio_is_counted(tmp_path: Path) -> None:
+    root = iemocap(tmp_path / "gaps", sentences=1)
+    next(root.glob("Session2/sentences/wav/*/*F000.wav")).unlink()
+    corpus = found(root)
+    assert len(corpus.utterances) == 29
+    assert corpus.skipped[0]["reason"].endswith("Ses02F_impro01_F000.wav is not there")
+
+
+def test_folds_hold_out_a_session_and_keep_validation_apart(archive: Path) -> None:
+    names = {}
+    for fold in (1, 5):
+        data = LabelledData(train=str(archive), valid=str(archive), test=str(archive))
+        config = FinetuneConfig(task="emotion", data=data, emotion=EmotionConfig(fold=fold))
+        corpora = {split: found(archive) for split in ("train", "valid", "test")}
+        task = Task(config, corpora["train"])
+        assert task.labels == ["ang", "hap", "neu", "sad"]
+        for split, corpus in corpora.items():
+            task.check(corpus, None, f"data.{split}", training=split == "train")
+        assert {u.fields["session"] for u in corpora["test"].utterances} == {str(fold)}
+        assert len(corpora["test"].utterances) == 10, "two of six emotions are one class, one is none"
+        rest = [u.source for split in ("train", "valid") for u in corpora[split].utterances]
+        assert len(rest) == len(set(rest)) == 40 and not set(rest) & {u.source for u in corpora["test"].utterances}
+        assert 0 < len(corpora["valid"].utterances) < 16
+        names[fold] = {task.reference(u) for u in corpora["test"].utterances}
+    assert names[1] == names[5] == {"ang", "hap", "neu", "sad"}
+
+
+def test_accuracy_over_utterances_and_over_classes() -> None:
+    train = Corpus("t", Utterances(Utterance(f"{e}", 1.0, fields={"emotion": e}) for e in "abc"))
+    task = Task(FinetuneConfig(task="emotion"), train)
+    references, predictions = list("aaaaaabbc"), list("aaaaabbab")
+    rows = [Scored(Utterance(f"{i}", 1.0), *pair) for i, pair in enumerate(zip(references, predictions, strict=True))]
+    scores = task.score(rows)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(references, predictions))
+    assert scores["unweighted_accuracy"] == pytest.approx(balanced_accuracy_score(references, predictions))
+    assert scores["accuracy"] != pytest.approx(scores["unweighted_accuracy"])
+
+
+def test_a_run_of_one_fold(archive: Path, tmp_path: Path) -> None:
+    """Each emotion is a tone of its own: log-mel tells them in sessions that it has not heard."""
+    keys = ("task=emotion", *(f"data.{split}={archive}" for split in ("train", "valid", "test")), "emotion.fold=2",
+            "baseline=log-mel", "head.kind=linear", "head.width=32", "augment.time_prob=0", "augment.channel_prob=0",
+            "run.updates=30", "run.eval_every=15", "optim.lr=3e-2")  # fmt: skip
+    assert finetune("intent", archive, tmp_path / "run", *keys) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["test"]["accuracy"] > 0.6
+    assert isinstance(ProbeClassifier.from_pretrained(tmp_path / "run"), ProbeClassifier)
+
+
+def test_bad_input_is_one_clear_line(archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"emotion\.fold=6 is a session of IEMOCAP, 1 to 5"):
+        FinetuneConfig(emotion=EmotionConfig(fold=6))
+    keys = ("task=emotion", "emotion.fold=1", "size=tiny", f"data.train={archive}", f"data.valid={archive}/Session1")
+    with pytest.raises(UserError, match=r"data\.valid=.*Session1: no usable labels in it"):
+        finetune("intent", archive, tmp_path / "run", *keys)

@@ -1,0 +1,108 @@
+"""What cannot be decoded when a model is scored: it counts as an error, is named, and too much of it ends the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from finetune import evaluate
+from finetune.config import FinetuneConfig
+from finetune.tasks import Scored
+from finetune.tasks.asr import Task as AsrTask
+from finetune.tasks.intent import Task as IntentTask
+from mixvec import UserError
+from pretrain.sources import Corpus
+from pretrain.utterances import Utterance
+from tests.runs import SMALLEST, finetune, rows
+
+KEYS = ("size=tiny", *SMALLEST, "run.updates=2", "run.eval_every=1", "run.save_every=9")
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def holed(corpus: Path, tmp_path: Path) -> Path:
+    """The test set with one utterance whose header is right and whose samples are none, and one that is no audio."""
+    lines = [json.loads(line) for line in (corpus / "asr/test/metadata.jsonl").read_text().splitlines()]
+    for number, row in enumerate(lines):
+        row["file_name"] = str(corpus / "asr/test" / row["file_name"])
+        if number == 1:
+            row["file_name"] = str(tmp_path / "odd.wav")
+            soundfile.write(row["file_name"], np.full(16_000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
+    (tmp_path / "none.wav").write_text("no audio")
+    lines.append({"file_name": str(tmp_path / "none.wav"), "text": "six words that are not scored"})
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    return tmp_path / "test.jsonl"
+
+
+def test_it_counts_as_an_error_and_is_named(
+    corpus: Path, holed: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AsrTask, "predict", lambda self, model, encoded: ["six words"] * len(encoded.lengths))
+    seen: list[list[Scored]] = []
+    monkeypatch.setattr(AsrTask, "report", lambda self, rows, scores: seen.append(rows) or [])
+    assert finetune("asr", corpus, tmp_path / "run", *KEYS, f"data.test={holed}") == 0
+    references, predictions = [row.reference for row in seen[-1]], [row.prediction for row in seen[-1]]
+    assert len(references) == 4 and sorted(predictions) == ["", *["six words"] * 3]
+    odd = json.loads(holed.read_text().splitlines()[1])["text"]
+    assert references[predictions.index("")] == odd.lower()
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["counts"] == {"valid": {"scored": 3, "undecoded": 0, "left_out": 0},
+                                 "test": {"scored": 4, "undecoded": 1, "left_out": 1}}  # fmt: skip
+    said = capsys.readouterr().out
+    assert "WARNING data.test: 1 of 4 utterances could not be decoded and count as errors (why: " in said
+    assert "data.valid: " not in said
+    card = json.loads((tmp_path / "run/hub/config.json").read_text())["training"]
+    assert Path(card["test_data"]).name == "test.jsonl, without 1 utterance that could not be used"
+    assert str(tmp_path / "odd.wav") in (tmp_path / "run/skipped.jsonl").read_text()
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_too_much_of_it_ends_the_run_and_the_same_command_goes_on(
+    corpus: Path, holed: Path, tmp_path: Path, split: str
+) -> None:
+    said = rf"data\.{split}: 1 of 4 utterances could not be decoded, more than data\.max_skipped=0\.2 allows"
+    with pytest.raises(UserError, match=said):
+        finetune("asr", corpus, tmp_path / "run", *KEYS, f"data.{split}={holed}", "data.max_skipped=0.2")
+    stopped = 1 if split == "valid" else 2
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == [f"update_{stopped:08d}"]
+    assert not (tmp_path / "run/results.json").exists()
+    assert finetune("asr", corpus, tmp_path / "run", *KEYS, f"data.{split}={holed}", "data.max_skipped=0.3") == 0
+    assert [row["update"] for row in rows(tmp_path / "run") if "loss" in row] == [1, 2]
+    assert json.loads((tmp_path / "run/results.json").read_text())["counts"][split]["undecoded"] == 1
+
+
+def test_nothing_decoded_is_all_wrong(corpus: Path, tmp_path: Path) -> None:
+    """At the last evaluation too, where there is no model yet that was better."""
+    soundfile.write(tmp_path / "odd.wav", np.full(16_000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
+    (tmp_path / "valid.csv").write_text("file_name,intent\nodd.wav,alarm\nodd.wav,alarm\n")
+    keys = ("size=tiny", *SMALLEST, "run.updates=1", "run.eval_every=1", f"data.valid={tmp_path / 'valid.csv'}")
+    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["valid"] == {"accuracy": 0.0, "macro_f1": 0.0}
+    assert results["counts"]["valid"] == {"scored": 2, "undecoded": 2, "left_out": 0}
+    with pytest.raises(UserError, match=r"data\.valid: 2 of 2 utterances could not be decoded"):
+        finetune("intent", corpus, tmp_path / "other", *keys, "data.max_skipped=0.5")
+
+
+def test_no_answer_is_no_label() -> None:
+    """It does not count among the labels over which F1 is averaged."""
+    found = Corpus("c")
+    for label in "ab":
+        found.utterances.append(Utterance("x", 1.0, label=label))
+    scores = IntentTask(FinetuneConfig(task="intent"), found).score(
+        [Scored(found.utterances[0], *pair) for pair in (("a", "a"), ("a", ""), ("b", "b"))]
+    )
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1) / 2) and scores["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_the_same_file_twice_counts_twice() -> None:
+    found = Corpus("c")
+    for text in ("one", "one", "two"):
+        found.utterances.append(Utterance("long.wav", 1.0, text=text))
+    rows = [Scored(found.utterances[0], "one", "done")]
+    missing = evaluate.unanswered(AsrTask(FinetuneConfig(), found), found.utterances, rows)
+    assert [row[1:] for row in missing] == [("one", ""), ("two", "")]

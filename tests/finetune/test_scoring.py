@@ -1,0 +1,122 @@
+"""Error rates against jiwer's and against a plain dynamic programme; intervals against a slow bootstrap."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import jiwer
+import numpy as np
+import pytest
+
+from finetune.scoring import by_length, clusters_of, compare, count_characters, count_words, intervals, rate_of
+
+
+def sentence(draw: random.Random, most: int = 7) -> str:
+    return " ".join(draw.choice(["a", "b", "ab", "é"]) for _ in range(draw.randint(0, most)))
+
+
+def cheapest(reference: list[str], prediction: list[str]) -> int:
+    """Levenshtein's distance, row by row."""
+    row = list(range(len(prediction) + 1))
+    for i, x in enumerate(reference, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(prediction, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def test_counts_are_a_cheapest_alignment_of_each_of_thousands_of_pairs() -> None:
+    draw = random.Random(1)
+    pairs = [(sentence(draw), sentence(draw)) for _ in range(4000)]
+    references, predictions = [r for r, _ in pairs], [p for _, p in pairs]
+    words, letters = count_words(references, predictions), count_characters(references, predictions)
+    for row, (r, p) in enumerate(pairs):
+        for errors, a, b in ((words, r.split(), p.split()), (letters, list(r), list(p))):
+            hits, substitutions, deletions, insertions = errors.counts[row].tolist()
+            assert substitutions + deletions + insertions == cheapest(a, b)
+            assert hits + substitutions + deletions == len(a) and hits + substitutions + insertions == len(b)
+    assert sum(words.confusions.values()) == words.counts[:, 1:].sum()
+    assert sum(n for (r, p), n in words.confusions.items() if not r) == words.counts[:, 3].sum()
+
+
+def test_rates_are_jiwers_on_thousands_of_corpora() -> None:
+    draw = random.Random(2)
+    for _ in range(1500):
+        count = draw.randint(1, 5)
+        references, predictions = ([sentence(draw) or "a" for _ in range(count)] for _ in range(2))
+        own = np.arange(count)
+        word = rate_of(count_words(references, predictions).counts, own, resamples=1)
+        letter = rate_of(count_characters(references, predictions).counts, own, resamples=1)
+        found = jiwer.process_words(references, predictions)
+        assert word.value == pytest.approx(found.wer)
+        assert word.substitutions + word.deletions + word.insertions == (
+            found.substitutions + found.deletions + found.insertions
+        )
+        assert letter.value == pytest.approx(jiwer.cer(references, predictions))
+
+
+def test_confusions_are_named() -> None:
+    errors = count_words(["the cat sat", "cat", "", "a b"], ["the mat sat on", "mat", "x", "b"])
+    assert errors.confusions == Counter({("cat", "mat"): 2, ("", "on"): 1, ("", "x"): 1, ("a", ""): 1})
+    assert errors.counts.tolist() == [[2, 1, 0, 1], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 1, 0]]
+
+
+def drawn_counts(seed: int, utterances: int = 40) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 6, (utterances, 4)) + np.array([3, 0, 0, 0])
+
+
+def slow_bootstrap(counts: list[np.ndarray], clusters: np.ndarray, resamples: int) -> list[list[float]]:
+    """Utterance by utterance, with another generator; the rates of each system in each resample."""
+    draw, members = random.Random(9), [np.flatnonzero(clusters == c) for c in range(clusters.max() + 1)]
+    rates: list[list[float]] = [[] for _ in counts]
+    for _ in range(resamples):
+        chosen = [i for _ in members for i in draw.choice(members)]
+        for own, system in zip(rates, counts, strict=True):
+            own.append(sum(system[i, 1:].sum() for i in chosen) / sum(system[i, :3].sum() for i in chosen))
+    return rates
+
+
+@pytest.mark.parametrize("speakers", [40, 7])
+def test_intervals_and_the_probability_of_improvement_are_a_slow_bootstraps(speakers: int) -> None:
+    one, other, clusters = drawn_counts(1), drawn_counts(2), np.arange(40) % speakers
+    first, second = slow_bootstrap([one, other], clusters, 1500)
+    rate = rate_of(one, clusters)
+    assert [rate.low, rate.high] == pytest.approx(np.percentile(first, (2.5, 97.5)), abs=0.02)
+    assert rate.low < rate.value < rate.high
+    found = compare(one, other, clusters)
+    differences = np.subtract(second, first)
+    assert [found.low, found.high] == pytest.approx(np.percentile(differences, (2.5, 97.5)), abs=0.03)
+    assert found.second_better == pytest.approx((differences < 0).mean(), abs=0.04)
+    back = compare(other, one, clusters)
+    assert back.value == -found.value and back.second_better == pytest.approx(1 - found.second_better)
+    assert compare(one, one, clusters)[:4] == (0.0, 0.0, 0.0, 0.5)
+
+
+def test_speakers_are_resampled_where_all_are_known() -> None:
+    assert clusters_of(["b", "a", "b"]).tolist() == [1, 0, 1]
+    assert clusters_of(["b", None, "b"]).tolist() == [0, 1, 2] == clusters_of(["b", "b", "b"]).tolist()
+    counts = np.tile([[9, 1, 0, 0]], (20, 1))
+    counts[10:] = [5, 5, 0, 0]
+    wide, narrow = rate_of(counts, np.arange(20) // 10), rate_of(counts, np.arange(20))
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low), "one speaker is better, whatever is said"
+
+
+def test_the_interval_holds_the_true_rate_about_95_times_of_100() -> None:
+    rng, held = np.random.default_rng(3), 0
+    for _ in range(200):
+        errors = rng.binomial(10, 0.3, 60)
+        counts = np.stack([10 - errors, errors, 0 * errors, 0 * errors], axis=1)
+        rate = rate_of(counts, np.arange(60), resamples=400)
+        held += rate.low <= 0.3 <= rate.high
+    assert 180 <= held <= 199
+
+
+def test_buckets_of_length_and_empty_references() -> None:
+    assert {name: kept.tolist() for name, kept in by_length([1.0, 2.0, 99.0]).items()} == {
+        "0 to 2 s": [True, False, False], "2 to 4 s": [False, True, False], "16 or more s": [False, False, True],
+    }  # fmt: skip
+    facts = intervals(["", "a b"], ["x", "a"], [None, None])
+    assert facts["insertions"] == facts["deletions"] == 1 and facts["words"] == 2
+    assert rate_of(count_words([""], ["x y"]).counts, np.arange(1)).value == 2.0

@@ -1,0 +1,187 @@
+"""SLU-F1 and the other scores of slots, against the rules written out a second time and against known numbers."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import jiwer
+import pytest
+
+from finetune.slu_score import (
+    Pair,
+    added,
+    character_distance,
+    count_exact,
+    count_near,
+    f1,
+    f1_by_type,
+    slot_scores,
+    word_distance,
+)
+
+WORDS = "six seven eight am pm the dance class of mona on friday o'clock".split()
+TYPES = ["date", "time", "event_name", "person"]
+
+
+def random_pairs(seed: int, utterances: int) -> list[Pair]:
+    """Gold slots, and predictions that keep, drop, double, misspell, retype or invent them."""
+    draw, pairs = random.Random(seed), []
+
+    def value() -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(1, 4)))
+
+    for _ in range(utterances):
+        gold = [(draw.choice(TYPES), value()) for _ in range(draw.choice([0, 0, 1, 1, 2, 3, 5]))]
+        predicted = []
+        for kind, said in gold:
+            deed = draw.choice(["keep", "keep", "drop", "double", "misspell", "retype", "shorten"])
+            if deed == "misspell":
+                place = draw.randrange(len(said))
+                said = said[:place] + draw.choice(["", "x", " "]) + said[place + 1 :]
+            if deed == "shorten":
+                said = " ".join(said.split()[:-1])
+            kind = draw.choice(TYPES) if deed == "retype" else kind
+            predicted += [(kind, " ".join(said.split()))] * {"drop": 0, "double": 2}.get(deed, 1)
+        predicted += [(draw.choice(TYPES), value()) for _ in range(draw.choice([0, 0, 0, 1, 2]))]
+        draw.shuffle(predicted)
+        pairs.append((gold, predicted))
+    return pairs
+
+
+def edits(a: list[str], b: list[str]) -> int:
+    """Levenshtein's table, filled in full."""
+    table = [[i + j if 0 in (i, j) else 0 for j in range(len(b) + 1)] for i in range(len(a) + 1)]
+    for i in range(1, len(a) + 1):
+        for j in range(1, len(b) + 1):
+            swap = table[i - 1][j - 1] + (a[i - 1] != b[j - 1])
+            table[i][j] = min(table[i - 1][j] + 1, table[i][j - 1] + 1, swap)
+    return table[-1][-1]
+
+
+def plain_distance_counts(pairs: list[Pair], unit: str) -> list[float]:
+    """The paper's rules in loops: overall TP, FP, FN."""
+    hit = false = missed = 0.0
+    for gold, predicted in pairs:
+        labels, values = [kind for kind, _ in gold], [value for _, value in gold]
+        for kind, value in predicted:
+            if kind not in labels:
+                false += 1
+                continue
+            nearest, lowest = 0, float("inf")
+            for place, label in enumerate(labels):
+                if label != kind:
+                    continue
+                if unit == "word":
+                    distance = edits(values[place].split(), value.split()) / len(values[place].split())
+                else:
+                    longer = max(len(values[place]), len(value))
+                    distance = edits(list(values[place]), list(value)) / longer
+                if distance < lowest:
+                    nearest, lowest = place, distance
+            hit, false, missed = hit + 1, false + lowest, missed + lowest
+            labels.pop(nearest)
+            values.pop(nearest)
+        missed += len(labels)
+    return [hit, false, missed]
+
+
+def harmonic(hit: float, false: float, missed: float) -> float:
+    precision, recall = (hit / (hit + wrong) if hit else 0.0 for wrong in (false, missed))
+    return 2 * precision * recall / (precision + recall) if hit else 0.0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_slu_f1_equals_the_rules_on_thousands_of_random_utterances(seed: int) -> None:
+    pairs = random_pairs(seed, utterances=1 + 3 * seed)
+    words, characters = plain_distance_counts(pairs, "word"), plain_distance_counts(pairs, "char")
+    both = [a + b for a, b in zip(words, characters, strict=True)]
+    scores = slot_scores(pairs)
+    assert scores["word_f1"] == pytest.approx(harmonic(*words))
+    assert scores["char_f1"] == pytest.approx(harmonic(*characters))
+    assert scores["slu_f1"] == pytest.approx(harmonic(*both))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_other_scores_equal_their_definitions(seed: int) -> None:
+    """Exact slots by crossing off; SUPERB's two by dictionaries of values, with jiwer for the CER."""
+    pairs = random_pairs(100 + seed, utterances=40)
+    hit = false = missed = 0
+    by_utterance, said, heard = [], [], []
+    for gold, predicted in pairs:
+        left = list(gold)
+        for slot in predicted:
+            if slot in left:
+                hit += 1
+                left.remove(slot)
+            else:
+                false += 1
+        missed += len(left)
+        wanted, given = defaultdict(list), defaultdict(list)
+        for kind, value in gold:
+            wanted[kind].append(value)
+        for kind, value in predicted:
+            given[kind].append(value)
+        common = len(set(wanted) & set(given))
+        precision, recall = common / max(1, len(given)), common / max(1, len(wanted))
+        by_utterance.append(2 * precision * recall / (precision + recall) if common else float(not gold + predicted))
+        for kind, values in wanted.items():
+            for value in values:
+                said.append(value)
+                heard.append(min(given[kind] or [""], key=lambda other: edits(list(value), list(other))))
+    scores = slot_scores(pairs)
+    assert scores["slot_f1"] == pytest.approx(harmonic(hit, false, missed))
+    assert scores["slot_type_f1"] == pytest.approx(sum(by_utterance) / len(by_utterance))
+    assert scores["value_cer"] == pytest.approx(jiwer.cer(said, heard))
+
+
+def test_the_official_scorer_s_example() -> None:
+    """The gold line and the prediction in the scorer's own manual: all is right."""
+    pair: Pair = ([("event_name", "dance class")], [("event_name", "dance class")])
+    assert slot_scores([pair]) == {
+        "slu_f1": 1.0, "word_f1": 1.0, "char_f1": 1.0, "slot_f1": 1.0, "slot_type_f1": 1.0, "value_cer": 0.0,
+    }  # fmt: skip
+
+
+OFFICIAL_WORDS = [2.0, 5.5, 5.5]
+OFFICIAL_CHARACTERS = [2.0, 2.75, 2.75]
+OFFICIAL_SLU_F1 = 0.32653061224489793
+
+
+def test_numbers_of_the_official_scorer() -> None:
+    """What the scorer printed for these (its ``--errors``): TP, FP and FN of words, then of characters."""
+    pairs: list[Pair] = [
+        ([("time", "ten am"), ("date", "tomorrow")], [("time", "ten pm"), ("time", "ten am")]),
+        ([("person", "pawel")], [("person", "pa well done")]),
+        ([], [("date", "friday")]),
+        ([("time", "six")], []),
+    ]
+    words, characters = count_near(pairs, word_distance), count_near(pairs, character_distance)
+    assert [sum(column) for column in zip(*words.values(), strict=True)] == OFFICIAL_WORDS
+    assert [sum(column) for column in zip(*characters.values(), strict=True)] == pytest.approx(OFFICIAL_CHARACTERS)
+    assert f1(added(words, characters)) == pytest.approx(OFFICIAL_SLU_F1)
+
+
+def test_a_prediction_takes_the_nearest_free_slot_and_the_first_of_equals() -> None:
+    gold = [("time", "ten am"), ("time", "ten pm")]
+    assert count_near([(gold, [("time", "ten pm"), ("time", "ten am")])], word_distance) == {"time": [2.0, 0.0, 0.0]}
+    greedy = count_near([(gold, [("time", "ten"), ("time", "ten am")])], word_distance)
+    assert greedy == {"time": [2.0, 1.0, 1.0]}  # "ten" took "ten am", though the other order would cost 0.5
+
+
+def test_a_word_distance_may_exceed_one_and_a_character_distance_not() -> None:
+    assert word_distance("six", "at six o'clock am") == 3.0
+    assert character_distance("six", "at six o'clock am") == pytest.approx(14 / 17)
+    assert word_distance("", "six") == 1.0 and character_distance("", "") == 0.0
+
+
+def test_no_slots_at_all_is_zero_as_in_the_official_scorer() -> None:
+    scores = slot_scores([([], [])])
+    assert scores["slu_f1"] == scores["slot_f1"] == scores["value_cer"] == 0.0
+    assert scores["slot_type_f1"] == 1.0 and f1({}) == 0.0
+    assert slot_scores([([("date", "friday")], [])])["value_cer"] == 1.0
+
+
+def test_types_are_told_apart_the_worst_first() -> None:
+    counts = count_exact([([("a", "x"), ("b", "y")], [("a", "x"), ("b", "z")])])
+    assert f1_by_type(counts) == {"b": 0.0, "a": 1.0} and list(f1_by_type(counts)) == ["b", "a"]

@@ -1,0 +1,98 @@
+"""What keeps a GPU busy, as far as a machine without one can tell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mixvec import encoder_config
+from pretrain.config import OptimConfig
+from pretrain.health import Counts, Window
+from pretrain.loader import Clip, Loaded, collate_masked, loaded_of
+from pretrain.objective import MaskedBatch, MaskedPrediction, ObjectiveConfig
+from pretrain.optim import adamw
+from pretrain.train import update_totals
+from pretrain.utterances import Utterance
+
+TOY = replace(
+    encoder_config("tiny"), mel_bins=20, conv_channels=16, dim=32, num_layers=2, ffn_dim=64, heads=4, dropout=0.1
+)
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique", "item")
+"""Operations whose result, or its shape, the host must know before it goes on."""
+
+
+class Waits(TorchDispatchMode):
+    """Lists the operations for which a host waits for its GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
+        )
+        if name in WAITS or by_mask:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def loaded(clips: int = 3) -> Loaded[MaskedBatch]:
+    drawn = [Clip(Utterance("noise", 1.0), torch.randn(16_000 - 2_000 * i), np.random.default_rng(i))
+             for i in range(clips)]  # fmt: skip
+    frames = MaskedPrediction(TOY, ObjectiveConfig()).encoder.frame_lengths
+    return loaded_of(drawn, [], lambda own: collate_masked(own, ObjectiveConfig(distractors=5), frames))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_update_never_waits_for_the_device(parts: int) -> None:
+    """From the totals to the gradients and the log's sums; the one wait is in ``step``."""
+    model = MaskedPrediction(TOY, ObjectiveConfig(distractors=5, entries=8, code_dim=16)).train()
+    given = [loaded() for _ in range(parts)]
+    batches, window = [part.batch for part in given], Window()
+    accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"), reduce=lambda tensor, how: tensor)
+    run: Any = SimpleNamespace(accelerator=accelerator, note_skipped=lambda *_, **__: None)
+    plain, counts = update_totals(run, model, given, batches)
+    assert counts == Counts(float(plain.masked), float(plain.frames), pytest.approx(sum(p.seconds for p in given)))
+    known = model.encoder.frame_lengths(given[0].batch.lengths)  # what the loader made lies on the host
+    assert known.device.type == "cpu"
+    with Waits() as waits:
+        totals = plain._replace(code_probs=sum(model.code_probability_sum(b) for b in batches) / plain.masked)
+        for batch in batches:
+            sums = model(batch, totals, 1.0)
+            sums.loss.backward()
+            window.add(sums)
+        window.count(counts, given, 1.0)
+    assert waits.found == []
+    with Waits() as waits:
+        float(sums.loss.detach())
+        sums.code_probs[sums.code_probs > 0]
+    assert waits.found == ["_local_scalar_dense", "index"], "they would be seen"
+
+
+def test_batches_are_pinned_whatever_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader asks each ``Loaded``; a stand-in for page-locked memory, which takes a GPU."""
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self, device=None: self + 0)
+    given = loaded()
+    pinned = given.pin_memory()
+    assert isinstance(pinned.batch, MaskedBatch) and pinned.sources == given.sources
+    for before, after in zip(given.batch, pinned.batch, strict=True):
+        assert after is not before and torch.equal(after, before)
+    mixed = replace(given, batch=(torch.ones(2), ["a", "b"])).pin_memory()  # type: ignore[arg-type]
+    assert mixed.batch[1] == ["a", "b"]
+
+
+def test_adamw_is_fused_on_a_gpu_alone() -> None:
+    weight = [torch.nn.Parameter(torch.ones(2))]
+    assert adamw(weight, OptimConfig(), torch.device("cuda")).param_groups[0]["fused"] is True
+    made = adamw(weight, OptimConfig(lr=0.25, weight_decay=0.125), torch.device("cpu"))
+    group = made.param_groups[0]
+    assert group["fused"] is None and (group["lr"], group["weight_decay"], group["eps"]) == (0.25, 0.125, 1e-6)

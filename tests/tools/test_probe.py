@@ -1,0 +1,173 @@
+"""tools.probe: what is probed, one table for all, done once; a bad corpus ends nothing but itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.config import FinetuneConfig
+from finetune.train import train
+from mixvec import SpeechEncoder, UserError
+from pretrain.config import load_config
+from tests.commands import Result, in_process
+from tests.runs import fresh, written
+from tests.tiny_models import encoder, write_wav
+from tools.probe import __main__ as command
+from tools.probe import runs, table
+from tools.probe.corpora import find_probes
+from tools.probe.runs import Job, models_of
+
+BRIEF = ("run.updates=2", "run.eval_every=2", "run.log_every=1", "head.width=16", "data.workers=0",
+         "run.precision=fp32", "batch.update_s=10", "speaker.embedding=8")  # fmt: skip
+
+
+def split(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """An audiofolder with noise for audio."""
+    for number, row in enumerate(rows):
+        write_wav(folder / f"{number}.wav", 0.4)
+        row["file_name"] = f"{number}.wav"
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """words: texts, intents, two speakers and a word that no key is for. odd: its test labels are others. broken: names
+    audio that is not there. bare: no train split."""
+    root = tmp_path_factory.mktemp("data")
+    words = [{"text": f"say {w}", "intent": w, "speaker": s, "word": w[0], "emotion": None, "language": "en"}
+             for w in ("on", "up") for s in ("ann", "bob")]  # fmt: skip
+    for name in ("train", "validation", "test"):
+        split(root / "words" / name, [dict(row) for row in words])
+    split(root / "odd/train", [{"intent": "a"}, {"intent": "b"}])
+    split(root / "odd/test", [{"intent": "c"}, {"intent": "d"}])
+    split(root / "broken/train", [{"intent": "a"}, {"intent": "b"}])
+    (root / "broken/train/1.wav").unlink()
+    split(root / "broken/test", [{"intent": "a"}, {"intent": "b"}])
+    split(root / "bare/test", [{"intent": "a"}])
+    return root
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Runs of ``python -m finetune`` in this process."""
+    seen: list[list[str]] = []
+
+    def here(words: list[str], log: Path) -> tuple[int, str]:
+        fresh()
+        seen.append(words)
+        try:
+            with written():
+                return train(load_config(FinetuneConfig, words, "")), ""
+        except UserError as error:
+            return 1, str(error)
+
+    monkeypatch.setattr(runs, "launch", here)
+    return seen
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    called = in_process(lambda: command.run_cli(command.main), monkeypatch, capsys)
+    return lambda *words: called(*words)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = encoder()
+    assert isinstance(made, SpeechEncoder)
+    run = tmp_path_factory.mktemp("models") / "small"
+    made.save_pretrained(run / "hub")
+    return run
+
+
+def test_labels_decide(data: Path) -> None:
+    probes, left_out = find_probes(data, ("word",))
+    assert {p.name for p in probes} == {"words-asr", "words-intent", "words-speaker", "words-intent-word", "odd-intent"}
+    assert [line.split(":")[0] for line in left_out] == ["bare", "broken"]
+    assert "no train and test split" in left_out[0] and "1.wav is not there" in left_out[1]
+    (word,) = [p for p in probes if p.field]
+    assert word.keys == (f"data.train={data}/words/train", f"data.test={data}/words/test",
+                         f"data.valid={data}/words/validation", "data.label=word")  # fmt: skip
+    with pytest.raises(UserError, match=r"--data .*bare: nothing to probe in it; it holds CORPUS/train"):
+        find_probes(data / "bare")
+
+
+def test_all_probes_in_one_table_and_each_is_done_once(
+    data: Path, model: Path, tmp_path: Path, launched: list[list[str]], probe: Callable[..., Result]
+) -> None:
+    words = (model, "--data", data, "--out", tmp_path / "out", "--baselines", "log-mel", *BRIEF,
+             f"cache.dir={tmp_path / 'cache'}", "--plot", tmp_path / "weights.png")  # fmt: skip
+    done = probe(*words)
+    assert done.code == 1 and "error: 2 of 8 probes failed; the same command tries these again" in done.err
+    assert len(launched) == 8
+    entries = json.loads((tmp_path / "out/probes.json").read_text())
+    good = [entry for entry in entries if "error" not in entry]
+    assert {(e["task"], e["model"]) for e in good} == {
+        (t, m) for t in ("asr", "intent", "speaker") for m in ("small", "log-mel")}  # fmt: skip
+    assert all(e["low"] <= e["value"] <= e["high"] and e["utterances"] == 4 for e in good)
+    (weights,) = {len(e["layer_weights"]) for e in good if e["model"] == "small"}
+    assert weights == 3 and all(sum(e["layer_weights"]) == pytest.approx(1) for e in good)
+    text = (tmp_path / "out/probes.md").read_text()
+    assert text in done.out and "| corpus | task | score | utterances | small | log-mel |" in text
+    assert "| odd | intent | accuracy ↑ |  | failed (1) | failed (2) |" in text
+    assert "1. small, odd intent: data.test: none of its labels is in the training data" in text
+    assert "- left out: broken:" in text and "    python -m tools.probe " in text
+    with Image.open(tmp_path / "weights.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 300
+    before = {e["run"]: e for e in good}
+    assert probe(*words).code == 1 and len(launched) == 10, "only what failed is tried again"
+    again = [entry for entry in json.loads((tmp_path / "out/probes.json").read_text()) if "error" not in entry]
+    assert {e["run"]: e for e in again} == before
+    other = probe(*words, "--tasks", "intent", "optim.lr=1e-2")
+    assert "holds a run with other settings: optim.lr (0.0001 → 0.01)" in other.out and other.code == 1
+
+
+def test_models_and_their_names(tmp_path: Path) -> None:
+    made = models_of(["runs/a", "runs/b/hub", "old/a"], ["log-mel", "random"])
+    assert [model.name for model in made] == ["a", "b", "a#2", "log-mel", "random"]
+    assert made[3].keys == ("baseline=log-mel",) and made[4].keys == ("pretrained=runs/a", "baseline=random")
+
+
+def test_intervals_are_those_of_scores_drawn_again(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = [{"reference": "a", "prediction": "ab"[rng.random() < 0.3]} for _ in range(200)]
+    share = sum(row["prediction"] == "a" for row in rows) / 200
+    low, high = table.interval(tmp_path, "accuracy", rows)
+    wide = 1.96 * (share * (1 - share) / 200) ** 0.5
+    assert low == pytest.approx(share - wide, abs=0.02) and high == pytest.approx(share + wide, abs=0.02)
+    two = [row | {"speaker": "ann" if number < 100 else "bob"} for number, row in enumerate(rows)]
+    own = [sum(r["prediction"] == "a" for r in half) / 100 for half in (rows[:100], rows[100:])]
+    assert table.interval(tmp_path, "accuracy", two) == (pytest.approx(min(own)), pytest.approx(max(own)))
+    texts = [{"reference": "a b c", "prediction": "a x c d"}, {"reference": "a", "prediction": ""}]
+    assert table._parts("wer", texts).tolist() == [[2, 3], [1, 1]]
+    assert table.interval(tmp_path, "wer", texts) == (pytest.approx(2 / 3), pytest.approx(1.0))
+
+
+def test_what_it_cannot_do_is_one_line(data: Path, model: Path, probe: Callable[..., Result]) -> None:
+    for words, said in (
+        ((model, "--data", "/nowhere"), "error: --data /nowhere: no such folder"),
+        ((model, "--data", data, "--baselines", "noise"), "error: --baselines noise: choose among log-mel, random"),
+        ((model, "--data", data, "--tasks", "poetry"), "error: --tasks poetry: choose among asr, intent, speaker, "),
+        (("run.updates=3", "--data", data), "error: name a model"),
+        ((model, "--data", data, "--tasks", "emotion"), "error: nothing to do: no corpus has labels for these --tasks"),
+        ((model, "--data", data, "--plot", "x.jpg"), "error: --plot x.jpg: the picture is a PNG"),
+    ):
+        done = probe(*words)
+        assert done.code == 1 and done.err.startswith(said), done.err
+
+
+def test_the_command_that_is_launched(data: Path, tmp_path: Path) -> None:
+    probes, _ = find_probes(data)
+    job = Job(models_of(["x"], [])[0], probes[0], tmp_path / "run", ("run.updates=3",))
+    assert job.words[0].endswith(f"configs/probe/{probes[0].task}.yaml") and job.words[-1] == f"run.dir={tmp_path}/run"
+    assert not job.is_done
+    code, said = runs.launch(["nothing.yaml"], tmp_path / "log")
+    assert (code, said) == (1, "nothing.yaml: no such config file")
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,185 @@
+"""Word and character error rates of what a run has recognised, with 95 % intervals; two runs compared.
+
+    python -m tools.score RUN                     # RUN/test.jsonl, or RUN/valid.jsonl where there is no test
+    python -m tools.score RUN RUN2                # which is better, and how likely, by a paired bootstrap
+    python -m tools.score A.jsonl B.jsonl --text plain
+
+A line of a file has ``reference`` and ``prediction``, and where known ``source``, ``start_s``, ``duration_s``,
+``speaker``, as fine-tuning writes them. Intervals are bootstrap percentiles: speakers are resampled where all are
+known, else utterances. Texts are scored as they stand, which is as the run normalised them (``data.text``), unless
+--text says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from finetune.scoring import Errors, by_length, clusters_of, compare, count_characters, count_words, rate_of
+from mixvec.errors import UserError, run_cli
+from mixvec.text import TextStyle, normalise_text
+
+MOST_SPEAKERS = 20
+MOST_CONFUSIONS = 10
+HEAD = f"{'':28} {'WER %':>6} {'95 %':>15} {'words':>7} {'sub':>6} {'del':>6} {'ins':>6} {'CER %':>6} {'95 %':>15}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="one or two run directories or .jsonl files")
+    parser.add_argument("--split", choices=("test", "valid"), help="of a run; test where it has one")
+    parser.add_argument("--text", choices=get_args(TextStyle), help="normalise references and predictions first")
+    args = parser.parse_args()
+    if len(args.runs) > 2:
+        raise UserError(f"{len(args.runs)} runs given; compare two at a time")
+    files = [file_of(path, args.split) for path in args.runs]
+    tables = [read_rows(file, args.text) for file in files]
+    if len(tables) == 1:
+        print("\n".join(report(str(files[0]), tables[0])))
+        return
+    print("\n".join(comparison([str(file) for file in files], paired(files, tables))))
+
+
+def file_of(path: Path, split: str | None) -> Path:
+    """The file of predictions that a run directory has, or that ``path`` is.
+
+    Raises:
+        UserError: there is none.
+    """
+    if path.is_file():
+        return path
+    names = [f"{split}.jsonl"] if split else ["test.jsonl", "valid.jsonl"]
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise UserError(f"{path}: no {' or '.join(names)} in it; a fine-tuning writes them when it is complete")
+    return found
+
+
+def read_rows(file: Path, text: TextStyle | None = None) -> list[dict[str, Any]]:
+    """The lines of a file of predictions, normalised anew where ``text`` says how.
+
+    Raises:
+        UserError: a line is no JSON object with a reference and a prediction, both text; or all references are empty.
+    """
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{file}: line {number} is not JSON ({error})") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("reference", "prediction")):
+            raise UserError(f"{file}: line {number} has no reference and prediction that are text")
+        if text:
+            row |= {key: normalise_text(row[key], text) for key in ("reference", "prediction")}
+        rows.append(row)
+    if not any(row["reference"].strip() for row in rows):
+        raise UserError(f"{file}: no line has a reference with anything in it")
+    return rows
+
+
+def paired(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """Two tables with their rows in the same order.
+
+    Raises:
+        UserError: they are not of the same utterances with the same references.
+    """
+    keyed = [{(row.get("source"), row.get("start_s"), row["reference"]): row for row in table} for table in tables]
+    if len(keyed[0]) < len(tables[0]) or len(keyed[1]) < len(tables[1]):
+        if [row["reference"] for row in tables[0]] != [row["reference"] for row in tables[1]]:
+            raise UserError(f"{files[0]} and {files[1]}: utterances without a source, and their references differ")
+        return tables
+    only = keyed[0].keys() ^ keyed[1].keys()
+    if only:
+        raise UserError(
+            f"{files[0]} and {files[1]}: {len(only)} utterances are in one alone or have another reference there, "
+            f"such as {next(iter(only))[0]}: compare runs on the same data.test and data.text"
+        )
+    return [list(keyed[0].values()), [keyed[1][key] for key in keyed[0]]]
+
+
+def counted(rows: Sequence[dict[str, Any]]) -> tuple[Errors, Errors, np.ndarray]:
+    """Errors in words, in characters, and each utterance's cluster (N,)."""
+    texts = [row["reference"] for row in rows], [row["prediction"] for row in rows]
+    return count_words(*texts), count_characters(*texts), clusters_of([row.get("speaker") for row in rows])
+
+
+def report(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    """The table of one run."""
+    words, letters, clusters = counted(rows)
+    speakers = sorted({row["speaker"] for row in rows if row.get("speaker")})
+    by = "speakers" if clusters.max() + 1 < len(rows) else "utterances"
+    lines = [f"{name}: {len(rows)} utterances, {len(speakers)} speakers; intervals resample {by}", HEAD]
+    groups = {"all": np.ones(len(rows), dtype=bool)}
+    if all("duration_s" in row for row in rows):
+        groups |= by_length([row["duration_s"] for row in rows])
+    owners = np.array([row.get("speaker") or "" for row in rows])
+    of_speakers = {f"speaker {speaker}": owners == speaker for speaker in speakers}
+    worst = sorted(of_speakers, key=lambda key: -_value(words.counts[of_speakers[key]]))[:MOST_SPEAKERS]
+    groups |= {key: of_speakers[key] for key in (worst if len(speakers) > 1 else [])}
+    lines += [_line(group, words.counts[kept], letters.counts[kept], clusters[kept]) for group, kept in groups.items()]
+    if len(speakers) > MOST_SPEAKERS:
+        lines.append(f"({len(speakers) - MOST_SPEAKERS} more speakers have lower word error rates)")
+    return lines + _errors(words) + _empty(rows)
+
+
+def comparison(names: list[str], tables: list[list[dict[str, Any]]]) -> list[str]:
+    """Both runs' rates, and the paired bootstrap."""
+    (words, letters, clusters), (words_2, letters_2, _) = counted(tables[0]), counted(tables[1])
+    lines = [f"1: {names[0]}", f"2: {names[1]}", f"{len(tables[0])} utterances in both", HEAD]
+    lines.append(_line("1", words.counts, letters.counts, clusters))
+    lines.append(_line("2", words_2.counts, letters_2.counts, clusters))
+    for unit, one, other in (("WER", words, words_2), ("CER", letters, letters_2)):
+        found = compare(one.counts, other.counts, clusters)
+        lines.append(
+            f"{unit} of 2 less that of 1: {100 * found.value:+.2f} points "
+            f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]; 2 is better with probability {found.second_better:.3f}"
+        )
+    return lines + _empty(tables[0])
+
+
+def _value(counts: np.ndarray) -> float:
+    return float(counts[:, 1:].sum() / max(counts[:, :3].sum(), 1))
+
+
+def _line(name: str, words: np.ndarray, letters: np.ndarray, clusters: np.ndarray) -> str:
+    own = np.unique(clusters, return_inverse=True)[1]
+    if own.max() == 0:  # one speaker: that one's utterances are what can be resampled
+        own = np.arange(len(words))
+    w, c = rate_of(words, own), rate_of(letters, own)
+    spans = [f"[{100 * rate.low:.2f}, {100 * rate.high:.2f}]" for rate in (w, c)]
+    return (f"{name[:28]:28} {100 * w.value:6.2f} {spans[0]:>15} {w.length:7} {w.substitutions:6} {w.deletions:6} "
+            f"{w.insertions:6} {100 * c.value:6.2f} {spans[1]:>15}")  # fmt: skip
+
+
+def _errors(words: Errors) -> list[str]:
+    """The commonest substitutions, deletions and insertions, a line each."""
+    lines = []
+    for name, test in (
+        ("confused", all),
+        ("deleted", lambda pair: not pair[1]),
+        ("inserted", lambda pair: not pair[0]),
+    ):
+        own = [(pair, count) for pair, count in words.confusions.most_common() if test(pair)][:MOST_CONFUSIONS]
+        if own:
+            lines.append(f"{name}: " + ", ".join(f"{' → '.join(filter(None, pair))} x{count}" for pair, count in own))
+    return lines
+
+
+def _empty(rows: list[dict[str, Any]]) -> list[str]:
+    """What to know of empty references."""
+    empty = [row for row in rows if not row["reference"].strip()]
+    if not empty:
+        return []
+    some = ", ".join(str(row.get("source", "?")) for row in empty[:3])
+    return [f"{len(empty)} of {len(rows)} references are empty ({some}); all that was said for them counts as inserted"]
+
+
+if __name__ == "__main__":
+    run_cli(main)
