@@ -31,7 +31,7 @@ fuzz: $(stamp) ## read damaged files; MUTANTS=100000 SEED=1 are how many and whi
 	$(bin)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED) --keep runs/fuzz
 
 soak: $(stamp) ## kill runs 50 times over; they must end as if left alone (5 minutes on 2 cores)
-	$(bin)/python -m tools.soak
+	$(bin)/python -m tools.soak --seed $(SEED)
 
 check: $(stamp) ## lint, formatting and types
 	$(bin)/ruff check .
