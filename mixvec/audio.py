@@ -55,8 +55,9 @@ def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: fl
         UserError: the file is missing, unreadable, empty (in that part), or holds values that are no sound.
     """
     with _sound(path) as file:
+        rate_hz = _header(file, path).rate_hz  # first: a filter for a rate that lies takes all memory
         sound = (_checked(block, path) for block in _mono(file, path, start_s, duration_s, BLOCK_FRAMES))
-        blocks = list(resample_blocks(sound, file.samplerate))  # of a long file at 48 kHz, no more than a block
+        blocks = list(resample_blocks(sound, rate_hz))  # of a long file at 48 kHz, no more than a block
     if not sum(map(len, blocks)):
         raise UserError(f"{_name(path)}: no audio in it")
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)

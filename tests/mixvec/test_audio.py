@@ -234,6 +234,16 @@ def test_rates_that_lie_cost_no_memory(tmp_path: Path) -> None:
     assert int(done.stdout) < 400, "MiB"
 
 
+def test_a_rate_that_lies_is_refused_before_a_filter_is_made_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("mixvec.resample._filters", asked.append)
+    with pytest.raises(UserError, match="268451456 Hz is beyond any recording"):
+        read_audio(wav_with(tmp_path / "a.wav", 24, "<I", 268_451_456))
+    assert asked == []
+
+
 def test_a_streamed_wav_has_the_length_of_its_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.wav", tone(0.5, 16_000))
     content = bytearray(path.read_bytes())
