@@ -32,6 +32,7 @@ SMALLEST = [
 PRETRAIN = [
     str(ROOT / "configs/tiny.yaml"), *SMALLEST, "objective.entries=16", "objective.code_dim=32", "data.workers=0",
     "run.log_every=1", "batch.update_s=20", "batch.max_s=20", "data.max_s=5",
+    "objective.diversity_weight=0.1",
 ]  # fmt: skip
 FINETUNE = ["data.workers=0", "run.log_every=1", "batch.update_s=10", "run.precision=fp32"]
 
