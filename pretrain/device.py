@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import time
 from datetime import timedelta
 
 import torch
@@ -14,6 +16,19 @@ from mixvec import UserError
 from .config import RunConfig
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def let_ranks_go() -> None:
+    """Leave the group of ranks, at the end of a run, without a wait for its threads.
+
+    Gloo's group, when the last reference to it goes, joins its threads while it holds the interpreter's lock, for which
+    a thread that drops the tensors of the last collective may be waiting: then the process hangs. So the threads get
+    time to drop them, and the group is never freed.
+    """
+    group = torch.distributed.group.WORLD
+    time.sleep(0.05)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(group))
+    torch.distributed.destroy_process_group()
 
 
 def start_accelerator(run: RunConfig) -> Accelerator:

@@ -37,6 +37,7 @@ from mixvec.atomic import write_whole
 from . import checkpoint
 from .background import Background
 from .checkpoint import RunState
+from .device import let_ranks_go
 from .energy import Energy
 from .rundir import open_directory
 
@@ -271,4 +272,4 @@ class Run:
             self._lock.close()
         if self.accelerator.num_processes > 1:
             self.accelerator.wait_for_everyone()
-            torch.distributed.destroy_process_group()
+            let_ranks_go()
