@@ -17,22 +17,19 @@ from ..text import PIECE_SPACE, SPACE
 from .base import Layers, TaskModel
 
 
-class CtcRecognizer(TaskModel):
-    """Speech to text: an encoder, dropout, a linear layer and CTC (arXiv 2006.11477 section 3.2).
+class CtcModel(TaskModel):
+    """What heads with CTC share: dropout and a linear layer (arXiv 2006.11477 section 3.2).
 
-    ``vocabulary`` holds characters or pieces of words. Its entry 0 is the blank ``[PAD]``; ``|`` stands for a space, or
-    ``▁`` where no entry is ``|``.
+    Entry 0 of ``vocabulary`` is the blank ``[PAD]``.
     """
 
-    stored_as, does, title = "vocab.json", "speech recognition", "Speech recogniser"
-    pipeline, command, example = "automatic-speech-recognition", "transcribe", "print(model.transcribe(waveform))"
+    stored_as = "vocab.json"
 
     def __init__(
         self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1
     ) -> None:
         super().__init__(config, layers, dropout)
         self.vocabulary = list(vocabulary)
-        self.space = SPACE if SPACE in self.vocabulary else PIECE_SPACE
         self.norm = nn.LayerNorm(config.dim)
         self.output = nn.Linear(config.dim, len(vocabulary))
 
@@ -44,6 +41,25 @@ class CtcRecognizer(TaskModel):
         """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
         encoded = self.encoder(waveforms, lengths, every_layer=self.every_layer)
         return self.head(encoded), encoded.lengths
+
+    def stored(self) -> dict[str, int]:
+        return {entry: i for i, entry in enumerate(self.vocabulary)}
+
+
+class CtcRecognizer(CtcModel):
+    """Speech to text: an encoder, dropout, a linear layer and CTC (arXiv 2006.11477 section 3.2).
+
+    ``vocabulary`` holds characters or pieces of words. Its entry 0 is the blank ``[PAD]``; ``|`` stands for a space, or
+    ``▁`` where no entry is ``|``.
+    """
+
+    does, title = "speech recognition", "Speech recogniser"
+    pipeline, command, example = "automatic-speech-recognition", "transcribe", "print(model.transcribe(waveform))"
+
+    @property
+    def space(self) -> str:
+        """The entry that stands for a space."""
+        return SPACE if SPACE in self.vocabulary else PIECE_SPACE
 
     @torch.inference_mode()
     def transcribe(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[str]:
@@ -69,9 +85,6 @@ class CtcRecognizer(TaskModel):
         """The text that entries spell, blanks dropped."""
         text = "".join(self.vocabulary[entry] for entry in entries if entry != 0)
         return " ".join(text.replace(self.space, " ").split())
-
-    def stored(self) -> dict[str, int]:
-        return {entry: i for i, entry in enumerate(self.vocabulary)}
 
     @classmethod
     def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> CtcRecognizer:

@@ -8,40 +8,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import EncoderConfig
-from ..output import EncoderOutput
 from ..tags import read_tags
-from .base import Layers, TaskModel
-from .ctc import vocabulary_of
+from .ctc import CtcModel, vocabulary_of
 
 
-class SlotTagger(TaskModel):
+class SlotTagger(CtcModel):
     """Speech to an intent, a text and its slots: an encoder, dropout, a linear layer and CTC.
 
     ``vocabulary`` is a recogniser's, and behind its characters the entries of ``mixvec.tags``.
     """
 
-    stored_as, does, title = "vocab.json", "slot filling", "Spoken language understanding with slots"
+    does, title = "slot filling", "Spoken language understanding with slots"
     pipeline, command, example = "automatic-speech-recognition", "understand", "print(model.understand(waveform))"
-
-    def __init__(
-        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1
-    ) -> None:
-        super().__init__(config, layers, dropout)
-        self.vocabulary = list(vocabulary)
-        self.norm = nn.LayerNorm(config.dim)
-        self.output = nn.Linear(config.dim, len(vocabulary))
-
-    def head(self, encoded: EncoderOutput) -> Tensor:
-        """Log-probabilities (B, T, V) in fp32 from the encoder's output."""
-        return self.output(self.dropout(self.norm(self.choice(encoded)))).float().log_softmax(-1)  # type: ignore[no-any-return]
-
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
-        encoded = self.encoder(waveforms, lengths, every_layer=self.every_layer)
-        return self.head(encoded), encoded.lengths
 
     @torch.inference_mode()
     def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, Any]]:
@@ -59,9 +40,6 @@ class SlotTagger(TaskModel):
             entries = torch.unique_consecutive(row[:length]).tolist()
             answers.append(read_tags(self.vocabulary[entry] for entry in entries if entry != 0))
         return answers
-
-    def stored(self) -> dict[str, int]:
-        return {entry: i for i, entry in enumerate(self.vocabulary)}
 
     @classmethod
     def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> SlotTagger:
