@@ -148,9 +148,9 @@ class FinetuneConfig:
     """One of the files in finetune/tasks: asr, intent, slots, …"""
     pretrained: str | None = None
     """A run directory, a hub folder or a hub name; of transformers, any encoder of the wav2vec 2.0 family."""
-    baseline: Literal["log-mel", "random"] | None = None
+    baseline: Literal["log-mel", "random", "scratch"] | None = None
     """What to compare with, in the encoder's place: log-mel features, or an encoder of the same shape (``pretrained``'s
-    or ``size``'s) whose weights stay as they are drawn."""
+    or ``size``'s) drawn from the seed, which stays as it is (random) or is trained from the first update (scratch)."""
     size: str | None = None
     """From scratch: tiny, small, base, …; it fills ``encoder``."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -192,6 +192,8 @@ class FinetuneConfig:
             raise ValueError("pretrained brings its own encoder: leave out size and encoder.*, or pretrained")
         if not 0.0 <= self.freeze <= 1.0:
             raise ValueError(f"freeze={self.freeze} must lie in [0, 1]")
+        if self.baseline == "scratch" and self.freeze == 1.0:
+            raise ValueError("baseline=scratch trains its encoder: set freeze=0, or baseline=random")
         if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.optim.encoder_lr is not None and not (self.optim.encoder_lr >= 0 and self.optim.lr > 0):

@@ -40,7 +40,7 @@ _HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # of frozen en
 def is_frozen(config: FinetuneConfig, progress: float) -> bool:
     """Whether the encoder stays as it is at a fraction ``progress`` of the run. One from scratch is trained or not."""
     kept = config.pretrained is not None and config.baseline is None
-    return progress <= config.freeze if kept else config.freeze == 1.0 or config.baseline is not None
+    return progress <= config.freeze if kept else config.freeze == 1.0 or config.baseline in ("log-mel", "random")
 
 
 def reads_alone(config: FinetuneConfig, *, training: bool) -> bool:

@@ -50,7 +50,7 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
 def build_model(config: FinetuneConfig, task: Task) -> Any:
     """The encoder with the task's head: pretrained weights where ``pretrained`` names them, else drawn from the seed.
 
-    With ``baseline`` log-mel stands in the encoder's place, or its weights stay as they are drawn.
+    With ``baseline`` log-mel stands in the encoder's place, or an encoder of the same shape as it is drawn.
 
     Raises:
         UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
@@ -69,7 +69,7 @@ def build_model(config: FinetuneConfig, task: Task) -> Any:
     encoder = load_encoder(folder)
     shape = encoder.config if config.dropout is None else replace(encoder.config, dropout=config.dropout)
     model = task.build(shape)
-    if config.baseline != "random":
+    if config.baseline is None:
         model.encoder.load_state_dict(encoder.state_dict())
     return model
 
@@ -77,7 +77,7 @@ def build_model(config: FinetuneConfig, task: Task) -> Any:
 def _foreign(config: FinetuneConfig, task: Task, folder: Path) -> Any:
     """A head on an encoder of transformers: built on log-mel of its shape, then set on the encoder itself."""
     if config.baseline is not None or config.dropout is not None:
-        raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline=random are "
+        raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline are "
                         "for mixvec's own and for wav2vec 2.0")  # fmt: skip
     encoder = TransformersEncoder(folder)
     model = task.build(replace(encoder.config, kind="log-mel"))
@@ -128,7 +128,10 @@ def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> 
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
     start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
     if config.baseline is not None:
-        start = "on log-mel" if config.baseline == "log-mel" else f"on a random encoder, of the shape of {start[5:]}"
+        shape = f", of the shape of {start[5:]}"
+        start = {"log-mel": "on log-mel", "random": f"on a random encoder{shape}", "scratch": f"from scratch{shape}"}[
+            config.baseline
+        ]
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     line = f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
     return "\n".join([line, *describe_cache(config, model, corpora)])

@@ -8,7 +8,6 @@ from .heads import (
     CtcRecognizer,
     HybridRecognizer,
     ProbeClassifier,
-    ProbeRecognizer,
     SlotTagger,
     SpeakerEmbedder,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "EncoderOutput",
     "HybridRecognizer",
     "ProbeClassifier",
-    "ProbeRecognizer",
     "SelfAttention",
     "SlotTagger",
     "SpeakerEmbedder",

@@ -10,7 +10,7 @@ import jiwer
 import torch
 from torch import Tensor
 
-from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, ProbeRecognizer, UserError
+from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, UserError
 from mixvec.output import EncoderOutput
 from mixvec.padding import padding_mask
 from mixvec.text import TEXT_STYLES, normalise_text
@@ -43,10 +43,8 @@ class Task:
 
     def build(self, encoder: EncoderConfig) -> CtcRecognizer:
         head, asr, vocabulary = self.config.head, self.config.asr, self.units.vocabulary
-        if head.kind != "own":
-            return ProbeRecognizer(encoder, vocabulary, head.layers, head.dropout, head.kind, head.width)
         if asr.decoder == "none":
-            return CtcRecognizer(encoder, vocabulary, head.layers, head.dropout)
+            return CtcRecognizer(encoder, vocabulary, head.layers, head.dropout, head.kind, head.width)
         return HybridRecognizer(
             encoder, vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam
         )

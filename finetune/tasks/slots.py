@@ -61,7 +61,8 @@ class Task:
         return tagged(intent, self.annotation(utterance).segments)
 
     def build(self, encoder: EncoderConfig) -> SlotTagger:
-        return SlotTagger(encoder, self.vocabulary, self.config.head.layers, self.config.head.dropout)
+        head = self.config.head
+        return SlotTagger(encoder, self.vocabulary, head.layers, head.dropout, head.kind, head.width)
 
     def reference(self, utterance: Utterance) -> dict[str, Any]:
         """Intent, text (None where the row has none) and slots, as a prediction has them."""

@@ -4,12 +4,12 @@ from .base import LayerChoice, Layers, TaskModel
 from .classifier import Classifier
 from .ctc import CtcRecognizer
 from .decoder import HybridRecognizer
-from .probe import ProbeClassifier, ProbeRecognizer
+from .probe import ProbeClassifier
 from .speaker import SpeakerEmbedder
 from .tagger import SlotTagger
 from .trunks import Kind
 
-_RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer, ProbeRecognizer), (Classifier, SlotTagger, ProbeClassifier)
+_RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer), (Classifier, SlotTagger, ProbeClassifier)
 HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (*_RECOGNISE, *_UNDERSTAND, SpeakerEmbedder)}
 """By the ``architecture`` of config.json."""
 
@@ -22,7 +22,6 @@ __all__ = [
     "LayerChoice",
     "Layers",
     "ProbeClassifier",
-    "ProbeRecognizer",
     "SlotTagger",
     "SpeakerEmbedder",
     "TaskModel",

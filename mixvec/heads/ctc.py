@@ -15,23 +15,32 @@ from ..errors import UserError
 from ..output import EncoderOutput
 from ..text import PIECE_SPACE, SPACE
 from .base import Layers, TaskModel
+from .trunks import Kind, TrunkChoice
 
 
 class CtcModel(TaskModel):
     """What heads with CTC share: dropout and a linear layer (arXiv 2006.11477 section 3.2).
 
-    Entry 0 of ``vocabulary`` is the blank ``[PAD]``.
+    Entry 0 of ``vocabulary`` is the blank ``[PAD]``. A trunk of a probing head may stand before them: ``kind=lstm`` is
+    SUPERB's for recognition and for slots (arXiv 2105.01051).
     """
 
     stored_as = "vocab.json"
 
     def __init__(
-        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1
-    ) -> None:
+        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1,
+        kind: Kind = "own", width: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(config, layers, dropout)
         self.vocabulary = list(vocabulary)
-        self.norm = nn.LayerNorm(config.dim)
-        self.output = nn.Linear(config.dim, len(vocabulary))
+        self.kind, self.asked_width = kind, width
+        self.choice: TrunkChoice = TrunkChoice(config, layers, kind, width)
+        self.norm = nn.LayerNorm(self.choice.width)
+        self.output = nn.Linear(self.choice.width, len(vocabulary))
+
+    def settings(self) -> dict[str, Any]:
+        trunk = {} if self.kind == "own" else {"kind": self.kind, "width": self.asked_width}
+        return super().settings() | trunk
 
     def head(self, encoded: EncoderOutput) -> Tensor:
         """Log-probabilities (B, T, V) in fp32 from the encoder's output."""

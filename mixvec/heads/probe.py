@@ -1,6 +1,6 @@
-"""Probing heads: a recogniser and a classifier with the trunks of SUPERB and MP3S between encoder and output.
+"""The probing classifier: a trunk of SUPERB or MP3S between encoder and output. Heads with CTC take a trunk themselves.
 
-Symbols: B batch, T frames, W the trunk's width, N labels.
+Symbols: B batch, T frames, N labels.
 """
 
 from __future__ import annotations
@@ -13,25 +13,7 @@ from ..config import EncoderConfig
 from ..output import EncoderOutput
 from .base import Layers
 from .classifier import Classifier
-from .ctc import CtcRecognizer
 from .trunks import STATISTICS, AttentiveStatistics, Kind, MeanPooling, TrunkChoice
-
-
-class ProbeRecognizer(CtcRecognizer):
-    """CTC behind a trunk: ``kind=lstm`` is SUPERB's ASR head (arXiv 2105.01051)."""
-
-    def __init__(
-        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "weighted", dropout: float = 0.0,
-        kind: Kind = "lstm", width: int | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(config, vocabulary, layers, dropout)
-        self.kind, self.asked_width = kind, width
-        self.choice: TrunkChoice = TrunkChoice(config, layers, kind, width)
-        self.norm = nn.LayerNorm(self.choice.width)
-        self.output = nn.Linear(self.choice.width, len(vocabulary))
-
-    def settings(self) -> dict[str, Any]:
-        return super().settings() | {"kind": self.kind, "width": self.asked_width}
 
 
 class ProbeClassifier(Classifier):

@@ -140,6 +140,7 @@ def test_when_an_encoder_is_frozen() -> None:
     for pretrained, baseline, freeze, expected in [
         ("run", None, 0.5, [True, True, False]), ("run", None, 1.0, [True] * 3), ("run", None, 0.0, [False] * 3),
         (None, None, 0.5, [False] * 3), (None, None, 1.0, [True] * 3), ("run", "random", 0.0, [True] * 3),
+        ("run", "scratch", 0.5, [False] * 3),
     ]:  # fmt: skip
         config = FinetuneConfig(pretrained=pretrained, baseline=baseline, freeze=freeze)  # type: ignore[arg-type]
         assert [is_frozen(config, progress) for progress in (0.1, 0.5, 0.9)] == expected

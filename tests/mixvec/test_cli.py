@@ -151,7 +151,7 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
         (
             "transcribe",
             "intent",
-            "a Classifier, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: use it with",
+            "a Classifier, and transcribe needs a CtcRecognizer or HybridRecognizer: use it with",
         ),
         (
             "understand",
@@ -161,7 +161,7 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
         (
             "transcribe",
             "encoder",
-            "a SpeechEncoder, and transcribe needs a CtcRecognizer or HybridRecognizer or ProbeRecognizer: fine-tune",
+            "a SpeechEncoder, and transcribe needs a CtcRecognizer or HybridRecognizer: fine-tune",
         ),
         ("understand", "nowhere", "no such model folder"),
     ],

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 
 from finetune.config import FinetuneConfig
+from finetune.slu_score import pairs_of, slot_scores
 from finetune.train import train
 from mixvec import SpeechEncoder, UserError
+from mixvec.hub import load_encoder
 from pretrain.config import load_config
 from tests.commands import Result, in_process
 from tests.runs import fresh, written
@@ -41,7 +43,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """words: texts, intents, two speakers and a word that no key is for. odd: its test labels are others. broken: names
     audio that is not there. bare: no train split."""
     root = tmp_path_factory.mktemp("data")
-    words = [{"text": f"say {w}", "intent": w, "speaker": s, "word": w[0], "emotion": None, "language": "en"}
+    words = [{"text": f"say {w}", "intent": w, "speaker": s, "word": w[0], "emotion": None, "language": "en",
+              "slots": {"state": w}}
              for w in ("on", "up") for s in ("ann", "bob")]  # fmt: skip
     for name in ("train", "validation", "test"):
         split(root / "words" / name, [dict(row) for row in words])
@@ -89,9 +92,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_labels_decide(data: Path) -> None:
     probes, left_out = find_probes(data, ("word",))
-    assert {p.name for p in probes} == {"words-asr", "words-intent", "words-speaker", "words-intent-word", "odd-intent"}
+    named = {"words-asr", "words-intent", "words-slots", "words-speaker", "words-intent-word", "odd-intent"}
+    assert {p.name for p in probes} == named
     assert [line.split(":")[0] for line in left_out] == ["bare", "broken"]
     assert "no train and test split" in left_out[0] and "1.wav is not there" in left_out[1]
+    assert {p.name for p in find_probes(data, only=("odd",))[0]} == {"odd-intent"}
+    with pytest.raises(UserError, match=r"--corpora even: not in .*, which has bare, broken, odd, words"):
+        find_probes(data, only=("odd", "even"))
     (word,) = [p for p in probes if p.field]
     assert word.keys == (f"data.train={data}/words/train", f"data.test={data}/words/test",
                          f"data.valid={data}/words/validation", "data.label=word")  # fmt: skip
@@ -105,12 +112,12 @@ def test_all_probes_in_one_table_and_each_is_done_once(
     words = (model, "--data", data, "--out", tmp_path / "out", "--baselines", "log-mel", *BRIEF,
              f"cache.dir={tmp_path / 'cache'}", "--plot", tmp_path / "weights.png")  # fmt: skip
     done = probe(*words)
-    assert done.code == 1 and "error: 2 of 8 probes failed; the same command tries these again" in done.err
-    assert len(launched) == 8
+    assert done.code == 1 and "error: 2 of 10 probes failed; the same command tries these again" in done.err
+    assert len(launched) == 10
     entries = json.loads((tmp_path / "out/probes.json").read_text())
     good = [entry for entry in entries if "error" not in entry]
     assert {(e["task"], e["model"]) for e in good} == {
-        (t, m) for t in ("asr", "intent", "speaker") for m in ("small", "log-mel")}  # fmt: skip
+        (t, m) for t in ("asr", "intent", "slots", "speaker") for m in ("small", "log-mel")}  # fmt: skip
     assert all(e["low"] <= e["value"] <= e["high"] and e["utterances"] == 4 for e in good)
     (weights,) = {len(e["layer_weights"]) for e in good if e["model"] == "small"}
     assert weights == 3 and all(sum(e["layer_weights"]) == pytest.approx(1) for e in good)
@@ -122,40 +129,90 @@ def test_all_probes_in_one_table_and_each_is_done_once(
     with Image.open(tmp_path / "weights.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
     before = {e["run"]: e for e in good}
-    assert probe(*words).code == 1 and len(launched) == 10, "only what failed is tried again"
+    assert probe(*words).code == 1 and len(launched) == 12, "only what failed is tried again"
     again = [entry for entry in json.loads((tmp_path / "out/probes.json").read_text()) if "error" not in entry]
     assert {e["run"]: e for e in again} == before
     other = probe(*words, "--tasks", "intent", "optim.lr=1e-2")
     assert "holds a run with other settings: optim.lr (0.0001 → 0.01)" in other.out and other.code == 1
 
 
+def test_seeds_and_whole_models(
+    data: Path, model: Path, tmp_path: Path, launched: list[list[str]], probe: Callable[..., Result]
+) -> None:
+    for seed in (0, 1):
+        shutil.copytree(model, tmp_path / f"own-{seed}")
+    words = (tmp_path / "own-{seed}", "--data", data, "--out", tmp_path / "out", "--baselines", "scratch", "--seeds", 2,
+             "--finetune", "--tasks", "intent,slots,speaker", *BRIEF)  # fmt: skip
+    assert probe(*words).code == 1, "odd has no label to learn"
+    whole = [dict(word.split("=", 1) for word in run[1:]) for run in launched if "odd" not in run[-1]]
+    found = [(w["pretrained"][-5:], w.get("baseline"), w.get("run.seed"), w["run.dir"].split("out/")[1]) for w in whole]
+    assert found == [
+        (f"own-{seed}", baseline, "1" if seed else None, f"{name}/words-{task}{'-1' if seed else ''}")
+        for task in ("intent", "slots") for name, baseline in (("own", None), ("scratch", "scratch")) for seed in (0, 1)
+    ]  # fmt: skip
+    assert {run[0].split("configs/")[1] for run in launched} == {"intent.yaml", "slots.yaml"}
+    entries = [entry for entry in json.loads((tmp_path / "out/probes.json").read_text()) if "error" not in entry]
+    assert len(entries) == 4
+    for entry in entries:
+        runs_of = [json.loads((Path(entry["run"] + suffix) / "results.json").read_text()) for suffix in ("", "-1")]
+        assert entry["values"] == [found["test"][entry["metric"]] for found in runs_of]
+        assert entry["value"] == pytest.approx(sum(entry["values"]) / 2)
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    text = (tmp_path / "out/probes.md").read_text()
+    assert "The mean of 2 seeds; in brackets 95 %" in text
+    assert "- left out: words-speaker: no configuration trains its encoder" in text
+    changed = [load_encoder(tmp_path / f"out/{name}/words-intent").state_dict() for name in ("own", "scratch")]
+    first = load_encoder(model).state_dict()
+    near = [sum(float((own[name] - first[name]).abs().sum()) for name in first) for own in changed]
+    assert 0 < near[0] < 0.1 * near[1], "scratch does not start where the pretrained one does"
+
+
 def test_models_and_their_names(tmp_path: Path) -> None:
-    made = models_of(["runs/a", "runs/b/hub", "old/a"], ["log-mel", "random"])
-    assert [model.name for model in made] == ["a", "b", "a#2", "log-mel", "random"]
-    assert made[3].keys == ("baseline=log-mel",) and made[4].keys == ("pretrained=runs/a", "baseline=random")
+    made = models_of(["runs/a", "runs/b/hub", "old/a", "runs/a-{seed}"], ["log-mel", "random"])
+    assert [model.name for model in made] == ["a", "b", "a#2", "a#3", "log-mel", "random"]
+    assert made[4].keys == ("baseline=log-mel",) and made[5].keys == ("pretrained=runs/a", "baseline=random")
+
+
+def interval(folder: Path, metric: str, rows: list[dict[str, Any]]) -> tuple[float, float]:
+    return table.interval([table.drawn_again(folder, metric, rows)])
 
 
 def test_intervals_are_those_of_scores_drawn_again(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows = [{"reference": "a", "prediction": "ab"[rng.random() < 0.3]} for _ in range(200)]
     share = sum(row["prediction"] == "a" for row in rows) / 200
-    low, high = table.interval(tmp_path, "accuracy", rows)
+    low, high = interval(tmp_path, "accuracy", rows)
     wide = 1.96 * (share * (1 - share) / 200) ** 0.5
     assert low == pytest.approx(share - wide, abs=0.02) and high == pytest.approx(share + wide, abs=0.02)
     two = [row | {"speaker": "ann" if number < 100 else "bob"} for number, row in enumerate(rows)]
     own = [sum(r["prediction"] == "a" for r in half) / 100 for half in (rows[:100], rows[100:])]
-    assert table.interval(tmp_path, "accuracy", two) == (pytest.approx(min(own)), pytest.approx(max(own)))
+    assert interval(tmp_path, "accuracy", two) == (pytest.approx(min(own)), pytest.approx(max(own)))
     texts = [{"reference": "a b c", "prediction": "a x c d"}, {"reference": "a", "prediction": ""}]
     assert table._parts("wer", texts).tolist() == [[2, 3], [1, 1]]
-    assert table.interval(tmp_path, "wer", texts) == (pytest.approx(2 / 3), pytest.approx(1.0))
+    assert interval(tmp_path, "wer", texts) == (pytest.approx(2 / 3), pytest.approx(1.0))
+    apart = [np.full(1000, 0.25), np.full(1000, 0.75)]
+    assert table.interval(apart) == (0.25, 0.75), "seeds are drawn again too"
+    said = [{"slots": [{"type": "a", "value": "on"}]}, {"slots": [{"type": "b", "value": "x"}]}, None]
+    slots = [{"reference": {"slots": [{"type": "a", "value": value}]}, "prediction": heard}
+             for value, heard in zip(("on", "up", "up"), said, strict=True)]  # fmt: skip
+    parts = table._parts("slu_f1", slots)
+    both = [[row["reference"] for row in slots], [row["prediction"] or {"slots": []} for row in slots]]
+    assert parts[:, 0].sum() / parts[:, 1].sum() == pytest.approx(slot_scores(pairs_of(*both))["slu_f1"])
 
 
 def test_what_it_cannot_do_is_one_line(data: Path, model: Path, probe: Callable[..., Result]) -> None:
     for words, said in (
         ((model, "--data", "/nowhere"), "error: --data /nowhere: no such folder"),
-        ((model, "--data", data, "--baselines", "noise"), "error: --baselines noise: choose among log-mel, random"),
-        ((model, "--data", data, "--tasks", "poetry"), "error: --tasks poetry: choose among asr, intent, speaker, "),
+        (
+            (model, "--data", data, "--baselines", "noise"),
+            "error: --baselines noise: choose among log-mel, random, scratch",
+        ),
+        (
+            (model, "--data", data, "--tasks", "poetry"),
+            "error: --tasks poetry: choose among asr, intent, slots, speaker",
+        ),
         (("run.updates=3", "--data", data), "error: name a model"),
+        ((model, "--data", data, "--seeds", 0), "error: --seeds 0 must be at least 1"),
         ((model, "--data", data, "--tasks", "emotion"), "error: nothing to do: no corpus has labels for these --tasks"),
         ((model, "--data", data, "--plot", "x.jpg"), "error: --plot x.jpg: the picture is a PNG"),
     ):

@@ -1,14 +1,17 @@
-"""All frozen probes that the data at hand allow, for several models and baselines, in one table.
+"""All tasks that the data at hand allow, for several models and baselines, in one table.
 
     python -m tools.probe runs/small runs/other --data DATA --baselines log-mel,random
+    python -m tools.probe "runs/small-{seed}" --data DATA --baselines scratch --seeds 3 --finetune
     python -m tools.probe runs/small --data DATA --tasks intent,speaker --plot weights.png run.updates=500
 
 DATA holds corpora as audiofolders, DATA/CORPUS/{train,validation,test}/metadata.jsonl; the labels in it decide: text is
-probed by recognition (asr), intent or label by classification (intent), speaker by verification (speaker), emotion and
-language by classification. The heads and schedules are those of configs/probe/*.yaml; key=value changes them for all,
-such as cache.dir=DIR, which computes a model's frames once for all heads. The table is in OUT/probes.md and
-OUT/probes.json, and is written anew after each probe. A probe that is done is not done again; one that fails is noted,
-and the others go on.
+probed by recognition (asr), intent or label by classification (intent), slots or entities by slot filling (slots),
+speaker by verification (speaker), emotion and language by classification. The encoder is frozen, heads and schedules
+are those of configs/probe/*.yaml; --finetune trains the encoder too, after configs/*.yaml. key=value changes them for
+all, such as cache.dir=DIR, which computes a frozen model's frames once for all heads. With --seeds N each is done N
+times, and {seed} in a model's name stands for 0, 1, …, so that each takes a pretraining of its own. The table is in
+OUT/probes.md and OUT/probes.json, and is written anew after each run. What is done is not done again; what fails is
+noted, and the others go on.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from tools.picture import check_plot
 
 from .corpora import TASKS, find_probes
 from .picture import draw
-from .runs import BASELINES, Job, do, models_of
+from .runs import BASELINES, SEED, TUNED, Job, do, models_of
 from .table import entry, markdown
 
 
@@ -40,21 +43,35 @@ def main() -> None:
     parser.add_argument("--baselines", metavar="A,B", default="", help=f"some of {','.join(BASELINES)}")
     parser.add_argument("--tasks", metavar="A,B", default=",".join(TASKS), help=",".join(TASKS))
     parser.add_argument("--fields", metavar="A,B", default="", help="further labels to classify by, such as word")
+    parser.add_argument("--corpora", metavar="A,B", default="", help="all that are in DATA")
+    parser.add_argument("--seeds", metavar="N", type=int, default=1, help="1")
+    parser.add_argument("--finetune", action="store_true", help="train the encoder too")
     parser.add_argument("--plot", metavar="FILE.png", type=Path, help="the weights over layers as a picture")
     args = parser.parse_intermixed_args()
     if args.plot is not None:
         check_plot(args.plot)
     tasks, baselines = _listed(args.tasks, TASKS, "--tasks"), _listed(args.baselines, BASELINES, "--baselines")
+    if args.seeds < 1:
+        raise UserError(f"--seeds {args.seeds} must be at least 1")
     names = [word for word in args.models if "=" not in word or Path(word).exists()]
     if not names:
         raise UserError("name a model: a run directory, a model folder or org/name on the hub")
     keys = tuple(word for word in args.models if word not in names)
-    probes, left_out = find_probes(args.data.absolute(), tuple(filter(None, args.fields.split(","))))
-    models = models_of([str(Path(name).absolute()) if Path(name).exists() else name for name in names], baselines)
-    out = args.out.absolute()
-    jobs = [Job(model, probe, out / model.name / probe.name, keys)
-            for probe in probes if probe.task in tasks for model in models]  # fmt: skip
-    entries = run_all(jobs, left_out, out)
+    corpora, fields = (tuple(filter(None, text.split(","))) for text in (args.corpora, args.fields))
+    probes, left_out = find_probes(args.data.absolute(), fields, corpora)
+    models, out = models_of([_placed(name) for name in names], baselines), args.out.absolute()
+    probes = [probe for probe in probes if probe.task in tasks]
+    if args.finetune:
+        left_out += [
+            f"{probe.name}: no configuration trains its encoder" for probe in probes if probe.task not in TUNED
+        ]
+        probes = [probe for probe in probes if probe.task in TUNED]
+    cells = [
+        [Job(model, probe, out / model.name / (probe.name + (f"-{seed}" if seed else "")), keys, seed, args.finetune)
+         for seed in range(args.seeds)]
+        for probe in probes for model in models
+    ]  # fmt: skip
+    entries = run_all(cells, left_out, out)
     if args.plot is not None:
         draw(entries, args.plot)
     print("\n" + (out / "probes.md").read_text(encoding="utf-8"), flush=True)
@@ -63,22 +80,34 @@ def main() -> None:
                         "command tries these again")  # fmt: skip
 
 
-def run_all(jobs: list[Job], left_out: list[str], out: Path) -> list[dict[str, Any]]:
-    """Every job in order; the table is whole after each."""
+def run_all(cells: list[list[Job]], left_out: list[str], out: Path) -> list[dict[str, Any]]:
+    """Every job in order, those of one cell of the table, a seed each, together; the table is whole after each."""
     entries: list[dict[str, Any]] = []
     command = shlex.join(["python", "-m", "tools.probe", *sys.argv[1:]])
-    for number, job in enumerate(jobs, start=1):
-        before, what = job.is_done, f"[{number}/{len(jobs)}] {job.model.name}, {job.probe.name}"
-        if not before:
-            print(f"{what} ...", flush=True)
-        entries.append(found := entry(job, do(job)))
-        said = found.get("error") or f"{found['metric']} {found['value']:.3f}{' (done before)' if before else ''}"
-        print(f"{what}: {said}", flush=True)
-        write_whole(out / "probes.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
-        write_whole(out / "probes.md", markdown(entries, left_out, command))
-    if not jobs:
+    count, number = sum(map(len, cells)), 0
+    for cell in cells:
+        errors: list[str] = []
+        entries.append({})
+        for done, job in enumerate(cell, start=1):
+            number += 1
+            before, what = job.is_done, f"[{number}/{count}] {job.model.name}, {job.folder.name}"
+            if not before:
+                print(f"{what} ...", flush=True)
+            if error := do(job):
+                errors.append(error)
+            entries[-1] = found = entry(cell[:done], errors)
+            said = error or f"{found['metric']} {found['values'][-1]:.3f}{' (done before)' if before else ''}"
+            print(f"{what}: {said}", flush=True)
+            write_whole(out / "probes.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+            write_whole(out / "probes.md", markdown(entries, left_out, command))
+    if not cells:
         raise UserError("nothing to do: no corpus has labels for these --tasks")
     return entries
+
+
+def _placed(name: str) -> str:
+    """A path where there is one, for the first seed at least; else a name on the hub."""
+    return str(Path(name).absolute()) if Path(name.replace(SEED, "0")).exists() else name
 
 
 def _listed(text: str, known: tuple[str, ...], option: str) -> list[str]:

@@ -10,7 +10,7 @@ from mixvec import UserError
 from pretrain.readers.manifests import csv_rows, json_rows
 from pretrain.readers.rows import SPEAKER_KEYS, Row
 
-TASKS = ("asr", "intent", "speaker", "emotion", "language")
+TASKS = ("asr", "intent", "slots", "speaker", "emotion", "language")
 VALIDATION = ("validation", "valid", "dev")
 
 
@@ -30,20 +30,26 @@ class Probe:
         return "-".join(part for part in (self.corpus, self.task, self.field) if part)
 
 
-def find_probes(folder: Path, fields: tuple[str, ...] = ()) -> tuple[list[Probe], list[str]]:
+def find_probes(
+    folder: Path, fields: tuple[str, ...] = (), only: tuple[str, ...] = ()
+) -> tuple[list[Probe], list[str]]:
     """The probes of the audiofolder corpora ``folder/CORPUS/{train,validation,test}``; and what is left out, and why.
 
     Args:
         fields: names of further labels to classify by.
+        only: names of the corpora; none means all.
 
     Raises:
-        UserError: there is no corpus in it.
+        UserError: there is no corpus in it, or none of that name.
     """
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder")
     probes: list[Probe] = []
     left_out: list[str] = []
-    for corpus in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if missing := sorted(set(only) - {path.name for path in found}):
+        raise UserError(f"--corpora {missing[0]}: not in {folder}, which has {', '.join(path.name for path in found)}")
+    for corpus in (path for path in found if not only or path.name in only):
         try:
             probes += _probes_of(corpus, fields)
         except UserError as error:
@@ -90,6 +96,7 @@ def _labels(rows: Iterable[Row], fields: tuple[str, ...]) -> dict[tuple[str, str
         values: dict[tuple[str, str | None], object] = {
             ("asr", None): row.text,
             ("intent", None): row.label,
+            ("slots", None): own.get("slots") or own.get("entities"),
             ("speaker", None): next((own[key] for key in SPEAKER_KEYS if own.get(key)), None),
             ("emotion", None): own.get("emotion"),
             ("language", None): own.get("language"),

@@ -1,4 +1,4 @@
-"""One probe of one model: a run of ``python -m finetune``, done once."""
+"""One probe of one model with one seed: a run of ``python -m finetune``, done once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from mixvec.atomic import write_whole
 from .corpora import Probe
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-BASELINES = ("log-mel", "random")
+BASELINES = ("log-mel", "random", "scratch")
+SEED = "{seed}"
+"""In a model's name: a run for each seed."""
+TUNED = {"asr": "asr.yaml", "intent": "intent.yaml", "slots": "slots.yaml", "language": "slu/language.yaml"}
+"""The configuration that trains the encoder too, for each task that has one."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,17 @@ class Job:
     probe: Probe
     folder: Path
     extra: tuple[str, ...]
+    seed: int = 0
+    tuned: bool = False
+    """Whether the encoder is trained too, after ``configs/`` instead of ``configs/probe/``."""
 
     @property
     def words(self) -> list[str]:
         """What stands behind ``python -m finetune``."""
-        config = ROOT / "configs" / "probe" / f"{self.probe.task}.yaml"
-        return [str(config), *self.model.keys, *self.probe.keys, *self.extra, f"run.dir={self.folder}"]
+        config = ROOT / "configs" / (TUNED[self.probe.task] if self.tuned else f"probe/{self.probe.task}.yaml")
+        keys = (key.replace(SEED, str(self.seed)) for key in self.model.keys)
+        seed = [f"run.seed={self.seed}"] if self.seed else []
+        return [str(config), *keys, *self.probe.keys, *seed, *self.extra, f"run.dir={self.folder}"]
 
     @property
     def is_done(self) -> bool:
@@ -48,15 +57,15 @@ class Job:
 
 
 def models_of(names: list[str], baselines: list[str]) -> list[Model]:
-    """The models by the names of their runs, then the baselines; a random encoder has the first model's shape."""
+    """The models by the names of their runs, then the baselines; those drawn anew have the first model's shape."""
     models: list[Model] = []
     for name in names:
         path = Path(name)
-        short = path.parent.name if path.name == "hub" else path.name
+        short = (path.parent.name if path.name == "hub" else path.name).replace(SEED, "").strip("-_.") or "model"
         taken = sum(model.name.split("#")[0] == short for model in models)
         models.append(Model(f"{short}#{taken + 1}" if taken else short, (f"pretrained={name}",)))
     for baseline in baselines:
-        shape = (f"pretrained={names[0]}",) if baseline == "random" else ()
+        shape = () if baseline == "log-mel" else (f"pretrained={names[0]}",)
         models.append(Model(baseline, (*shape, f"baseline={baseline}")))
     return models
 

@@ -1,8 +1,8 @@
 """The scores of all probes with bootstrap intervals, as Markdown and JSON.
 
 An interval is that of 95 % of scores when the speakers of the test data are drawn again with replacement, since what
-one speaker says is alike; or the utterances, for verification and where speakers are not known. It says nothing of
-another seed or another training set.
+one speaker says is alike; or the utterances, for verification and where speakers are not known. With several seeds the
+value is their mean, and each draw is of seeds too. It says nothing of another training set.
 """
 
 from __future__ import annotations
@@ -15,54 +15,92 @@ import numpy as np
 from omegaconf import OmegaConf
 from safetensors import safe_open
 
-from finetune.scoring import clusters_of, count_words, resampled
+from finetune.scoring import clusters_of, count_characters, count_words, resampled
+from finetune.slu_score import added, character_distance, count_near, pairs_of, word_distance
 from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
 
 from .runs import Job
 
-SCORES = {"asr": "wer", "intent": "accuracy", "speaker": "eer", "emotion": "accuracy", "language": "accuracy"}
-LOWER = ("wer", "eer")
-DRAWS = {"wer": 1000, "accuracy": 1000, "eer": 200}
+SCORES = {"asr": "wer", "intent": "accuracy", "slots": "slu_f1", "speaker": "eer", "emotion": "accuracy",
+          "language": "accuracy"}  # fmt: skip
+LOWER = ("wer", "cer", "eer")
+DRAWS = {"eer": 200}
+"""Of each score; the others take 1,000."""
 
 
-def entry(job: Job, error: str | None) -> dict[str, Any]:
-    """A cell of the table, plain JSON values."""
-    metric = SCORES[job.probe.task]
-    found: dict[str, Any] = {"corpus": job.probe.corpus, "task": job.probe.task, "label": job.probe.field,
-                             "model": job.model.name, "metric": metric, "lower_is_better": metric in LOWER,
-                             "run": str(job.folder)}  # fmt: skip
-    if error is not None:
-        return found | {"error": error}
-    results = json.loads((job.folder / "results.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (job.folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
-    low, high = interval(job.folder, metric, rows)
+def entry(jobs: list[Job], errors: list[str]) -> dict[str, Any]:
+    """A cell of the table, plain JSON values: one probe of one model, with those seeds that are done.
+
+    Args:
+        jobs: with every seed.
+        errors: what went wrong in those that are not done.
+    """
+    first = jobs[0]
+    done = [job for job in jobs if job.is_done]
+    results = [json.loads((job.folder / "results.json").read_text(encoding="utf-8")) for job in done]
+    metric = SCORES[first.probe.task]
+    if done and first.probe.task == "asr":
+        metric = OmegaConf.load(done[0].folder / "config.yaml").best_by
+    found: dict[str, Any] = {"corpus": first.probe.corpus, "task": first.probe.task, "label": first.probe.field,
+                             "model": first.model.name, "metric": metric, "lower_is_better": metric in LOWER,
+                             "run": str(first.folder)}  # fmt: skip
+    if errors:
+        found["error"] = errors[0]
+    if not done:
+        return found
+    rows = [_rows(job.folder) for job in done]
+    low, high = interval([drawn_again(job.folder, metric, own) for job, own in zip(done, rows, strict=True)])
+    values = [result["test"][metric] for result in results]
+    weights = [own for job in done if (own := layer_weights(job.folder)) is not None]
     return found | {
-        "value": results["test"][metric], "low": low, "high": high, "utterances": len(rows), "scores": results["test"],
-        "seconds": json.loads((job.folder / "probe.json").read_text(encoding="utf-8"))["seconds"],
-        "layer_weights": layer_weights(job.folder),
+        "value": float(np.mean(values)), "low": low, "high": high, "values": values, "utterances": len(rows[0]),
+        "scores": [result["test"] for result in results],
+        "seconds": sum(json.loads((job.folder / "probe.json").read_text(encoding="utf-8"))["seconds"] for job in done),
+        "layer_weights": np.mean(weights, axis=0).tolist() if weights else None,
     }  # fmt: skip
 
 
-def interval(folder: Path, metric: str, rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Where 95 % of the scores lie when the test data's speakers, or utterances, are drawn again."""
-    if metric == "eer":
-        draws = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), DRAWS[metric])
-        scores = _eers(folder, rows, draws)
-    else:
-        clusters = clusters_of([row.get("speaker") for row in rows])
-        sums = resampled(_parts(metric, rows), clusters, DRAWS[metric], seed=0)
-        scores = sums[:, 0] / np.maximum(sums[:, 1], 1)
-    low, high = np.nanquantile(scores, [0.025, 0.975])
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def interval(drawn: list[np.ndarray]) -> tuple[float, float]:
+    """Where 95 % of the means of scores (R,), one array a seed, lie when seeds are drawn again too."""
+    scores = np.stack(drawn)
+    seeds = np.random.default_rng(0).multinomial(len(scores), np.full(len(scores), 1 / len(scores)), scores.shape[1])
+    low, high = np.nanquantile((scores * seeds.T).sum(0) / len(scores), [0.025, 0.975])
     return float(low), float(high)
+
+
+def drawn_again(folder: Path, metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
+    """Scores (R,) of the test data's speakers, or utterances, drawn again; the same draws for every model and seed."""
+    draws = DRAWS.get(metric, 1000)
+    if metric == "eer":
+        counts = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws)
+        return _eers(folder, rows, counts)
+    sums = resampled(_parts(metric, rows), clusters_of([row.get("speaker") for row in rows]), draws, seed=0)
+    scores: np.ndarray = sums[:, 0] / np.maximum(sums[:, 1], 1)
+    return scores
 
 
 def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
     """What each utterance adds to the score's numerator and denominator (N, 2)."""
-    references, predictions = [row["reference"] for row in rows], [row["prediction"] for row in rows]
+    references, predictions = [row["reference"] for row in rows], [row.get("prediction") for row in rows]
     if metric == "accuracy":
         return np.array([[float(r == p), 1.0] for r, p in zip(references, predictions, strict=True)])
-    counts = count_words(references, predictions).counts
+    if metric == "slu_f1":
+        return np.array([_f1_parts(r, p or {"slots": []}) for r, p in zip(references, predictions, strict=True)])
+    count = count_characters if metric == "cer" else count_words
+    counts = count(references, [said or "" for said in predictions]).counts
     return np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1)
+
+
+def _f1_parts(reference: dict[str, Any], prediction: dict[str, Any]) -> tuple[float, float]:
+    """SLU-F1 is twice the hits over twice the hits and what is false and missed, each summed over utterances."""
+    pairs = pairs_of([reference], [prediction])
+    counts = added(count_near(pairs, word_distance), count_near(pairs, character_distance))
+    hit, false, missed = (sum(row[column] for row in counts.values()) for column in range(3))
+    return 2 * hit, 2 * hit + false + missed
 
 
 def _eers(folder: Path, rows: list[dict[str, Any]], draws: np.ndarray) -> np.ndarray:
@@ -111,7 +149,10 @@ def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -
                          f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]")  # fmt: skip
         what = f"{task} ({label})" if label else task
         lines.append(f"| {corpus} | {what} | {metric} {'↓' if lower else '↑'} | {count} | {' | '.join(shown)} |")
-    lines += ["", "In brackets: 95 % of scores on test speakers, or utterances, drawn again (bootstrap)."]
+    seeds = max((len(entry.get("values", ())) for entry in entries), default=1)
+    mean = f"The mean of {seeds} seeds; in" if seeds > 1 else "In"
+    again = ", and on seeds drawn again" if seeds > 1 else ""
+    lines += ["", f"{mean} brackets 95 % of scores on test speakers, or utterances, drawn again{again} (bootstrap)."]
     lines += [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
     lines += [f"- left out: {line}" for line in left_out]
     return "\n".join([*lines, "", f"    {command}", ""])
