@@ -37,7 +37,7 @@ def test_padded_equals_alone_and_a_hub_folder_holds_it_all(kind: str, tmp_path: 
         for row, samples in enumerate(lengths.tolist()):
             if isinstance(model, (CtcRecognizer, SlotTagger)):
                 (whole, frames), (alone, _) = made, model(waveforms[row : row + 1, :samples])
-                torch.testing.assert_close(whole[row, : frames[row]], alone[0], rtol=0, atol=1e-4)
+                torch.testing.assert_close(whole[row, : frames[row]], alone[0], rtol=0, atol=1e-3)
             else:
                 torch.testing.assert_close(made[row], model(waveforms[row : row + 1, :samples])[0], rtol=0, atol=1e-4)
         assert type(again) is type(model)
