@@ -1,4 +1,4 @@
-"""What recognition may choose, as data: ``asr`` in a fine-tuning's configuration."""
+"""What recognition may choose, and of it slots the decoder: ``asr`` in a fine-tuning's configuration."""
 
 from __future__ import annotations
 

@@ -7,7 +7,22 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from mixvec.heads.ctc import CtcModel
+from mixvec.heads.decoder import HybridModel
+from mixvec.output import EncoderOutput
+from mixvec.padding import padding_mask
+
+from .asr_config import AsrConfig
 from .batch import LabelledBatch
+
+
+def loss_sum(config: AsrConfig, model: CtcModel, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
+    """CTC in nats, summed over utterances; λ CTC + (1 − λ) cross-entropy with the attention decoder."""
+    ctc = ctc_loss_sum(model.head(encoded), encoded.lengths, batch)
+    if not isinstance(model, HybridModel):
+        return ctc
+    attention = cross_entropy_sum(model, encoded, batch, config.label_smoothing)
+    return config.ctc_weight * ctc + (1.0 - config.ctc_weight) * attention
 
 
 def ctc_loss_sum(log_probs: Tensor, frame_lengths: Tensor, batch: LabelledBatch) -> Tensor:
@@ -17,6 +32,17 @@ def ctc_loss_sum(log_probs: Tensor, frame_lengths: Tensor, batch: LabelledBatch)
         reduction="none", zero_infinity=True,
     )  # fmt: skip
     return losses[: len(batch.references)].sum()
+
+
+def cross_entropy_sum(model: HybridModel, encoded: EncoderOutput, batch: LabelledBatch, smoothing: float) -> Tensor:
+    """Of the attention decoder, over each text's entries and its end, in nats (), summed."""
+    count = len(batch.references)
+    logits = model.attend(encoded, batch.targets)[:count]  # (B, U + 1, V)
+    wanted = torch.nn.functional.pad(batch.targets, (0, 1))[:count]  # padding is 0, which is the end as well
+    losses = torch.nn.functional.cross_entropy(
+        logits.transpose(1, 2), wanted, reduction="none", label_smoothing=smoothing
+    )
+    return (losses * padding_mask(batch.target_lengths[:count] + 1, wanted.shape[1])).sum()
 
 
 def frames_needed(target: list[int]) -> int:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import jiwer
-import torch
 from torch import Tensor
 
 from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, UserError
 from mixvec.output import EncoderOutput
-from mixvec.padding import padding_mask
 from mixvec.text import TEXT_STYLES, normalise_text
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance
 
 from ..batch import LabelledBatch
 from ..config import FinetuneConfig
+from ..ctc import frames_needed, loss_sum
 from ..scoring import intervals
 from ..units import open_units
 from . import Scored
@@ -73,9 +71,7 @@ class Task:
             )
         if training:
             before = len(corpus.utterances)
-            corpus.keep(
-                lambda u: _frames_needed(self.target(u)) <= frames(u), "{u.source}: more characters than frames"
-            )
+            corpus.keep(lambda u: frames_needed(self.target(u)) <= frames(u), "{u.source}: more characters than frames")
             if before - len(corpus.utterances):
                 found.append(
                     f"WARNING {key}: {before - len(corpus.utterances)} texts have more characters than their "
@@ -88,16 +84,7 @@ class Task:
         return found
 
     def loss_sum(self, model: CtcRecognizer, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-        """CTC in nats, summed over utterances; λ CTC + (1 − λ) cross-entropy with the attention decoder."""
-        log_probs = model.head(encoded).transpose(0, 1)  # (T, B, V)
-        losses = torch.nn.functional.ctc_loss(
-            log_probs, batch.targets, encoded.lengths, batch.target_lengths, reduction="none", zero_infinity=True
-        )
-        ctc = losses[: len(batch.references)].sum()
-        if not isinstance(model, HybridRecognizer):
-            return ctc
-        share = self.config.asr.ctc_weight
-        return share * ctc + (1.0 - share) * _cross_entropy(model, encoded, batch, self.config.asr.label_smoothing)
+        return loss_sum(self.config.asr, model, encoded, batch)
 
     def weight(self, batch: LabelledBatch) -> float:
         """What the loss is divided by: characters."""
@@ -132,19 +119,3 @@ class Task:
                 "if it stays, raise run.updates or optim.lr, or lower augment.time_prob."
             )
         return lines
-
-
-def _cross_entropy(model: HybridRecognizer, encoded: EncoderOutput, batch: LabelledBatch, smoothing: float) -> Tensor:
-    """Of the attention decoder, over each text's entries and its end, in nats, summed."""
-    count = len(batch.references)
-    logits = model.attend(encoded, batch.targets)[:count]  # (B, U + 1, V)
-    wanted = torch.nn.functional.pad(batch.targets, (0, 1))[:count]  # padding is 0, which is the end as well
-    losses = torch.nn.functional.cross_entropy(
-        logits.transpose(1, 2), wanted, reduction="none", label_smoothing=smoothing
-    )
-    return (losses * padding_mask(batch.target_lengths[:count] + 1, wanted.shape[1])).sum()
-
-
-def _frames_needed(target: list[int]) -> int:
-    """CTC needs a frame for each character, and a blank between two alike."""
-    return len(target) + sum(a == b for a, b in pairwise(target))

@@ -3,13 +3,13 @@
 from .base import LayerChoice, Layers, TaskModel
 from .classifier import Classifier
 from .ctc import CtcRecognizer
-from .decoder import HybridRecognizer
+from .decoder import HybridRecognizer, HybridTagger
 from .probe import ProbeClassifier
 from .speaker import SpeakerEmbedder
 from .tagger import SlotTagger
 from .trunks import Kind
 
-_RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer), (Classifier, SlotTagger, ProbeClassifier)
+_RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer), (Classifier, SlotTagger, HybridTagger, ProbeClassifier)
 HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (*_RECOGNISE, *_UNDERSTAND, SpeakerEmbedder)}
 """By the ``architecture`` of config.json."""
 
@@ -18,6 +18,7 @@ __all__ = [
     "Classifier",
     "CtcRecognizer",
     "HybridRecognizer",
+    "HybridTagger",
     "Kind",
     "LayerChoice",
     "Layers",

@@ -1,4 +1,4 @@
-"""Speech recognition with CTC and attention together.
+"""CTC and attention together, for recognition and for slots.
 
 Symbols: B batch, S samples, T frames, U entries of a text, D model width, H heads, V vocabulary entries, K hypotheses.
 """
@@ -16,9 +16,11 @@ from ..config import EncoderConfig
 from ..encoder import sinusoidal_positions
 from ..output import EncoderOutput
 from ..padding import padding_mask
+from ..tags import read_tags
 from .base import Layers
 from .beam import PrefixScores
-from .ctc import CtcRecognizer
+from .ctc import CtcModel, CtcRecognizer
+from .tagger import SlotTagger
 
 Keys = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, T or U, D/H)."""
@@ -85,8 +87,8 @@ class Hypotheses(NamedTuple):
     """Each layer's keys; None before the first entry."""
 
 
-class HybridRecognizer(CtcRecognizer):
-    """Speech to text with CTC and a transformer decoder on one encoder (Watanabe et al. 2017, IEEE JSTSP 11(8)).
+class HybridModel(CtcModel):
+    """CTC and a transformer decoder on one encoder (Watanabe et al. 2017, IEEE JSTSP 11(8)).
 
     Both are trained together, and searched together for the text y that has the largest
 
@@ -129,11 +131,11 @@ class HybridRecognizer(CtcRecognizer):
         return self.decoder_output(self.decoder_norm(x)).float()  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def read(self, encoded: EncoderOutput) -> list[str]:
-        """The text of each utterance, by the search over both."""
+    def found(self, encoded: EncoderOutput) -> list[list[int]]:
+        """The entries of each utterance, by the search over both."""
         frames, log_probs = self._frames(encoded), self.head(encoded)
         rows = zip(frames, log_probs, encoded.lengths.tolist(), strict=True)
-        return [self.spell(self.search(own[:length], ctc[:length])[0]) for own, ctc, length in rows]
+        return [self.search(own[:length], ctc[:length])[0] for own, ctc, length in rows]
 
     def search(self, frames: Tensor, log_probs: Tensor) -> tuple[list[int], float]:
         """The best entries of one utterance, and their score.
@@ -192,3 +194,19 @@ class HybridRecognizer(CtcRecognizer):
         width = self.embedding.embedding_dim
         places = sinusoidal_positions(first + entries.shape[1], width, entries.device)[first:]
         return self.dropout(self.embedding(entries) * math.sqrt(width) + places)  # type: ignore[no-any-return]
+
+
+class HybridRecognizer(HybridModel, CtcRecognizer):
+    """Speech to text with CTC and attention together."""
+
+    def read(self, encoded: EncoderOutput) -> list[str]:
+        """The text of each utterance."""
+        return [self.spell(entries) for entries in self.found(encoded)]
+
+
+class HybridTagger(HybridModel, SlotTagger):
+    """Speech to an intent, a text and its slots, where a decoder generates the tagged text beside CTC."""
+
+    def read(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        """Each utterance's ``intent``, ``text`` and ``slots``."""
+        return [read_tags(self.vocabulary[entry] for entry in entries) for entries in self.found(encoded)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import EncoderConfig
+from ..output import EncoderOutput
 from ..tags import read_tags
 from .ctc import CtcModel, vocabulary_of
 
@@ -27,8 +28,11 @@ class SlotTagger(CtcModel):
     @torch.inference_mode()
     def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, Any]]:
         """Each utterance's ``intent``, ``text`` and ``slots`` (``mixvec.tags.read_tags``)."""
-        log_probs, frames = self(waveforms, lengths)
-        return self.decode(log_probs, frames)
+        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+
+    def read(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        """The same from the encoder's output."""
+        return self.decode(self.head(encoded), encoded.lengths)
 
     def answer(self, waveforms: Tensor) -> dict[str, Any]:
         return self.understand(waveforms)[0]

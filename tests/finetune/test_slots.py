@@ -10,6 +10,7 @@ import jiwer
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from finetune.annotation import SlotConfig, annotation_of
 from finetune.config import FinetuneConfig
@@ -17,7 +18,7 @@ from finetune.slu_score import slot_scores
 from finetune.tasks import Scored
 from finetune.tasks.slots import Task
 from finetune.train import train as finetune_train
-from mixvec import SlotTagger, UserError, cli
+from mixvec import HybridTagger, SlotTagger, UserError, cli
 from mixvec.hub import load_model
 from mixvec.tags import read_tags, tagged
 from pretrain.config import load_config
@@ -211,13 +212,16 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(("decoder", "head"), [("none", "SlotTagger"), ("attention", "HybridTagger")])
 def test_it_can_learn_its_training_data_and_its_model_answers(
-    orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decoder: str,
+    head: str,
+) -> None:  # fmt: skip
     keys = ["task=slots", f"data.train={orders}", f"data.valid={orders}", f"run.dir={tmp_path}/run", *FINETUNE,
             "size=tiny", *SMALLEST, "run.updates=100", "run.eval_every=100", "optim.lr=1e-2", "augment.time_prob=0",
             "augment.channel_prob=0", "head.dropout=0", "encoder.dropout=0", "encoder.layer_drop=0",
-            "batch.update_s=3", "slots.order=[size,coffeeDrink]"]  # fmt: skip
+            "batch.update_s=3", "slots.order=[size,coffeeDrink]", f"asr.decoder={decoder}", "asr.decoder_layers=1",
+            "asr.beam=2"]  # fmt: skip
     fresh()
     with written():
         assert finetune_train(load_config(FinetuneConfig, keys, "")) == 0
@@ -228,7 +232,14 @@ def test_it_can_learn_its_training_data_and_its_model_answers(
     assert said[1]["reference"]["slots"] == [
         {"type": "coffeeDrink", "value": "latte"}, {"type": "size", "value": "small"},
     ]  # fmt: skip
-    assert isinstance(load_model(tmp_path / "run/hub"), SlotTagger)
+    model = load_model(tmp_path / "run/hub")
+    assert isinstance(model, SlotTagger) and type(model).__name__ == head
+    if isinstance(model, HybridTagger):
+        model.ctc_weight = 0.0
+        waveforms = torch.stack(
+            [torch.from_numpy(soundfile.read(orders / f"{n}.wav", dtype="float32")[0]) for n in (0, 1)]
+        )
+        assert [len(answer["slots"]) for answer in model.understand(waveforms)] == [2, 2], "attention by itself"
     capsys.readouterr()
     run = in_process(cli.main, monkeypatch, capsys)
     plain = run("understand", "--model", tmp_path / "run", orders / "1.wav")
@@ -236,6 +247,6 @@ def test_it_can_learn_its_training_data_and_its_model_answers(
     answer = json.loads(run("understand", "--model", tmp_path / "run", orders / "1.wav", "--json").out)
     assert answer["intent"] == "order" and answer["slots"][0] == {"type": "size", "value": "small"}
     top = run("understand", "--model", tmp_path / "run", orders / "1.wav", "--top", 2)
-    assert (top.code, top.err) == (1, "error: --top 2: a SlotTagger ranks no labels; leave --top out\n")
+    assert (top.code, top.err) == (1, f"error: --top 2: a {head} ranks no labels; leave --top out\n")
     card = (tmp_path / "run/hub/README.md").read_text()
-    assert "from mixvec import SlotTagger" in card and "mixvec understand --model" in card
+    assert f"from mixvec import {head}" in card and "mixvec understand --model" in card

@@ -18,9 +18,9 @@ from finetune import evaluate
 from finetune.asr_config import AsrConfig
 from finetune.batch import collate_labelled
 from finetune.config import AugmentConfig, FinetuneConfig, IntentConfig, LabelledData
+from finetune.ctc import frames_needed
 from finetune.tasks import Scored
 from finetune.tasks.asr import Task as AsrTask
-from finetune.tasks.asr import _frames_needed
 from finetune.tasks.intent import Task as IntentTask
 from finetune.tasks.language import Task as LanguageTask
 from mixvec import UserError
@@ -63,7 +63,7 @@ def test_unknown_characters_and_long_texts_are_named_and_counted() -> None:
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12))
 @settings(deadline=None, max_examples=50)
 def test_frames_needed_is_where_ctc_becomes_possible(target: list[int]) -> None:
-    for frames, possible in ((_frames_needed(target), True), (_frames_needed(target) - 1, False)):
+    for frames, possible in ((frames_needed(target), True), (frames_needed(target) - 1, False)):
         log_probs = torch.zeros(max(frames, 1), 1, 5).log_softmax(-1)
         if frames:
             loss = torch.nn.functional.ctc_loss(

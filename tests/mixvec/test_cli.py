@@ -156,7 +156,7 @@ def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
         (
             "understand",
             "run",
-            "a CtcRecognizer, and understand needs a Classifier or SlotTagger or ProbeClassifier: use it with",
+            "a CtcRecognizer, and understand needs a Classifier or SlotTagger or HybridTagger or ProbeClassifier",
         ),
         (
             "transcribe",
