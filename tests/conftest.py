@@ -30,9 +30,17 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels run on the CPU, frame by frame
 
 
+LONGEST = ("test_readme.py", "test_soak.py", "test_bench.py", "test_fit.py", "test_stream.py", "test_restarts.py")
+
+
 def pytest_sessionstart() -> None:
     torch.set_num_threads(1)  # toy tensors: more threads only wait for each other
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no process is left with it alone at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_sessionfinish() -> None:
