@@ -26,6 +26,9 @@ Keys = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, T or U, D/H)."""
 END = 0
 """CTC's blank means nothing to the decoder, which takes it for the begin and gives it for the end of a text."""
+END_RATIO = 1.5
+"""γ: a text may end where log p_att(end) ≥ γ max log p_att(entry) (Hannun et al., arXiv 1904.02619). An end that is
+possible by smoothed labels alone would else outweigh the dozens of entries that it leaves out."""
 CANDIDATES = 40
 """Entries tried behind each hypothesis, those that attention finds likeliest; all of an alphabet, as a rule."""
 
@@ -92,9 +95,10 @@ class HybridModel(CtcModel):
 
     Both are trained together, and searched together for the text y that has the largest
 
-        λ log p_ctc(y | x) + (1 − λ) log p_att(y | x).
+        λ log p_ctc(y | x) + (1 − λ) log p_att(y | x)
 
-    Neither grows as a text gets longer, so a search ends where no hypothesis can overtake the best that is complete.
+    of those that attention lets end there (``END_RATIO``; with λ = 1, of all). Neither grows as a text gets longer, so
+    a search ends where no hypothesis can overtake the best that is complete.
     """
 
     def __init__(
@@ -138,7 +142,7 @@ class HybridModel(CtcModel):
         return [self.search(own[:length], ctc[:length])[0] for own, ctc, length in rows]
 
     def search(self, frames: Tensor, log_probs: Tensor) -> tuple[list[int], float]:
-        """The best entries of one utterance, and their score.
+        """The best entries of one utterance, and their score; where none may end, those of all texts.
 
         Args:
             frames: (T, D), what the decoder attends to.
@@ -148,10 +152,15 @@ class HybridModel(CtcModel):
         scores, share = PrefixScores(log_probs), self.ctc_weight
         open_ = Hypotheses([[]], torch.zeros(1, device=frames.device), scores.start(), None)
         best: tuple[list[int], float] = [], -math.inf
+        spare = best  # the best of those that may not end
         for _ in range(len(frames) + 1):
             following, past = self._step(open_, keys)
             total = open_.attention.unsqueeze(1) + following  # (K, V)
             ends = (1 - share) * total[:, END].double() + (share * scores.whole(open_.ctc) if share else 0.0)
+            if float(ends.max()) > spare[1]:
+                spare = open_.entries[int(ends.argmax())], float(ends.max())
+            if share < 1:
+                ends = ends.masked_fill(following[:, END] < END_RATIO * following[:, 1:].amax(1), -math.inf)
             if float(ends.max()) > best[1]:
                 best = open_.entries[int(ends.argmax())], float(ends.max())
             likely = total[:, 1:].topk(min(CANDIDATES, total.shape[1] - 1), dim=1)
@@ -169,7 +178,7 @@ class HybridModel(CtcModel):
             ]
             kept = [(key[row], value[row]) for key, value in past]
             open_ = Hypotheses(entries, likely.values[row, column], states[row, column], kept)
-        return best
+        return best if best[1] > -math.inf else spare
 
     def _step(self, open_: Hypotheses, frames: list[Keys]) -> tuple[Tensor, list[Keys]]:
         """Log-probabilities (K, V) of what follows each hypothesis, and the layers' keys with its last entry."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from mixvec import EncoderOutput, HybridRecognizer, SpeechEncoder, UserError
+from mixvec.heads.decoder import Hypotheses
 from mixvec.hub import load_model
 from mixvec.output import EncoderOutput as Output
 from tests.tiny_models import MEL, VOCABULARY, scattered, speech
@@ -29,18 +30,21 @@ def heard(frames: int) -> EncoderOutput:
 
 
 def text_scores(model: HybridRecognizer, encoded: EncoderOutput) -> dict[tuple[int, ...], float]:
-    """λ log p_ctc + (1 − λ) log p_att of every text that has an alignment, as they are defined."""
+    """λ log p_ctc + (1 − λ) log p_att of every text that has an alignment and may end, as they are defined."""
     frames, share = int(encoded.lengths), model.ctc_weight
     ctc = model.head(encoded).transpose(0, 1)
-    found = {}
+    found, every = {}, {}
     for length in range(frames + 1):
         for text in itertools.product(range(1, len(model.vocabulary)), repeat=length):
             target = torch.tensor([list(text)], dtype=torch.int64).reshape(1, length)
             loss = F.ctc_loss(ctc, target, encoded.lengths, torch.tensor([length]), reduction="sum")
             follow = model.attend(encoded, target)[0].log_softmax(-1)
             attention = sum(float(follow[u, entry]) for u, entry in enumerate([*text, 0]))
-            found[text] = (share * -float(loss) if share else 0.0) + (1 - share) * attention
-    return {text: score for text, score in found.items() if score > -math.inf}
+            every[text] = (share * -float(loss) if share else 0.0) + (1 - share) * attention
+            if share == 1 or follow[length, 0] >= 1.5 * follow[length, 1:].max():
+                found[text] = every[text]
+    possible = {text: score for text, score in found.items() if score > -math.inf}
+    return possible or {text: score for text, score in every.items() if score > -math.inf}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -59,6 +63,25 @@ def test_a_greedy_search_says_what_it_scores() -> None:
     model, encoded = hybrid(beam=1), heard(5)
     text, score = model.search(model._frames(encoded)[0], model.head(encoded)[0])
     assert text_scores(model, encoded)[tuple(text)] == pytest.approx(score, abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3])
+@torch.no_grad()
+def test_a_text_does_not_end_before_it_is_likely_to(share: float) -> None:
+    """Twelve entries, each of a third and followed by an end of e^-5, lose against a text that ends at once; CTC's
+    frames are blanks."""
+    model, frames = hybrid(share, beam=2), 40
+    places = []
+
+    def step(open_: Hypotheses, keys: object) -> tuple[torch.Tensor, list[object]]:
+        places.append(len(open_.entries[0]))
+        logits = torch.tensor([0.0, 5, 5, 5]) if places[-1] < 12 else torch.tensor([9.0, 0, 0, 0])
+        return logits.log_softmax(-1).expand(len(open_.entries), -1), []
+
+    model._step = step  # type: ignore[method-assign, assignment]
+    blanks = torch.tensor([2.0, 1, 1, 1]).log_softmax(-1).expand(frames, -1)
+    text, score = model.search(torch.zeros(frames, TOY.dim), blanks)
+    assert len(text) == 12 and score > -math.inf and max(places) < frames
 
 
 @torch.no_grad()
