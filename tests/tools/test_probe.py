@@ -23,8 +23,8 @@ from tests.runs import fresh, written
 from tests.tiny_models import encoder, write_wav
 from tools.probe import __main__ as command
 from tools.probe import runs, table
-from tools.probe.corpora import find_probes
-from tools.probe.runs import Job, models_of
+from tools.probe.corpora import Probe, find_probes
+from tools.probe.runs import Job, Model, models_of
 
 BRIEF = ("run.updates=2", "run.eval_every=2", "run.log_every=1", "head.width=16", "data.workers=0",
          "run.precision=fp32", "batch.update_s=10", "speaker.embedding=8")  # fmt: skip
@@ -158,8 +158,13 @@ def test_seeds_and_whole_models(
         assert entry["values"] == [found["test"][entry["metric"]] for found in runs_of]
         assert entry["value"] == pytest.approx(sum(entry["values"]) / 2)
         assert entry["low"] <= entry["value"] <= entry["high"]
+    own, other = (entries[0], entries[1])
+    assert (own["model"], own["difference"], other["model"]) == ("own", None, "scratch")
+    less = other["difference"]
+    assert less["value"] == pytest.approx(other["value"] - own["value"]) and less["seeds"] == 2
     text = (tmp_path / "out/probes.md").read_text()
-    assert "The mean of 2 seeds; in brackets 95 %" in text
+    assert f"| words, intent | accuracy ↑ | {less['value']:+.3f} [{less['low']:+.3f}, {less['high']:+.3f}] |" in text
+    assert "| higher than own by | score | scratch |" in text and "The mean of 2 seeds; in brackets 95 %" in text
     assert "- left out: words-speaker: no configuration trains its encoder" in text
     changed = [load_encoder(tmp_path / f"out/{name}/words-intent").state_dict() for name in ("own", "scratch")]
     first = load_encoder(model).state_dict()
@@ -198,6 +203,30 @@ def test_intervals_are_those_of_scores_drawn_again(tmp_path: Path) -> None:
     parts = table._parts("slu_f1", slots)
     both = [[row["reference"] for row in slots], [row["prediction"] or {"slots": []} for row in slots]]
     assert parts[:, 0].sum() / parts[:, 1].sum() == pytest.approx(slot_scores(pairs_of(*both))["slu_f1"])
+
+
+def test_two_models_are_compared_in_pairs(tmp_path: Path) -> None:
+    """Both find the same utterances hard, so the difference is surer than either score."""
+    rng, probe = np.random.default_rng(1), Probe("words", "intent", ())
+    hard = rng.random(400) < 0.4
+    sides = []
+    for name, slips in (("a", 0.0), ("b", 0.05)):
+        job = Job(Model(name, ()), probe, tmp_path / name, ())
+        wrong = hard | (rng.random(400) < slips)
+        rows = [{"source": str(n), "reference": "x", "prediction": "xy"[int(w)]} for n, w in enumerate(wrong)]
+        job.folder.mkdir()
+        (job.folder / "probe.json").write_text(json.dumps({"words": job.words, "seconds": 1.0}))
+        (job.folder / "results.json").write_text(json.dumps({"test": {"accuracy": 1 - wrong.mean()}}))
+        (job.folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sides.append((job, rows))
+    (a, ours), (b, theirs) = sides
+    drawn = table.drawn_again(b.folder, "accuracy", theirs)
+    found = table.difference([b], [theirs], [drawn], [a], "accuracy")
+    assert found is not None and found["from"] == "a" and found["low"] < found["value"] < found["high"] < 0
+    low, high = table.interval([drawn - rng.permutation(table.drawn_again(a.folder, "accuracy", ours))])
+    assert found["high"] - found["low"] < 0.5 * (high - low)
+    assert table.difference([b], [theirs[1:]], [drawn], [a], "accuracy") is None, "other test data"
+    assert table.difference([b], [theirs], [drawn], [], "accuracy") is None
 
 
 def test_what_it_cannot_do_is_one_line(data: Path, model: Path, probe: Callable[..., Result]) -> None:

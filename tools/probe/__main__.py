@@ -85,6 +85,7 @@ def run_all(cells: list[list[Job]], left_out: list[str], out: Path) -> list[dict
     entries: list[dict[str, Any]] = []
     command = shlex.join(["python", "-m", "tools.probe", *sys.argv[1:]])
     count, number = sum(map(len, cells)), 0
+    firsts: dict[str, list[Job]] = {}
     for cell in cells:
         errors: list[str] = []
         entries.append({})
@@ -95,11 +96,12 @@ def run_all(cells: list[list[Job]], left_out: list[str], out: Path) -> list[dict
                 print(f"{what} ...", flush=True)
             if error := do(job):
                 errors.append(error)
-            entries[-1] = found = entry(cell[:done], errors)
+            entries[-1] = found = entry(cell[:done], errors, firsts.get(job.probe.name, []))
             said = error or f"{found['metric']} {found['values'][-1]:.3f}{' (done before)' if before else ''}"
             print(f"{what}: {said}", flush=True)
             write_whole(out / "probes.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
             write_whole(out / "probes.md", markdown(entries, left_out, command))
+        firsts.setdefault(cell[0].probe.name, cell)
     if not cells:
         raise UserError("nothing to do: no corpus has labels for these --tasks")
     return entries

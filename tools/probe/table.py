@@ -2,7 +2,8 @@
 
 An interval is that of 95 % of scores when the speakers of the test data are drawn again with replacement, since what
 one speaker says is alike; or the utterances, for verification and where speakers are not known. With several seeds the
-value is their mean, and each draw is of seeds too. It says nothing of another training set.
+value is their mean, and each draw is of seeds too. It says nothing of another training set. How much a model differs
+from the first is drawn in pairs: the same speakers, and the same seed, for both.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ DRAWS = {"eer": 200}
 """Of each score; the others take 1,000."""
 
 
-def entry(jobs: list[Job], errors: list[str]) -> dict[str, Any]:
+def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]:
     """A cell of the table, plain JSON values: one probe of one model, with those seeds that are done.
 
     Args:
         jobs: with every seed.
         errors: what went wrong in those that are not done.
+        base: the first model's, to compare with; none for that itself.
     """
     first = jobs[0]
     done = [job for job in jobs if job.is_done]
-    results = [json.loads((job.folder / "results.json").read_text(encoding="utf-8")) for job in done]
+    results = [_results(job) for job in done]
     metric = SCORES[first.probe.task]
     if done and first.probe.task == "asr":
         metric = OmegaConf.load(done[0].folder / "config.yaml").best_by
@@ -49,7 +51,8 @@ def entry(jobs: list[Job], errors: list[str]) -> dict[str, Any]:
     if not done:
         return found
     rows = [_rows(job.folder) for job in done]
-    low, high = interval([drawn_again(job.folder, metric, own) for job, own in zip(done, rows, strict=True)])
+    drawn = [drawn_again(job.folder, metric, own) for job, own in zip(done, rows, strict=True)]
+    low, high = interval(drawn)
     values = [result["test"][metric] for result in results]
     weights = [own for job in done if (own := layer_weights(job.folder)) is not None]
     return found | {
@@ -57,7 +60,32 @@ def entry(jobs: list[Job], errors: list[str]) -> dict[str, Any]:
         "scores": [result["test"] for result in results],
         "seconds": sum(json.loads((job.folder / "probe.json").read_text(encoding="utf-8"))["seconds"] for job in done),
         "layer_weights": np.mean(weights, axis=0).tolist() if weights else None,
+        "difference": difference(done, rows, drawn, base, metric),
     }  # fmt: skip
+
+
+def difference(
+    done: list[Job], rows: list[list[dict[str, Any]]], drawn: list[np.ndarray], base: list[Job], metric: str
+) -> dict[str, Any] | None:
+    """How much higher the scores are than those of ``base``, over the seeds that both have done on the same test data;
+    None where there is none."""
+    others = {job.seed: job for job in base if job.is_done}
+    values, apart = [], []
+    for job, own, scores in zip(done, rows, drawn, strict=True):
+        if (other := others.get(job.seed)) is None:
+            continue
+        theirs, results = _rows(other.folder), [_results(which)["test"] for which in (job, other)]
+        if [row.get("source") for row in own] == [row.get("source") for row in theirs] and metric in results[1]:
+            values.append(results[0][metric] - results[1][metric])
+            apart.append(scores - drawn_again(other.folder, metric, theirs))
+    if not values:
+        return None
+    low, high = interval(apart)
+    return {"from": base[0].model.name, "value": float(np.mean(values)), "low": low, "high": high, "seeds": len(values)}
+
+
+def _results(job: Job) -> dict[str, Any]:
+    return json.loads((job.folder / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -155,4 +183,23 @@ def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -
     lines += ["", f"{mean} brackets 95 % of scores on test speakers, or utterances, drawn again{again} (bootstrap)."]
     lines += [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
     lines += [f"- left out: {line}" for line in left_out]
+    lines += _differences(entries, models)
     return "\n".join([*lines, "", f"    {command}", ""])
+
+
+def _differences(entries: list[dict[str, Any]], models: list[str]) -> list[str]:
+    found = [entry for entry in entries if entry.get("difference")]
+    if not found:
+        return []
+    base = found[0]["difference"]["from"]
+    others = [model for model in models if model != base]
+    lines = ["", f"| higher than {base} by | score | {' | '.join(others)} |", "|---" * (2 + len(others)) + "|"]
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for entry in found:
+        what = f"{entry['task']} ({entry['label']})" if entry["label"] else entry["task"]
+        by = entry["difference"]
+        key = f"{entry['corpus']}, {what}", f"{entry['metric']} {'↓' if entry['lower_is_better'] else '↑'}"
+        rows.setdefault(key, {})[entry["model"]] = f"{by['value']:+.3f} [{by['low']:+.3f}, {by['high']:+.3f}]"
+    lines += [f"| {' | '.join(key)} | {' | '.join(own.get(other, '') for other in others)} |"
+              for key, own in rows.items()]  # fmt: skip
+    return [*lines, "", "Paired: the same test speakers and the same seed are drawn for both."]
