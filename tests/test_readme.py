@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.config import FinetuneConfig
 from mixvec import SIZES, build_encoder
 from pretrain.config import PretrainConfig, load_config
 from tests.runs import ROOT, SMALLEST
@@ -70,14 +72,34 @@ def test_every_command_runs(corpus: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_the_commands_that_take_an_hour_have_keys_that_exist(tmp_path: Path) -> None:
+    """The shell runs them with a python that writes down what it is asked; the configurations then take the keys."""
+    stand_in, asked = tmp_path / "python", tmp_path / "asked.jsonl"
+    note = f"open({str(asked)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')"
+    stand_in.write_text(f"#!{sys.executable}\nimport json, sys\n{note}\n")
+    stand_in.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    subprocess.run(["bash", "-euc", "\n".join(blocks("sh"))], env=os.environ | {"PATH": path}, check=True)
+    modules = []
+    for words in map(json.loads, asked.read_text().splitlines()):
+        modules.append(words[1])
+        keys = [word for word in words if "=" in word]
+        if words[1] == "pretrain":
+            load_config(PretrainConfig, [str(ROOT / words[2]), *keys], "")
+            continue
+        assert words[1] in ("tools.probe", "tools.decode")
+        task = words[words.index("--tasks") + 1] if "--tasks" in words else "asr"
+        folder = "configs" if "--finetune" in words or words[1] == "tools.decode" else "configs/probe"
+        load_config(FinetuneConfig, [str(ROOT / folder / f"{task}.yaml"), "pretrained=runs/sm-0", *keys], "")
+    assert len(modules) == 11 and set(modules) == {"pretrain", "tools.probe", "tools.decode"}
+
+
 def tiny(command: str, corpus: Path) -> list[str]:
     """The command as it stands, with this corpus's paths, and keys that make it short."""
     task = "intent" if "intent" in command else "asr"
     for name, path in (
         ("AUDIO", corpus / "unlabelled"),
         ("LABELLED", corpus / task),
-        ("DATA/speechocean762", corpus / "asr"),
-        ("DATA/arabic_commands", corpus / "intent"),
         ("DATA", corpus),
         ("speech.wav", "speech.flac"),
     ):
@@ -123,6 +145,4 @@ def test_the_table_states_each_size_s_parameters(size: str) -> None:
 
 @pytest.mark.parametrize("name", FINE_TUNING)
 def test_every_fine_tuning_config_loads(name: str) -> None:
-    from finetune.config import FinetuneConfig
-
     assert load_config(FinetuneConfig, [str(ROOT / f"configs/{name}.yaml"), "size=tiny"], "").task == name

@@ -36,13 +36,16 @@ class Task:
     def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
         """
         Raises:
-            UserError: the training data has no slots.
+            UserError: the training data has no slots, or none of a type that ``slots.order`` names.
         """
         self.config = config
         said = [entry for u in train.utterances for entry in self.entries(u)]
         tags = sorted({entry for entry in said if is_tag(entry)})
-        if not any(self.annotation(u).slots for u in train.utterances):
+        self.types = {kind for u in train.utterances for kind, _ in self.annotation(u).slots}
+        if not self.types:
             raise UserError(f"data.train={config.data.train}: no slots in it; rows need a key slots, or entities")
+        if unknown := [kind for kind in config.slots.order if kind not in self.types]:
+            raise UserError(f"slots.order: no slot is a {unknown[0]!r}; choose among {', '.join(sorted(self.types))}")
         self.vocabulary = [*build_vocabulary(entry for entry in said if not is_tag(entry)), *tags]
         self._numbers = {entry: i for i, entry in enumerate(self.vocabulary)}
 
@@ -98,6 +101,7 @@ class Task:
         if new := Counter({entry: n for entry, n in entries.items() if entry not in self._numbers}):
             found.append(f"what training never saw counts as errors: {_listed(new)}")
         if training:
+            found += self._unordered(corpus)
             before = len(corpus.utterances)
             corpus.keep(lambda u: frames_needed(self.target(u)) <= frames(u), "{u.source}: more entries than frames")
             if left_out := before - len(corpus.utterances):
@@ -107,6 +111,16 @@ class Task:
                 f"{key}: none of its rows can be used{'; ' + found[-1] if found else ': no slots, no text'}"
             )
         return [f"WARNING {key}: {warning}" for warning in found]
+
+    def _unordered(self, corpus: Corpus) -> list[str]:
+        """A line on rows that do not say in which order their slots are spoken, where nothing else does."""
+        count = sum(u.text is None and "tokens" not in u.fields and len(self.annotation(u).segments) > 1
+                    for u in corpus.utterances)  # fmt: skip
+        if self.config.slots.order or not count:
+            return []
+        types = ",".join(sorted(self.types))
+        return [f"{count} rows have several slots and no text; they are learned in the rows' order, of use to CTC only "
+                f"where it is that of speech; slots.order=[{types}] states another"]  # fmt: skip
 
     def loss_sum(self, model: SlotTagger, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
         return loss_sum(self.config.asr, model, encoded, batch)

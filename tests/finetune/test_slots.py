@@ -77,6 +77,20 @@ def test_values_without_a_text_are_learned_in_the_order_of_speech() -> None:
     assert said is not None and said.segments == [("size", "twelve ounce"), ("coffeeDrink", "mocha")]
 
 
+def test_an_order_that_nobody_states_is_told_and_one_of_other_types_refused() -> None:
+    def told(order: tuple[str, ...], *rows: Utterance) -> list[str]:
+        return task_of(*rows, order=order).check(
+            Corpus("", Utterances(rows)), lambda u: 90, "data.train", training=True
+        )
+
+    (line,) = told((), ORDER, ORDER, row(None, slots={"size": "small"}))
+    assert line.startswith("WARNING data.train: 2 rows have several slots and no text; they are learned in the rows' ")
+    assert "slots.order=[coffeeDrink,size] states another" in line
+    assert told(("size", "coffeeDrink"), ORDER) == told((), SLURP) == told((), row("a b", slots={"x": "a"})) == []
+    with pytest.raises(UserError, match=r"slots\.order: no slot is a 'sise'; choose among coffeeDrink, size"):
+        told(("sise", "coffeeDrink"), ORDER)
+
+
 @pytest.mark.parametrize(
     ("entities", "segments", "unlearned"),
     [
@@ -126,7 +140,7 @@ def test_rows_that_cannot_be_read_are_counted_and_named(fields: dict[str, Any], 
         annotation_of(bad, "plain")
     assert "a.wav: " in str(error.value) and message in str(error.value)
     data = Corpus("", Utterances([ORDER, bad, bad]))
-    (warning,) = task_of(ORDER).check(data, lambda u: 50, "data.train", training=True)
+    warning, _ = task_of(ORDER).check(data, lambda u: 50, "data.train", training=True)
     assert warning.startswith("WARNING data.train: 2 rows whose slots cannot be read are left out; the first: a.wav")
     assert len(data.utterances) == 1 and len(data.skipped) == 2
 
@@ -166,7 +180,7 @@ def test_the_vocabulary_is_characters_and_tags_and_what_is_new_is_named() -> Non
     assert "never saw counts as errors" in warning
     for name in ("'<intent:refund>' x1", "'<slot:roast>' x1", "'x' x1", "'z' x1"):
         assert name in warning
-    (warning,) = task.check(Corpus("", Utterances([ORDER, SLURP])), lambda u: 33, "data.train", training=True)
+    _, warning = task.check(Corpus("", Utterances([ORDER, SLURP])), lambda u: 33, "data.train", training=True)
     assert "1 tagged texts have more entries than their audio has frames" in warning
     with pytest.raises(UserError, match="none of its rows can be used; 1 tagged texts have more entries than"):
         task.check(Corpus("", Utterances([ORDER])), lambda u: 5, "data.train", training=True)
