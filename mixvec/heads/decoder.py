@@ -27,8 +27,8 @@ Keys = tuple[Tensor, Tensor]
 END = 0
 """CTC's blank means nothing to the decoder, which takes it for the begin and gives it for the end of a text."""
 END_RATIO = 1.5
-"""γ: a text may end where log p_att(end) ≥ γ max log p_att(entry) (Hannun et al., arXiv 1904.02619). An end that is
-possible by smoothed labels alone would else outweigh the dozens of entries that it leaves out."""
+"""γ: a text may end where log p(end) ≥ γ max log p(entry) (Hannun et al., arXiv 1904.02619, with attention alone; here
+both say p). An end that smoothed labels make possible would else outweigh all that it leaves out."""
 CANDIDATES = 40
 """Entries tried behind each hypothesis, those that attention finds likeliest; all of an alphabet, as a rule."""
 
@@ -86,6 +86,8 @@ class Hypotheses(NamedTuple):
     """(K,) log-probabilities that attention gives their entries."""
     ctc: Tensor
     """(K, 2, T + 1), see ``PrefixScores``."""
+    joint: Tensor
+    """(K,) what both together give a text that begins so."""
     past: list[Keys] | None
     """Each layer's keys; None before the first entry."""
 
@@ -97,7 +99,7 @@ class HybridModel(CtcModel):
 
         λ log p_ctc(y | x) + (1 − λ) log p_att(y | x)
 
-    of those that attention lets end there (``END_RATIO``; with λ = 1, of all). Neither grows as a text gets longer, so
+    of those that may end there (``END_RATIO``; with λ = 1, of all). Neither grows as a text gets longer, so
     a search ends where no hypothesis can overtake the best that is complete.
     """
 
@@ -150,24 +152,25 @@ class HybridModel(CtcModel):
         """
         keys = [layer.frames.keys(frames.unsqueeze(0)) for layer in self._layers()]
         scores, share = PrefixScores(log_probs), self.ctc_weight
-        open_ = Hypotheses([[]], torch.zeros(1, device=frames.device), scores.start(), None)
+        open_ = Hypotheses([[]], frames.new_zeros(1).float(), scores.start(), frames.new_zeros(1).double(), None)
         best: tuple[list[int], float] = [], -math.inf
         spare = best  # the best of those that may not end
         for _ in range(len(frames) + 1):
             following, past = self._step(open_, keys)
             total = open_.attention.unsqueeze(1) + following  # (K, V)
             ends = (1 - share) * total[:, END].double() + (share * scores.whole(open_.ctc) if share else 0.0)
-            if float(ends.max()) > spare[1]:
-                spare = open_.entries[int(ends.argmax())], float(ends.max())
-            if share < 1:
-                ends = ends.masked_fill(following[:, END] < END_RATIO * following[:, 1:].amax(1), -math.inf)
-            if float(ends.max()) > best[1]:
-                best = open_.entries[int(ends.argmax())], float(ends.max())
             likely = total[:, 1:].topk(min(CANDIDATES, total.shape[1] - 1), dim=1)
             candidates = likely.indices + 1  # (K, C)
             last = torch.tensor([own[-1] if own else 0 for own in open_.entries], device=frames.device)
             begun, states = scores.extend(open_.ctc, last, candidates)
             joint = (1 - share) * likely.values.double() + (share * begun if share else 0.0)
+            if float(ends.max()) > spare[1]:
+                spare = open_.entries[int(ends.argmax())], float(ends.max())
+            if share < 1:
+                follows = joint.amax(1) - open_.joint
+                ends = ends.masked_fill(ends - open_.joint < END_RATIO * follows, -math.inf)
+            if float(ends.max()) > best[1]:
+                best = open_.entries[int(ends.argmax())], float(ends.max())
             value, chosen = joint.flatten().topk(min(self.beam, joint.numel()))
             chosen = chosen[value > best[1]]  # the others can only fall further
             if len(chosen) == 0:
@@ -177,7 +180,7 @@ class HybridModel(CtcModel):
                 [*open_.entries[k], e] for k, e in zip(row.tolist(), candidates[row, column].tolist(), strict=True)
             ]
             kept = [(key[row], value[row]) for key, value in past]
-            open_ = Hypotheses(entries, likely.values[row, column], states[row, column], kept)
+            open_ = Hypotheses(entries, likely.values[row, column], states[row, column], value[: len(row)], kept)
         return best if best[1] > -math.inf else spare
 
     def _step(self, open_: Hypotheses, frames: list[Keys]) -> tuple[Tensor, list[Keys]]:
