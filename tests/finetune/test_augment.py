@@ -13,9 +13,9 @@ import torch
 
 from finetune.batch import LabelledBatch
 from finetune.config import FinetuneConfig
+from finetune.ctc import frames_needed
 from finetune.setup import build_model, find_corpora, open_data
 from finetune.tasks import make_task
-from finetune.tasks.asr import _frames_needed
 from mixvec import UserError
 from pretrain.config import load_config
 from pretrain.loader import Updates
@@ -68,7 +68,7 @@ def test_a_text_fits_its_frames_at_every_speed_and_nothing_is_cut(corpus: Path, 
             assert part.padded_s <= 120
             frames = (part.batch.lengths // 160 // 4).tolist()  # at most: the tiny encoder has a frame every 40 ms
             needed = [
-                _frames_needed(t[:n].tolist())
+                frames_needed(t[:n].tolist())
                 for t, n in zip(part.batch.targets, part.batch.target_lengths, strict=True)
             ]
             assert all(n <= f for n, f in zip(needed, frames, strict=True))
