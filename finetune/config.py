@@ -202,7 +202,7 @@ class FinetuneConfig:
         if self.head.width is not None and (self.head.width < 8 or self.head.width % 8):
             raise ValueError(f"head.width={self.head.width} must be a multiple of 8")
         if self.head.kind != "own" and self.asr.decoder != "none":
-            raise ValueError(f"head.kind={self.head.kind} is a head without a decoder; leave out asr.decoder")
+            raise ValueError(f"head.kind={self.head.kind} is a head without a decoder; set asr.decoder=none")
         if not 0.0 < self.optim.layer_decay <= 1.0:
             raise ValueError(f"optim.layer_decay={self.optim.layer_decay} must lie in (0, 1]")
         for key in ("time_prob", "channel_prob"):

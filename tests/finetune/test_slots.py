@@ -25,7 +25,7 @@ from pretrain.config import load_config
 from pretrain.sources import Corpus
 from pretrain.utterances import Utterance, Utterances
 from tests.commands import in_process
-from tests.runs import FINETUNE, SMALLEST, fresh, written
+from tests.runs import FINETUNE, ROOT, SMALLEST, fresh, written
 
 
 def row(text: str | None = None, label: str | None = None, **fields: Any) -> Utterance:
@@ -87,8 +87,17 @@ def test_an_order_that_nobody_states_is_told_and_one_of_other_types_refused() ->
     assert line.startswith("WARNING data.train: 2 rows have several slots and no text; they are learned in the rows' ")
     assert "slots.order=[coffeeDrink,size] states another" in line
     assert told(("size", "coffeeDrink"), ORDER) == told((), SLURP) == told((), row("a b", slots={"x": "a"})) == []
+    spans = [{"type": "x", "span": [0]}, {"type": "y", "span": [1]}]
+    assert told((), row(None, tokens=["a", "b"], entities=spans)) == [], "tokens are in the order of speech"
     with pytest.raises(UserError, match=r"slots\.order: no slot is a 'sise'; choose among coffeeDrink, size"):
         told(("sise", "coffeeDrink"), ORDER)
+
+
+def test_a_probing_head_and_the_decoder_of_the_configuration_are_one_too_many() -> None:
+    keys = [str(ROOT / "configs/slots.yaml"), "size=tiny", "head.kind=lstm"]
+    with pytest.raises(UserError, match=r"head\.kind=lstm is a head without a decoder; set asr\.decoder=none"):
+        load_config(FinetuneConfig, keys, "")
+    assert load_config(FinetuneConfig, [*keys, "asr.decoder=none"], "").head.kind == "lstm"
 
 
 @pytest.mark.parametrize(

@@ -163,8 +163,9 @@ def test_seeds_and_whole_models(
     less = other["difference"]
     assert less["value"] == pytest.approx(other["value"] - own["value"]) and less["seeds"] == 2
     text = (tmp_path / "out/probes.md").read_text()
-    assert f"| words, intent | accuracy ↑ | {less['value']:+.3f} [{less['low']:+.3f}, {less['high']:+.3f}] |" in text
-    assert "| higher than own by | score | scratch |" in text and "The mean of 2 seeds; in brackets 95 %" in text
+    assert f"| words | intent | accuracy ↑ | {less['value']:+.3f} [{less['low']:+.3f}, {less['high']:+.3f}] |" in text
+    assert "| corpus | task | higher than own by | scratch |" in text
+    assert "The mean of 2 seeds; in brackets 95 %" in text
     assert "- left out: words-speaker: no configuration trains its encoder" in text
     changed = [load_encoder(tmp_path / f"out/{name}/words-intent").state_dict() for name in ("own", "scratch")]
     first = load_encoder(model).state_dict()
@@ -227,6 +228,14 @@ def test_two_models_are_compared_in_pairs(tmp_path: Path) -> None:
     assert found["high"] - found["low"] < 0.5 * (high - low)
     assert table.difference([b], [theirs[1:]], [drawn], [a], "accuracy") is None, "other test data"
     assert table.difference([b], [theirs], [drawn], [], "accuracy") is None
+
+
+def test_what_failed_stands_in_the_row_of_its_score(tmp_path: Path) -> None:
+    asr = Probe("words", "asr", ())
+    for keys, metric in (((), "wer"), (("best_by=wer", "best_by=cer"), "cer")):
+        found = table.entry([Job(Model("a", ()), asr, tmp_path / "a", keys)], ["no disk"], [])
+        assert (found["metric"], found["lower_is_better"], found["error"]) == (metric, True, "no disk")
+    assert table.metric_of(Job(Model("a", ()), Probe("words", "intent", ()), tmp_path, ("best_by=cer",))) == "accuracy"
 
 
 def test_what_it_cannot_do_is_one_line(data: Path, model: Path, probe: Callable[..., Result]) -> None:

@@ -40,9 +40,7 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
     first = jobs[0]
     done = [job for job in jobs if job.is_done]
     results = [_results(job) for job in done]
-    metric = SCORES[first.probe.task]
-    if done and first.probe.task == "asr":
-        metric = OmegaConf.load(done[0].folder / "config.yaml").best_by
+    metric = metric_of(first)
     found: dict[str, Any] = {"corpus": first.probe.corpus, "task": first.probe.task, "label": first.probe.field,
                              "model": first.model.name, "metric": metric, "lower_is_better": metric in LOWER,
                              "run": str(first.folder)}  # fmt: skip
@@ -62,6 +60,12 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
         "layer_weights": np.mean(weights, axis=0).tolist() if weights else None,
         "difference": difference(done, rows, drawn, base, metric),
     }  # fmt: skip
+
+
+def metric_of(job: Job) -> str:
+    """A task's usual score; of recognition the one that ``best_by`` asks for."""
+    asked = [word.partition("=")[2] for word in job.words if word.startswith("best_by=")]
+    return asked[-1] if asked and job.probe.task == "asr" else SCORES[job.probe.task]
 
 
 def difference(
@@ -160,13 +164,12 @@ def layer_weights(folder: Path) -> list[float] | None:
 def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -> str:
     """A row for each probe, a column for each model; what failed and what was left out below."""
     models = list(dict.fromkeys(entry["model"] for entry in entries))
-    probes: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    probes: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for cell in entries:
-        key = (cell["corpus"], cell["task"], cell["label"], cell["metric"], cell["lower_is_better"])
-        probes.setdefault(key, {})[cell["model"]] = cell
+        probes.setdefault(_named(cell), {})[cell["model"]] = cell
     lines = [f"| corpus | task | score | utterances | {' | '.join(models)} |", "|---" * (4 + len(models)) + "|"]
     notes: list[str] = []
-    for (corpus, task, label, metric, lower), cells in probes.items():
+    for (corpus, task, score), cells in probes.items():
         count = next((str(cell["utterances"]) for cell in cells.values() if "utterances" in cell), "")
         shown = []
         for model in models:
@@ -175,8 +178,7 @@ def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -
                 notes.append(f"{model}, {corpus} {task}: {cell['error']}")
             shown.append(f"failed ({len(notes)})" if "error" in cell else
                          f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]")  # fmt: skip
-        what = f"{task} ({label})" if label else task
-        lines.append(f"| {corpus} | {what} | {metric} {'↓' if lower else '↑'} | {count} | {' | '.join(shown)} |")
+        lines.append(f"| {corpus} | {task} | {score} | {count} | {' | '.join(shown)} |")
     seeds = max((len(entry.get("values", ())) for entry in entries), default=1)
     mean = f"The mean of {seeds} seeds; in" if seeds > 1 else "In"
     again = ", and on seeds drawn again" if seeds > 1 else ""
@@ -193,13 +195,17 @@ def _differences(entries: list[dict[str, Any]], models: list[str]) -> list[str]:
         return []
     base = found[0]["difference"]["from"]
     others = [model for model in models if model != base]
-    lines = ["", f"| higher than {base} by | score | {' | '.join(others)} |", "|---" * (2 + len(others)) + "|"]
-    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    lines = ["", f"| corpus | task | higher than {base} by | {' | '.join(others)} |", "|---" * (3 + len(others)) + "|"]
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for entry in found:
-        what = f"{entry['task']} ({entry['label']})" if entry["label"] else entry["task"]
         by = entry["difference"]
-        key = f"{entry['corpus']}, {what}", f"{entry['metric']} {'↓' if entry['lower_is_better'] else '↑'}"
-        rows.setdefault(key, {})[entry["model"]] = f"{by['value']:+.3f} [{by['low']:+.3f}, {by['high']:+.3f}]"
+        rows.setdefault(_named(entry), {})[entry["model"]] = f"{by['value']:+.3f} [{by['low']:+.3f}, {by['high']:+.3f}]"
     lines += [f"| {' | '.join(key)} | {' | '.join(own.get(other, '') for other in others)} |"
               for key, own in rows.items()]  # fmt: skip
     return [*lines, "", "Paired: the same test speakers and the same seed are drawn for both."]
+
+
+def _named(cell: dict[str, Any]) -> tuple[str, str, str]:
+    """Corpus, task and score, as a row begins."""
+    task = f"{cell['task']} ({cell['label']})" if cell["label"] else cell["task"]
+    return cell["corpus"], task, f"{cell['metric']} {'↓' if cell['lower_is_better'] else '↑'}"
