@@ -1,7 +1,7 @@
 """``python -m finetune CONFIG.yaml [key=value ...]``"""
 # ruff: noqa: E402, F401
 
-from pretrain.orphans import follow_torchrun
+from mixvec.parent import follow_torchrun
 
 follow_torchrun()  # before the imports, which take seconds
 
@@ -10,8 +10,8 @@ import sys
 import soundfile  # before the others: its wheel carries the libsndfile that fairseq2 asks for
 
 from mixvec.errors import run_cli
-from pretrain.config import load_config
-from pretrain.faults import first_failure_first
+from mixvec.training.config import load_config
+from mixvec.training.faults import first_failure_first
 
 from .config import FinetuneConfig
 from .train import train

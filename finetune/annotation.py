@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mixvec import UserError
-from mixvec.tags import Segment
+from mixvec.data.utterances import Utterance
+from mixvec.model.tags import Segment
 from mixvec.text import TextStyle, normalise_text
-from pretrain.utterances import Utterance
 
 if TYPE_CHECKING:
     from .slu_score import Slot

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixvec.frontend import SAMPLE_RATE_HZ
-from pretrain.loader import Clip, pad
-from pretrain.masks import MIN_FRAMES, span_mask
-from pretrain.utterances import Utterance
+from mixvec.data.batches import Clip, pad
+from mixvec.data.masks import MIN_FRAMES, span_mask
+from mixvec.data.utterances import Utterance
+from mixvec.model.frontend import SAMPLE_RATE_HZ
 
 from .config import AugmentConfig
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mixvec import EncoderConfig
-from mixvec.heads import Kind, Layers
+from mixvec.data.config import WaveformAugmentConfig
+from mixvec.model import Kind, Layers
 from mixvec.text import TextStyle
-from pretrain.augment import WaveformAugmentConfig
-from pretrain.config import BatchConfig, OptimConfig, RunConfig, check_at_least, check_names, check_run
+from mixvec.training.config import BatchConfig, OptimConfig, RunConfig, check_at_least, check_names, check_run
 
 from .annotation import SlotConfig
 from .asr_config import AsrConfig

@@ -7,10 +7,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mixvec.heads.ctc import CtcModel
-from mixvec.heads.decoder import HybridModel
-from mixvec.output import EncoderOutput
-from mixvec.padding import padding_mask
+from mixvec.model.ctc import CtcModel
+from mixvec.model.decoder import HybridModel
+from mixvec.model.output import EncoderOutput
+from mixvec.model.padding import padding_mask
 
 from .asr_config import AsrConfig
 from .batch import LabelledBatch

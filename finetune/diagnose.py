@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pretrain.checkpoint import RunState
-from pretrain.diagnose import exploding_gradient, schedule_too_long, starved_loader, warnings_of
+from mixvec.training.checkpoint import RunState
+from mixvec.training.diagnose import exploding_gradient, schedule_too_long, starved_loader, warnings_of
 
 from .config import FinetuneConfig, FinetuneRun
 

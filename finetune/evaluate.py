@@ -14,14 +14,14 @@ from accelerate.utils import gather_object
 
 from mixvec import UserError
 from mixvec.atomic import write_whole
+from mixvec.data.batches import Updates
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.hub import load_model, load_tensors, read_tensors
-from pretrain.checkpoint import RunState
-from pretrain.export import save_model, training_facts
-from pretrain.health import tell
-from pretrain.loader import Updates
-from pretrain.run import Run
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance
+from mixvec.training.checkpoint import RunState
+from mixvec.training.export import save_model, training_facts
+from mixvec.training.report import tell
+from mixvec.training.run import Run
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score

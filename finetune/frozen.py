@@ -27,9 +27,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mixvec import UserError
 from mixvec.atomic import whole_file
-from mixvec.frontend import SAMPLE_RATE_HZ
-from mixvec.output import EncoderOutput
-from pretrain.sources import Corpus
+from mixvec.data.sources import Corpus
+from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.model.output import EncoderOutput
 
 from .batch import LabelledBatch
 from .config import FinetuneConfig

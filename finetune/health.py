@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pretrain.checkpoint import RunState
-from pretrain.health import count_loud, energy_row, energy_words, tell
-from pretrain.optim import median_norm
-from pretrain.run import Run
+from mixvec.training.checkpoint import RunState
+from mixvec.training.optim import median_norm
+from mixvec.training.report import count_loud, energy_row, energy_words, tell
+from mixvec.training.run import Run
 
 from .diagnose import diagnose
 

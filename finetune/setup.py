@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from mixvec import EncoderConfig, UserError
-from mixvec.frontend import SAMPLE_RATE_HZ
+from mixvec.data.augment import Augmentation
+from mixvec.data.batches import Loaded, Updates
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.utterances import Utterance
 from mixvec.hub import load_encoder
 from mixvec.locate import resolve
-from mixvec.output import EncoderOutput
-from pretrain.augment import Augmentation
-from pretrain.loader import Loaded, Updates
-from pretrain.run import Run
-from pretrain.sources import Corpus, find_utterances
-from pretrain.utterances import Utterance
+from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.model.output import EncoderOutput
+from mixvec.training.run import Run
 
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig, FinetuneOptim

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 
-from pretrain.device import start_accelerator
-from pretrain.faults import memory_named
-from pretrain.optim import adamw, learning_rate, set_learning_rate, step
-from pretrain.run import Run
+from mixvec.training.device import start_accelerator
+from mixvec.training.faults import memory_named
+from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
+from mixvec.training.run import Run
 
 from .config import FinetuneConfig
 from .evaluate import finish, keep_best

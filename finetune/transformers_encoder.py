@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from mixvec import EncoderConfig, EncoderOutput, UserError
-from mixvec.frontend import SAMPLE_RATE_HZ, Length, conv_length, normalise
-from mixvec.padding import padding_mask, zero_padding
+from mixvec.model.frontend import SAMPLE_RATE_HZ, Length, conv_length, normalise
+from mixvec.model.padding import padding_mask, zero_padding
 
 OURS = ("mixvec", "wav2vec2")
 """The ``model_type`` of what mixvec reads itself."""

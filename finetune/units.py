@@ -18,7 +18,7 @@ from typing import Any
 from mixvec import UserError
 from mixvec.atomic import whole_file, write_whole
 from mixvec.text import BLANK, SPACE, build_vocabulary, encode_text, unknown_characters
-from pretrain.checkpoint import listed
+from mixvec.training.checkpoint import listed
 
 from .asr_config import AsrConfig
 

@@ -1,9 +1,7 @@
 """mixvec: speech encoders with SummaryMixing, linear in time, and the heads that recognise and understand."""
 
-from .config import SIZES, EncoderConfig, encoder_config
-from .encoder import SpeechEncoder, build_encoder
 from .errors import UserError
-from .heads import (
+from .model import (
     Classifier,
     CtcRecognizer,
     HybridRecognizer,
@@ -12,8 +10,10 @@ from .heads import (
     SlotTagger,
     SpeakerEmbedder,
 )
-from .mixing import SelfAttention, SummaryMixing
-from .output import EncoderOutput
+from .model.config import SIZES, EncoderConfig, encoder_config
+from .model.encoder import SpeechEncoder, build_encoder
+from .model.mixing import SelfAttention, SummaryMixing
+from .model.output import EncoderOutput
 
 __version__ = "0.1.0"
 

@@ -7,11 +7,11 @@ import math
 import shlex
 from typing import Any
 
-from .heads import HEADS
+from .model import HEADS
 
 _USE = """\
 from mixvec import {architecture}
-from mixvec.audio import read_audio
+from .audio import read_audio
 
 model = {architecture}.from_pretrained({name})
 waveform = read_audio("speech.wav").unsqueeze(0)

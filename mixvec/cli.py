@@ -111,9 +111,9 @@ def _load(command: str, name: str) -> Any:
     Raises:
         UserError: there is no such model, or it is one for something else.
     """
-    from .heads import HEADS
     from .hub import load_model, read_config
     from .locate import resolve
+    from .model import HEADS
 
     folder = resolve(name)
     architecture = read_config(folder)["architecture"]
@@ -147,7 +147,7 @@ def _answer(model: Any, path: Path, top: int | None) -> dict[str, Any]:
         UserError: the file cannot be read, or does not fit into memory.
     """
     from .audio import read_audio
-    from .frontend import SAMPLE_RATE_HZ
+    from .model.frontend import SAMPLE_RATE_HZ
 
     waveform = read_audio(path)  # (S,)
     seconds = round(len(waveform) / SAMPLE_RATE_HZ, 3)

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from . import wav2vec2_weights
 from .atomic import save_tensors, whole_folder
 from .card import model_card
-from .config import EncoderConfig
-from .encoder import Encoder, build_encoder
 from .errors import UserError
-from .frontend import SAMPLE_RATE_HZ
-from .heads import HEADS, TaskModel
 from .locate import resolve
+from .model import HEADS, TaskModel
+from .model.config import EncoderConfig
+from .model.encoder import Encoder, build_encoder
+from .model.frontend import SAMPLE_RATE_HZ
 
 Model = TypeVar("Model", bound=TaskModel)
 FORMAT = 1

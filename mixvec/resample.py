@@ -15,7 +15,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .frontend import SAMPLE_RATE_HZ
+from .model.frontend import SAMPLE_RATE_HZ
 
 ZEROS = 48
 """Zero crossings of the sinc on each side."""

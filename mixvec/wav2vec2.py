@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import build_mixer, zero_gradient
-from .config import EncoderConfig
 from .errors import UserError
-from .frontend import SAMPLE_RATE_HZ, Length, WaveformFrontEnd, conv_length, normalise
-from .output import EncoderOutput
-from .padding import padding_mask, zero_padding
+from .model.blocks import build_mixer, zero_gradient
+from .model.config import EncoderConfig
+from .model.frontend import SAMPLE_RATE_HZ, Length, WaveformFrontEnd, conv_length, normalise
+from .model.output import EncoderOutput
+from .model.padding import padding_mask, zero_padding
 
 try:
     import soundfile  # noqa: F401  (before fairseq2, which finds libsndfile only once this has loaded it)

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from .config import EncoderConfig
 from .errors import UserError
-from .frontend import WaveformFrontEnd
+from .model.config import EncoderConfig
+from .model.frontend import WaveformFrontEnd
 
 PREFIX = "wav2vec2."  # the encoder's name inside a model with a head
 OTHER_PARTS = ("quantizer.", "project_q.", "project_hid.", "lm_head.", "dropout_features.", "projector.", "classifier.")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .config import OptimConfig, PretrainConfig, RunConfig
+from mixvec.training.diagnose import exploding_gradient, schedule_too_long, starved_loader, warnings_of
 
-TOLD_ONCE = {"schedule-too-long", "small-batch", "frozen-encoder", "overfitting"}
-"""Said once a session."""
-LOUD_WINDOWS = 3
+from .config import PretrainConfig
+
 MIN_BATCH_S = 600.0
 SMALL_SIZES = ("tiny", "small")
 
@@ -29,11 +28,6 @@ def diagnose(row: dict[str, Any], config: PretrainConfig) -> dict[str, str]:
         "small-batch": _batch(config),
     }
     return warnings_of(found)
-
-
-def warnings_of(found: dict[str, str | None]) -> dict[str, str]:
-    """The warning for each name that something was found for."""
-    return {name: f"WARNING {name}: {line}" for name, line in found.items() if line}
 
 
 def _codebook(row: dict[str, Any]) -> str | None:
@@ -58,22 +52,6 @@ def _chance(row: dict[str, Any], config: PretrainConfig) -> str | None:
     )
 
 
-def exploding_gradient(row: dict[str, Any]) -> str | None:
-    loud, skipped = row.get("gradient_loud_windows", 0), row.get("nonfinite_updates", 0)
-    if loud < LOUD_WINDOWS and not skipped:
-        return None
-    evidence = []
-    if loud >= LOUD_WINDOWS:
-        evidence.append(f"its norm was over 10 times its running median, {row['gradient_norm_median']:.2g}, for {loud} "
-                        "log lines in a row")  # fmt: skip
-    if skipped:
-        evidence.append(f"{skipped} updates since the last line were not finite and left out (see nonfinite.jsonl)")
-    return (
-        f"{'; '.join(evidence)}. Likely causes: optim.lr too high or optim.warmup_fraction too small, "
-        "optim.clip_norm too large, run.precision=fp16 (take bf16 or fp32), broken audio."
-    )
-
-
 def _dimensions(row: dict[str, Any], config: PretrainConfig) -> str | None:
     """Healthy runs of widths 128 and 256 were seen at 5 in the warm-up and at 14 to 25 later, whatever the width."""
     rank, width = row.get("effective_rank"), row.get("width", 0)
@@ -83,35 +61,6 @@ def _dimensions(row: dict[str, Any], config: PretrainConfig) -> str | None:
     return (
         f"the encoder's frames vary in about {rank:.1f} of {width} dimensions: they become alike. Likely causes: "
         "optim.lr too high, optim.weight_decay too high, objective.diversity_weight too low, audio without variety."
-    )
-
-
-def starved_loader(row: dict[str, Any], workers: int) -> str | None:
-    share = row.get("wait_share", 0.0)
-    if not share > 0.3:
-        return None
-    return (
-        f"{share:.0%} of the time goes into waiting for audio. Likely causes: data.workers too few (now "
-        f"{workers} for each rank), a slow disk or network, long MP3 files, in which "
-        "seeking takes its time, compressed audio on a slow processor."
-    )
-
-
-def schedule_too_long(row: dict[str, Any], run: RunConfig, optim: OptimConfig) -> str | None:
-    hours, left_s, todo = run.max_hours, row.get("seconds_left", 0.0), run.updates - row["update"]
-    if hours is None or todo <= 0:
-        return None
-    reach = row["update"] + round(max(row["session_seconds_left"], 0.0) / max(left_s / todo, 1e-9))
-    warm = round(optim.warmup_fraction * run.updates)
-    if row["update"] < warm and reach < warm:
-        evidence = f"run.max_hours={hours:g} ends this session near update {reach}, before the warm-up ends at {warm}"
-    elif left_s > 2 * hours * 3600:
-        evidence = f"{left_s / 3600:.1f} h of work are left, and run.max_hours={hours:g} ends this session before that"
-    else:
-        return None
-    return (
-        f"{evidence}; the learning rate falls to its end at update {run.updates} alone. Unless the run is "
-        f"queued again until then, lower run.updates to what it can reach (near {reach}) in another run.dir."
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,17 +11,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from .checkpoint import RunState
-from .diagnose import TOLD_ONCE, diagnose
-from .loader import Loaded, Updates
-from .loss import perplexity
-from .objective import MaskedBatch, Sums
-from .optim import is_loud, median_norm
-from .probe import Probe, probe_row
-from .run import Run
+from mixvec.data.batches import Loaded, Updates
+from mixvec.training.checkpoint import RunState
+from mixvec.training.optim import median_norm
+from mixvec.training.report import count_loud, energy_row, energy_words, memory_mb, tell
+from mixvec.training.run import Run
 
-TOLD_AGAIN = 20
-"""Log lines after which a warning that still holds is told in full again."""
+from .diagnose import diagnose
+from .objectives.contrastive import MaskedBatch, Sums
+from .objectives.loss import perplexity
+from .probe import Probe, probe_row
 
 
 class Counts(NamedTuple):
@@ -132,13 +129,6 @@ def effective_rank(accelerator: Accelerator, sample: Tensor, real: Tensor) -> fl
     return float(torch.exp(-torch.special.xlogy(shares, shares).sum()))
 
 
-def memory_mb(device: torch.device) -> float:
-    """The most that this process has held so far: allocated on the GPU, or resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
-
-
 def report(
     run: Run,
     state: RunState,
@@ -164,43 +154,6 @@ def report(
         row["session_seconds_left"] = config.run.max_hours * 3600 - run.session_s
     row |= energy_row(run, state) | probe_row(run, probe, state.update)
     return tell(run, row, status_line(row, config.run.updates), diagnose(row, config))
-
-
-def energy_row(run: Run, state: RunState) -> dict[str, float]:
-    """What the run has drawn so far, for a log line; nothing where the devices do not tell. Every rank calls this."""
-    state.energy_j = run.energy_j()
-    return {} if state.energy_j is None else {"energy_kwh": state.energy_j / 3.6e6}
-
-
-def energy_words(row: dict[str, Any]) -> str:
-    """The same for the screen."""
-    return f"{row['energy_kwh']:.3g} kWh  " if "energy_kwh" in row else ""
-
-
-def tell(run: Run, row: dict[str, Any], line: str, found: dict[str, str]) -> int | None:
-    """Log a row and its line, and the warnings; the exit code to end with where ``run.stop_on`` names one.
-
-    A warning that holds on is a word at the end of the next lines, and told in full again every ``TOLD_AGAIN``.
-
-    Every rank calls this; what the main rank found holds for all.
-    """
-    held = {name: run.told.get(name, 0) for name in found}
-    still = [name for name in found if held[name] % TOLD_AGAIN and name not in TOLD_ONCE]
-    lines = [found[name] for name in found if held[name] % TOLD_AGAIN == 0]
-    kept = TOLD_ONCE if line else run.told.keys()  # an evaluation, which has no line, asks about the scores alone
-    run.told = {name: count for name, count in run.told.items() if name in kept} | {
-        name: 1 if name in TOLD_ONCE else count + 1 for name, count in held.items()
-    }
-    run.log(row, "\n".join([line + f"  STILL {', '.join(still)}" * bool(still), *lines]))
-    stop_on = run.config.run.stop_on
-    return run.stop_for([found[name] for name in stop_on if name in found]) if stop_on else None
-
-
-def count_loud(state: RunState, norms: list[float]) -> int:
-    """How many log lines in a row had a loud gradient, this one's ``norms`` included; the state remembers."""
-    loud = bool(norms) and is_loud(state, statistics.median(norms))
-    state.loud_windows = state.loud_windows + 1 if loud else 0
-    return state.loud_windows
 
 
 def status_line(row: dict[str, Any], updates: int) -> str:

@@ -25,14 +25,14 @@ from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 
 from mixvec import UserError
-from mixvec.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, normalise
-from mixvec.padding import padding_mask, zero_padding
+from mixvec.data.batches import Clip, Updates, pad
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.utterances import Utterances
+from mixvec.model.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, normalise
+from mixvec.model.padding import padding_mask, zero_padding
+from mixvec.training.run import Run
 
 from .config import ProbeConfig
-from .loader import Clip, Updates, pad
-from .run import Run
-from .sources import Corpus, find_utterances
-from .utterances import Utterances
 
 PER_LABEL = 4
 """Where so many utterances of each label are more than may be taken, the commonest labels are."""

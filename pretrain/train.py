@@ -15,25 +15,25 @@ from functools import partial
 import torch
 
 from mixvec import UserError
-from mixvec.frontend import SAMPLE_RATE_HZ
+from mixvec.data.augment import Augmentation
+from mixvec.data.batches import Loaded, Updates
+from mixvec.data.masks import MIN_FRAMES
+from mixvec.data.segments import cut_long
+from mixvec.data.sources import Corpus, find_utterances, source_names
+from mixvec.data.stream import StreamedUpdates
+from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.training.compiling import FRAMES_MULTIPLE, start_compiling
+from mixvec.training.device import start_accelerator
+from mixvec.training.export import save_model, training_facts
+from mixvec.training.faults import memory_named
+from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
+from mixvec.training.run import Run
 
-from .augment import Augmentation
-from .compiling import FRAMES_MULTIPLE, start_compiling
 from .config import PretrainConfig
-from .device import start_accelerator
-from .export import save_model, training_facts
-from .faults import memory_named
 from .health import Counts, Window, report
-from .loader import Loaded, Updates, collate_masked
-from .masks import MIN_FRAMES
-from .objective import MaskedBatch, MaskedPrediction, Totals
-from .optim import adamw, learning_rate, set_learning_rate, step
+from .objectives.contrastive import MaskedBatch, MaskedPrediction, Totals, collate_masked
+from .objectives.quantizer import gumbel_temperature
 from .probe import open_probe
-from .quantizer import gumbel_temperature
-from .run import Run
-from .segments import cut_long
-from .sources import Corpus, find_utterances, source_names
-from .stream import StreamedUpdates
 
 
 def train(config: PretrainConfig) -> int:

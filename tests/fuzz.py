@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mixvec import UserError
-from pretrain.loader import Clip, Updates
-from pretrain.sources import find_utterances
+from mixvec.data.batches import Clip, Updates
+from mixvec.data.sources import find_utterances
 from tests.mutants import Original, mutant, originals
 
 ROOT = Path(__file__).resolve().parent.parent

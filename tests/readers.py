@@ -14,8 +14,8 @@ import datasets
 import numpy as np
 import soundfile
 
-from pretrain.sources import Corpus, find_utterances
-from pretrain.utterances import Utterance
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.utterances import Utterance
 
 RATE = 16_000
 

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from finetune.config import FinetuneConfig
 from finetune.train import train as finetune_train
-from pretrain.background import NAME as BACKGROUND
-from pretrain.config import PretrainConfig, load_config
-from pretrain.objective import MaskedPrediction, Sums
+from mixvec.training.background import NAME as BACKGROUND
+from mixvec.training.config import load_config
+from pretrain.config import PretrainConfig
+from pretrain.objectives.contrastive import MaskedPrediction, Sums
 from pretrain.train import train as pretrain_train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from mixvec.cli import main as mixvec
+from mixvec.data.index import index_path, load_index
 from mixvec.errors import run_cli
-from pretrain.index import index_path, load_index
 from tests.commands import in_process
 from tests.readers import find, kaldi, nemo, parquet, webdataset
 from tests.runs import finetune, identical, pretrain, weights

@@ -17,7 +17,8 @@ import torch
 
 from finetune.config import FinetuneConfig
 from mixvec import SIZES, build_encoder
-from pretrain.config import PretrainConfig, load_config
+from mixvec.training.config import load_config
+from pretrain.config import PretrainConfig
 from tests.runs import ROOT, SMALLEST
 
 README = (ROOT / "README.md").read_text()
@@ -125,7 +126,7 @@ def test_every_pretraining_config_is_in_the_table_and_builds(path: Path) -> None
     """Builds at its own block kind, front end and objective; at width 32, since `large` takes gigabytes."""
     if path.stem in FINE_TUNING:
         return
-    from pretrain.objective import MaskedPrediction
+    from pretrain.objectives.contrastive import MaskedPrediction
 
     config = load_config(PretrainConfig, [str(path)], "")
     assert config.size in SIZES

@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from mixvec import Classifier, CtcRecognizer, EncoderConfig, build_encoder, encoder_config
-from mixvec.heads import Layers
+from mixvec.model import Layers
 from tests.hub_server import HubServer
 
 VOCABULARY = ["[PAD]", "|", "'", "a", "b", "é"]

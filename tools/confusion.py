@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mixvec.atomic import whole_file
+from mixvec.data.readers.rows import json_lines
 from mixvec.errors import UserError, run_cli
-from pretrain.readers.rows import json_lines
 
 from .picture import check_plot
 

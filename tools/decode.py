@@ -34,13 +34,13 @@ from finetune.tasks import Scored
 from finetune.units import Units, load_units
 from mixvec import CtcRecognizer
 from mixvec.atomic import write_whole
+from mixvec.data.batches import read_clip
+from mixvec.data.sources import Corpus
 from mixvec.errors import UserError, run_cli
-from mixvec.heads.beam import prefix_beam
 from mixvec.hub import load_model
+from mixvec.model.beam import prefix_beam
 from mixvec.text import normalise_text
-from pretrain.config import load_config
-from pretrain.loader import read_clip
-from pretrain.sources import Corpus
+from mixvec.training.config import load_config
 from tools.score import comparison, paired, read_rows
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)

@@ -22,14 +22,15 @@ import numpy as np
 import torch
 from torch.optim import AdamW
 
+from mixvec.data.batches import Clip
+from mixvec.data.utterances import Utterance
 from mixvec.errors import UserError, run_cli
-from mixvec.frontend import SAMPLE_RATE_HZ
-from pretrain.config import PretrainConfig, load_config
-from pretrain.device import start_accelerator
-from pretrain.faults import is_out_of_memory
-from pretrain.loader import Clip, collate_masked
-from pretrain.objective import MaskedBatch, MaskedPrediction, Totals
-from pretrain.utterances import Utterance
+from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.training.config import load_config
+from mixvec.training.device import start_accelerator
+from mixvec.training.faults import is_out_of_memory
+from pretrain.config import PretrainConfig
+from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, Totals, collate_masked
 from tools.bench.memory import MB, Meter, free_bytes
 
 SHARE = 0.9

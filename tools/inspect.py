@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from mixvec.atomic import write_whole
+from mixvec.data.plan import deal, plan_epoch
+from mixvec.data.segments import cut_long
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.utterances import Utterances
 from mixvec.errors import UserError, redacted, run_cli
-from pretrain.config import PretrainConfig, load_config
-from pretrain.plan import deal, plan_epoch
-from pretrain.segments import cut_long
-from pretrain.sources import Corpus, find_utterances
-from pretrain.utterances import Utterances
+from mixvec.training.config import load_config
+from pretrain.config import PretrainConfig
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "small.yaml"
 EDGES_S = (0, 0.5, 1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 60, 300, 1800, 7200)

@@ -40,9 +40,9 @@ import mixvec
 from mixvec.atomic import whole_folder
 from mixvec.card import model_card
 from mixvec.errors import UserError, run_cli
-from mixvec.heads import HEADS
 from mixvec.hub import OWN_FILES, check_replaceable, read_config, required_files
-from pretrain.manifest import sha256
+from mixvec.model import HEADS
+from mixvec.training.manifest import sha256
 from tools.reload import outputs
 
 RULE = """\

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from mixvec import EncoderConfig
-from mixvec.output import EncoderOutput
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
+from mixvec.model.output import EncoderOutput
 
 from ..batch import LabelledBatch
 

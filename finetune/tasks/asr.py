@@ -9,10 +9,10 @@ import jiwer
 from torch import Tensor
 
 from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, UserError
-from mixvec.output import EncoderOutput
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
+from mixvec.model.output import EncoderOutput
 from mixvec.text import TEXT_STYLES, normalise_text
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance
 
 from ..batch import LabelledBatch
 from ..config import FinetuneConfig

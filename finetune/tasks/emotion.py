@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 
 from ..config import FinetuneConfig
 from . import Scored

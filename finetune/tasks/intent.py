@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mixvec import Classifier, EncoderConfig, ProbeClassifier, UserError
-from mixvec.output import EncoderOutput
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
+from mixvec.model.output import EncoderOutput
 
 from ..batch import LabelledBatch
 from ..config import FinetuneConfig

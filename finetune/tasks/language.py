@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from pretrain.utterances import Utterance
+from mixvec.data.utterances import Utterance
 
 from . import Scored
 from .intent import Task as IntentTask

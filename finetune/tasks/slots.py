@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from mixvec import EncoderConfig, HybridTagger, SlotTagger, UserError
-from mixvec.output import EncoderOutput
-from mixvec.tags import is_tag, read_tags, tagged
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
+from mixvec.model.output import EncoderOutput
+from mixvec.model.tags import is_tag, read_tags, tagged
 from mixvec.text import build_vocabulary
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance
 
 from ..annotation import Annotation, annotation_of
 from ..batch import LabelledBatch

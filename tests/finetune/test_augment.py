@@ -17,8 +17,8 @@ from finetune.ctc import frames_needed
 from finetune.setup import build_model, find_corpora, open_data
 from finetune.tasks import make_task
 from mixvec import UserError
-from pretrain.config import load_config
-from pretrain.loader import Updates
+from mixvec.data.batches import Updates
+from mixvec.training.config import load_config
 from tests.runs import FINETUNE, ROOT, SMALLEST, finetune
 
 ON = ("data.augment.speed=[0.5,1.1]", "data.augment.mix_prob=0.5", "data.augment.noise_prob=1")

@@ -12,8 +12,8 @@ from finetune.config import EmotionConfig, FinetuneConfig, LabelledData
 from finetune.tasks import Scored
 from finetune.tasks.emotion import Task
 from mixvec import ProbeClassifier, UserError
-from pretrain.sources import Corpus, find_utterances
-from pretrain.utterances import Utterance, Utterances
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.utterances import Utterance, Utterances
 from tests.runs import finetune
 from tests.voice_corpora import iemocap
 

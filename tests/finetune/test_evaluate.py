@@ -15,8 +15,8 @@ from finetune.tasks import Scored
 from finetune.tasks.asr import Task as AsrTask
 from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from tests.runs import SMALLEST, finetune, rows
 
 KEYS = ("size=tiny", *SMALLEST, "run.updates=2", "run.eval_every=1", "run.save_every=9")

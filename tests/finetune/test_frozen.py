@@ -11,7 +11,7 @@ import torch
 from finetune import frozen
 from finetune.config import AugmentConfig, CacheConfig, FinetuneConfig, LabelledData
 from mixvec import SpeechEncoder, UserError
-from pretrain.augment import WaveformAugmentConfig
+from mixvec.data.config import WaveformAugmentConfig
 from tests.runs import SMALLEST, finetune, identical, weights
 from tests.tiny_models import encoder as tiny_encoder
 

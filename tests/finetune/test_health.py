@@ -14,8 +14,8 @@ from finetune.config import FinetuneConfig
 from finetune.diagnose import diagnose, diagnose_score
 from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
-from pretrain.checkpoint import RunState
-from pretrain.utterances import Utterance
+from mixvec.data.utterances import Utterance
+from mixvec.training.checkpoint import RunState
 from tests.runs import SMALLEST, finetune, pretrain, rows
 
 Output = pytest.CaptureFixture[str]

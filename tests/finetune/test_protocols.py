@@ -12,7 +12,7 @@ import pytest
 from finetune.config import FinetuneConfig
 from finetune.train import train
 from mixvec import SpeechEncoder
-from pretrain.config import load_config
+from mixvec.training.config import load_config
 from tests.runs import ROOT, fresh, written
 from tests.tiny_models import encoder
 from tests.voice_corpora import common_voice, iemocap, libri_light, librispeech, trial_list, voxceleb
@@ -72,7 +72,7 @@ def test_the_header_states_what_to_compare_with_and_where_it_is_from(path: Path)
 
 
 def test_libri_lights_lists_hold_what_they_say(archives: Path) -> None:
-    from pretrain.sources import find_utterances
+    from mixvec.data.sources import find_utterances
 
     parts = archives / "librispeech_finetuning"
     counts = [len(find_utterances(source, "data.train", labels=True).utterances)

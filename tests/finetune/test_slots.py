@@ -19,11 +19,11 @@ from finetune.tasks import Scored
 from finetune.tasks.slots import Task
 from finetune.train import train as finetune_train
 from mixvec import HybridTagger, SlotTagger, UserError, cli
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance, Utterances
 from mixvec.hub import load_model
-from mixvec.tags import read_tags, tagged
-from pretrain.config import load_config
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance, Utterances
+from mixvec.model.tags import read_tags, tagged
+from mixvec.training.config import load_config
 from tests.commands import in_process
 from tests.runs import FINETUNE, ROOT, SMALLEST, fresh, written
 

@@ -12,7 +12,7 @@ import pytest
 from finetune.config import FinetuneConfig
 from finetune.train import train
 from mixvec import UserError
-from pretrain.config import load_config
+from mixvec.training.config import load_config
 from tests.readers import write, write_text
 from tests.runs import FINETUNE, ROOT, SMALLEST, fresh, written
 

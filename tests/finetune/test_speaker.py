@@ -16,8 +16,8 @@ from finetune.tasks import Scored
 from finetune.tasks.speaker import Task, with_margin
 from finetune.verification import all_pairs, equal_error_rate, min_dcf, placed, read_trials
 from mixvec import SpeakerEmbedder, UserError
-from pretrain.sources import Corpus, find_utterances
-from pretrain.utterances import Utterance, Utterances
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.utterances import Utterance, Utterances
 from tests.runs import SMALLEST, finetune
 from tests.voice_corpora import trial_list, voxceleb
 

@@ -24,10 +24,10 @@ from finetune.tasks.asr import Task as AsrTask
 from finetune.tasks.intent import Task as IntentTask
 from finetune.tasks.language import Task as LanguageTask
 from mixvec import UserError
-from pretrain.checkpoint import RunState
-from pretrain.loader import Clip
-from pretrain.sources import Corpus
-from pretrain.utterances import Utterance, Utterances
+from mixvec.data.batches import Clip
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance, Utterances
+from mixvec.training.checkpoint import RunState
 from tests.tiny_models import MEL
 
 

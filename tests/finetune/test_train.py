@@ -86,7 +86,7 @@ def test_resumed_equals_uninterrupted_bitwise(
 ) -> None:
     keys = (*SCRATCH, "encoder.dropout=0.1", "run.updates=6", "run.eval_every=2", "run.save_every=3")
     assert finetune(task, corpus, tmp_path / "whole", *keys) == 0
-    from pretrain.run import Run
+    from mixvec.training.run import Run
 
     save = Run.save
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import soundfile  # noqa: F401  # before fairseq2, which looks for the libsndfile that its wheel carries
 import torch
+from safetensors.torch import save_file
+
 from mixvec import (
     Classifier,
     CtcRecognizer,
@@ -27,7 +29,6 @@ from mixvec import (
 )
 from mixvec.heads import TaskModel
 from mixvec.hub import save_folder
-from safetensors.torch import save_file
 
 MEL = replace(
     encoder_config("tiny"), mel_bins=20, conv_channels=16, dim=16, num_layers=2, ffn_dim=32, heads=2, conv_kernel=7

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixvec.heads.beam import PrefixScores, prefix_beam
+from mixvec.model.beam import PrefixScores, prefix_beam
 
 
 def drawn(frames: int, entries: int, seed: int, sharp: float = 1.5) -> Tensor:

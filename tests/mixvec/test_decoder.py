@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from mixvec import EncoderOutput, HybridRecognizer, SpeechEncoder, UserError
-from mixvec.heads.decoder import Hypotheses
 from mixvec.hub import load_model
-from mixvec.output import EncoderOutput as Output
+from mixvec.model.decoder import Hypotheses
+from mixvec.model.output import EncoderOutput as Output
 from tests.tiny_models import MEL, VOCABULARY, scattered, speech
 
 TOY = replace(MEL, dim=16, heads=2, ffn_dim=16)

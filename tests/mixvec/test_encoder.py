@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mixvec import SIZES, EncoderConfig, SpeechEncoder, build_encoder, encoder_config
-from mixvec.encoder import sinusoidal_positions
-from pretrain.config import ObjectiveConfig
-from pretrain.objective import MaskedPrediction
+from mixvec.model.encoder import sinusoidal_positions
+from pretrain.objectives.contrastive import MaskedPrediction, ObjectiveConfig
 
 TOY = EncoderConfig(
     mel_bins=40, conv_channels=32, dim=32, num_layers=2, ffn_dim=48, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0
@@ -90,7 +89,9 @@ def test_an_utterance_too_short_for_a_frame_harms_no_other(mixer: str, block: st
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build on the meta device, where the mel filters cannot be computed: their values do not count."""
-    monkeypatch.setattr("mixvec.frontend.melscale_fbanks", lambda bins, low, high, mels, rate: torch.zeros(bins, mels))
+    monkeypatch.setattr(
+        "mixvec.model.frontend.melscale_fbanks", lambda bins, low, high, mels, rate: torch.zeros(bins, mels)
+    )
 
 
 def millions(module: nn.Module) -> float:

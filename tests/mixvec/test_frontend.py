@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from mixvec.frontend import ConvLayer, MelFrontEnd, WaveformFrontEnd, conv_length, normalise
+from mixvec.model.frontend import ConvLayer, MelFrontEnd, WaveformFrontEnd, conv_length, normalise
 
 FRONT_ENDS = ["mel-20ms", "mel-40ms", "waveform"]
 SHORTEST = {"mel-20ms": 960, "mel-40ms": 960, "waveform": 400}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixvec import Classifier, CtcRecognizer, EncoderConfig, EncoderOutput
-from mixvec.heads import LayerChoice
+from mixvec.model import LayerChoice
 
 TOY = EncoderConfig(
     mel_bins=40, conv_channels=32, dim=32, num_layers=2, ffn_dim=48, conv_kernel=7, heads=4, layer_drop=0.0

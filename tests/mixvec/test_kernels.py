@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mixvec import SummaryMixing, UserError, fused
-from mixvec.fused import usable
+from mixvec.kernels.select import usable
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TRIED = fused._tried
@@ -145,7 +145,7 @@ def test_padding_never_enters_the_sum() -> None:
 
 def test_the_operators_keep_torchs_rules() -> None:
     """Shapes without data, gradients and the schema, as torch.compile relies on them."""
-    from mixvec.kernels import branches
+    from mixvec.kernels.triton import branches
 
     mixer, _ = mixers(8, 2, False, "swish")
     weights = [p.detach().requires_grad_() for p in (*mixer.first.parameters(), *mixer.second.parameters())]
@@ -194,7 +194,7 @@ def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_on_a_cpu_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixvec.mixing.usable", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr("mixvec.model.mixing.usable", lambda *_: pytest.fail("asked"))
     SummaryMixing(32, 2)(torch.randn(1, 5, 32))
 
 

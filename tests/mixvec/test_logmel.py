@@ -9,7 +9,7 @@ import torch
 
 from mixvec import CtcRecognizer, EncoderConfig, UserError, build_encoder
 from mixvec.hub import load_encoder, load_model
-from mixvec.logmel import DEVIATION, MEAN
+from mixvec.model.logmel import DEVIATION, MEAN
 from tests.mixvec.test_frontend import mel_oracle
 from tests.tiny_models import VOCABULARY, speech
 

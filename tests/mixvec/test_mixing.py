@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixvec import SelfAttention, SummaryMixing
-from mixvec.mixing import BlockLinear, _mean_over_time
+from mixvec.model.mixing import BlockLinear, _mean_over_time
 
 BATCH, FRAMES, DIM = 3, 6, 8
 LENGTHS = (6, 1, 4)
@@ -84,7 +84,7 @@ def test_summary_mixing_equals_the_equations(
     lite: bool, heads: int, norm: bool, masked: bool, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plainly, and in parts of two frames, of which the last may be one."""
-    monkeypatch.setattr("mixvec.branches.PART_NUMBERS", 2 * BATCH * DIM)
+    monkeypatch.setattr("mixvec.kernels.cpu.PART_NUMBERS", 2 * BATCH * DIM)
     if plain:
         monkeypatch.setattr(SummaryMixing, "branches_in_parts", SummaryMixing.plain_branches)
     act = "gelu" if heads == 1 else "swish"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mixvec import CtcRecognizer, EncoderConfig, SpeechEncoder, SummaryMixing, branches, parts
-from mixvec.parts import in_parts, stretch
+from mixvec.model.tiling import in_parts, stretch
 
 TOY = EncoderConfig(
     mel_bins=20, conv_channels=16, dim=16, num_layers=2, ffn_dim=24, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mixvec import CtcRecognizer, EncoderConfig, ProbeClassifier, SlotTagger, SpeakerEmbedder, UserError
-from mixvec.heads.trunks import WIDTHS, AttentiveStatistics, MeanPooling, TrunkChoice
 from mixvec.hub import load_model
+from mixvec.model.trunks import WIDTHS, AttentiveStatistics, MeanPooling, TrunkChoice
 from tests.tiny_models import LABELS, MEL, VOCABULARY, scattered, speech, write_wav
 
 KINDS = ["own", *WIDTHS]

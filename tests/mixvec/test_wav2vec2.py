@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mixvec.config import EncoderConfig, FrontEnd, Mixer, encoder_config
 from mixvec.errors import UserError
+from mixvec.model.config import EncoderConfig, FrontEnd, Mixer, encoder_config
 from mixvec.wav2vec2 import SummaryMixingAttention, Wav2Vec2Encoder
 
 torch.set_num_threads(1)

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 
 from mixvec import UserError
-from tests.pretrain.test_archives import tar
-from tests.pretrain.test_faults import two_ranks
+from tests.data.test_archives import tar
+from tests.training.test_faults import two_ranks
 from tests.readers import find, write_text
 from tests.runs import finetune, pretrain
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mixvec import SIZES, UserError, encoder_config
-from pretrain.config import PretrainConfig, changed_keys, load_config, write_config
+from mixvec.training.config import changed_keys, load_config, write_config
+from pretrain.config import PretrainConfig
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
 CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if not re.search(r"^task:", path.read_text(), re.MULTILINE)]

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from mixvec import UserError
-from mixvec.frontend import SAMPLE_RATE_HZ, MelFrontEnd
-from pretrain.config import PretrainConfig, load_config
-from pretrain.loader import Clip, collate_masked
-from pretrain.masks import MIN_FRAMES
-from pretrain.utterances import Utterance
+from mixvec.data.batches import Clip
+from mixvec.data.masks import MIN_FRAMES
+from mixvec.data.utterances import Utterance
+from mixvec.model.frontend import SAMPLE_RATE_HZ, MelFrontEnd
+from mixvec.training.config import load_config
+from pretrain.config import PretrainConfig
+from pretrain.objectives.contrastive import collate_masked
 from tests.runs import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,12 +15,13 @@ from accelerate import Accelerator
 
 from mixvec import UserError
 from mixvec.audio import read_audio
-from pretrain.checkpoint import RunState
+from mixvec.data.utterances import Utterance
+from mixvec.training.checkpoint import RunState
+from mixvec.training.optim import is_loud, median_norm, remember
+from mixvec.training.report import TOLD_AGAIN, tell
 from pretrain.config import DIAGNOSES, PretrainConfig
 from pretrain.diagnose import diagnose
-from pretrain.health import TOLD_AGAIN, effective_rank, tell
-from pretrain.optim import is_loud, median_norm, remember
-from pretrain.utterances import Utterance
+from pretrain.health import effective_rank
 from tests.runs import PRETRAIN, command, in_forward, pretrain, rows
 
 Output = pytest.CaptureFixture[str]

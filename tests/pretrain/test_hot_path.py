@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixvec import encoder_config
-from pretrain.config import OptimConfig
+from mixvec.data.batches import Clip, Loaded, loaded_of
+from mixvec.data.utterances import Utterance
+from mixvec.training.config import OptimConfig
+from mixvec.training.optim import adamw
 from pretrain.health import Counts, Window
-from pretrain.loader import Clip, Loaded, collate_masked, loaded_of
-from pretrain.objective import MaskedBatch, MaskedPrediction, ObjectiveConfig
-from pretrain.optim import adamw
+from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, ObjectiveConfig, collate_masked
 from pretrain.train import update_totals
-from pretrain.utterances import Utterance
 
 TOY = replace(
     encoder_config("tiny"), mel_bins=20, conv_channels=16, dim=32, num_layers=2, ffn_dim=64, heads=4, dropout=0.1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixvec import UserError
-from pretrain.utterances import Utterance, Utterances
+from mixvec.data.utterances import Utterance, Utterances
 from tests.runs import pretrain
 
 durations = st.lists(st.floats(0.1, 60).map(lambda s: round(s, 1)), min_size=1, max_size=30)

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixvec import EncoderConfig
-from pretrain.config import ObjectiveConfig
-from pretrain.loader import Clip, collate_masked
-from pretrain.loss import diversity
-from pretrain.objective import MaskedBatch, MaskedPrediction, Sums, Totals
-from pretrain.utterances import Utterance
+from mixvec.data.batches import Clip
+from mixvec.data.utterances import Utterance
+from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, ObjectiveConfig, Sums, Totals, collate_masked
+from pretrain.objectives.loss import diversity
 
 ENCODER = EncoderConfig(
     mel_bins=40, conv_channels=12, dim=16, num_layers=2, ffn_dim=24, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from mixvec import UserError
+from mixvec.data.utterances import Utterance, Utterances
+from mixvec.training.run import Run
 from pretrain.config import ProbeConfig
 from pretrain.probe import RIDGE, Probe, choose, layer_accuracies, left_out_accuracy, open_probe, pool
-from pretrain.run import Run
-from pretrain.utterances import Utterance, Utterances
 from tests.runs import PRETRAIN, command, identical, in_forward, pretrain, rows, weights
 
 TIMING = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "energy_kwh", "probe_s"}

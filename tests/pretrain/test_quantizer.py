@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pretrain.quantizer import GumbelQuantizer, gumbel_temperature
+from pretrain.objectives.quantizer import GumbelQuantizer, gumbel_temperature
 
 FEATURES, CODEBOOKS, ENTRIES, CODE_DIM, FRAMES = 6, 2, 5, 8, 40
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from mixvec import SpeechEncoder, UserError
-from pretrain import quantizer
-from pretrain.checkpoint import listed
+from mixvec.training.checkpoint import listed
+from pretrain.objectives import quantizer
 from tests.runs import PRETRAIN, ROOT, identical, largest_difference, pretrain, rows, weights
 
 
@@ -29,7 +29,7 @@ def choose(logits, tau, hard, dim):  # type: ignore[no-untyped-def]
 NOISELESS = f"""
 import torch
 from mixvec.errors import run_cli
-from pretrain import quantizer
+from pretrain.objectives import quantizer
 from pretrain.__main__ import main
 
 {inspect.getsource(choose)}

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mixvec.errors import UserError
-from pretrain.objective import MaskedPrediction, ObjectiveConfig
+from pretrain.objectives.contrastive import MaskedPrediction, ObjectiveConfig
 from tests import bench_systems
 from tools.bench import measure as measuring
 from tools.bench import ours, report, work

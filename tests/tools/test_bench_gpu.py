@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mixvec import fused
+from mixvec.kernels import select as fused
 from tools.bench import ours
 from tools.bench.cases import gpu_cases, smoke_cases
 from tools.bench.child import reason

@@ -20,7 +20,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from pretrain.manifest import write_manifest
+from mixvec.training.manifest import write_manifest
 from tests.findings import SEGFAULT, assert_wrong
 from tests.runs import ROOT
 from tests.tiny_models import TOKEN

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from mixvec import UserError
-from pretrain.config import PretrainConfig, load_config
-from pretrain.objective import MaskedBatch, MaskedPrediction, Sums
+from mixvec.training.config import load_config
+from pretrain.config import PretrainConfig
+from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, Sums
 from tests.runs import PRETRAIN, command, fresh
 from tools import fit
 from tools.fit import PRECISION, SHARE, Trial, largest, largest_on_line, measured

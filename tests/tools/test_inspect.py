@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mixvec.data.config import DataConfig
 from mixvec.errors import run_cli
-from pretrain.config import BatchConfig, DataConfig, PretrainConfig, PretrainRun
+from mixvec.training.config import BatchConfig
+from pretrain.config import PretrainConfig, PretrainRun
 from tests.commands import Run, in_process
 from tests.readers import write, write_text
 from tools import inspect as tool

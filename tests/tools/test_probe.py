@@ -17,7 +17,7 @@ from finetune.slu_score import pairs_of, slot_scores
 from finetune.train import train
 from mixvec import SpeechEncoder, UserError
 from mixvec.hub import load_encoder
-from pretrain.config import load_config
+from mixvec.training.config import load_config
 from tests.commands import Result, in_process
 from tests.runs import fresh, written
 from tests.tiny_models import encoder, write_wav

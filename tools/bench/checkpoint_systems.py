@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from torch.optim import AdamW
 
 from mixvec.hub import save_folder
-from pretrain.background import Background, copied
-from pretrain.checkpoint import RunState, load, newest, save
-from pretrain.config import RunConfig
+from mixvec.training.background import Background, copied
+from mixvec.training.checkpoint import RunState, load, newest, save
+from mixvec.training.config import RunConfig
 
 from .cases import Case, Work
 from .ours import training

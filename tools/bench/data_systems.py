@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from mixvec import encoder_config
-from mixvec.frontend import SAMPLE_RATE_HZ, MelFrontEnd
-from pretrain.loader import Clip, Updates, collate_masked, pad
-from pretrain.objective import ObjectiveConfig
-from pretrain.sources import find_utterances
+from mixvec.data.batches import Clip, Updates, pad
+from mixvec.data.sources import find_utterances
+from mixvec.model.frontend import SAMPLE_RATE_HZ, MelFrontEnd
+from pretrain.objectives.contrastive import ObjectiveConfig, collate_masked
 
 from .cases import FRAME_RATE_HZ, Case, Work
 

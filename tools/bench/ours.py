@@ -18,11 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from mixvec import CtcRecognizer, EncoderConfig, EncoderOutput, SelfAttention, SummaryMixing, encoder_config
-from mixvec.blocks import ConformerBlock, build_mixer
-from mixvec.frontend import SAMPLE_RATE_HZ
-from pretrain.compiling import GraphCounter, compile_blocks, warm_up
-from pretrain.masks import draw_distractors
-from pretrain.objective import MaskedBatch, MaskedPrediction, ObjectiveConfig, Totals
+from mixvec.model.blocks import ConformerBlock, build_mixer
+from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.training.compiling import GraphCounter, compile_blocks, warm_up
+from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, ObjectiveConfig, Totals, draw_distractors
 
 from .cases import FRAME_RATE_HZ, Case, Work
 from .work import (

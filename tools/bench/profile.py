@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from mixvec.blocks import ConvGating, ConvModule, FeedForward
-from mixvec.frontend import MelFrontEnd, WaveformFrontEnd
-from mixvec.mixing import SelfAttention, SummaryMixing
+from mixvec.model.blocks import ConvGating, ConvModule, FeedForward
+from mixvec.model.frontend import MelFrontEnd, WaveformFrontEnd
+from mixvec.model.mixing import SelfAttention, SummaryMixing
 
 from . import ours
 from .cases import Case, Work

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mixvec.frontend import SAMPLE_RATE_HZ
-from pretrain.plan import deal, plan_epoch
-from pretrain.sources import find_utterances
+from mixvec.data.plan import deal, plan_epoch
+from mixvec.data.sources import find_utterances
+from mixvec.model.frontend import SAMPLE_RATE_HZ
 
 from .cases import Case, Work
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from mixvec.frontend import SAMPLE_RATE_HZ
-from pretrain.masks import span_mask
+from mixvec.data.masks import span_mask
+from mixvec.model.frontend import SAMPLE_RATE_HZ
 
 from .cases import FRAME_RATE_HZ, Case
 

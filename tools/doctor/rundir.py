@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pretrain.manifest import damage
+from mixvec.training.manifest import damage
 
 from .finding import Finding, shown
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixvec import UserError
-from pretrain.readers.manifests import csv_rows, json_rows
-from pretrain.readers.rows import SPEAKER_KEYS, Row
+from mixvec.data.readers.manifests import csv_rows, json_rows
+from mixvec.data.readers.rows import SPEAKER_KEYS, Row
 
 TASKS = ("asr", "intent", "slots", "speaker", "emotion", "language")
 VALIDATION = ("validation", "valid", "dev")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from pretrain.checkpoint import listed
-from pretrain.manifest import damage
+from mixvec.training.checkpoint import listed
+from mixvec.training.manifest import damage
 
 from .plan import SAVE_EVERY
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mixvec.errors import UserError
 from mixvec.hub import read_config, read_tensors
-from pretrain.checkpoint import listed
-from pretrain.manifest import damage
+from mixvec.training.checkpoint import listed
+from mixvec.training.manifest import damage
 
 from .disk import Disk
 from .plan import FULL, GRACEFUL, SAVE_EVERY, Fault

@@ -1,0 +1,1 @@
+"""[train] What a source of audio holds, and which rank reads what when."""

@@ -1,0 +1,175 @@
+"""Augmentation of training waveforms on the fly: speed, reverberation, utterance mixing, noise; all off by default.
+
+Speed perturbation: Ko et al., "Audio augmentation for speech recognition", Interspeech 2015. Reverberation by recorded
+or simulated room impulse responses (RIR): Ko et al., "A study on data augmentation of reverberant speech for robust
+speech recognition", ICASSP 2017. Noise at a drawn signal-to-noise ratio: Snyder et al., arXiv 1510.08484. Utterance
+mixing: WavLM, arXiv 2110.13900, algorithm 1; its targets come from the clean utterance, ours, as in wav2vec 2.0, from
+what the encoder hears.
+
+What is drawn for an utterance comes from its own generator, but for the speed, a pure function of (seed, epoch,
+utterance) that the plan knows before anything is decoded. Each step acts on what the one before gave, and no peak is
+clipped: the front end normalises.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchaudio.functional import fftconvolve
+
+from ..errors import UserError
+from ..model.frontend import SAMPLE_RATE_HZ
+from ..resample import resample
+from .config import WaveformAugmentConfig
+from .sources import Corpus, find_utterances
+from .utterances import Utterance
+
+RIR_MAX_S = 20.0
+"""Of an impulse response no more is read: the longest of real rooms are over by then."""
+FFT_SAMPLES = 4096
+"""Convolutions are as long as a multiple of this; a length with a large prime factor takes ten times as long."""
+
+
+class Augmentation:
+    """The augmentation of a run. Calling it augments one clip; ``speeds`` is for the plan."""
+
+    def __init__(self, config: WaveformAugmentConfig, seed: int) -> None:
+        """Find the noises and impulse responses.
+
+        Raises:
+            UserError: a source does not exist, or holds no audio that can be read; the message names its key.
+        """
+        self.config, self.seed = config, seed
+        self.rirs = _Sounds(config.reverb, "data.augment.reverb")
+        self.noises = _Sounds(config.noise, "data.augment.noise")
+        self.skipped = self.rirs.skipped + self.noises.skipped
+
+    def speeds(self, where: tuple[int, ...], first: int, count: int) -> np.ndarray:
+        """(count,) the speed factors of the utterances from the ``first`` on; further copies of one have the same.
+
+        The n-th utterance takes the n-th draw, to which the generator leaps, so one costs no more than its own.
+
+        Args:
+            where: the epoch; in a stream also the source and the shard in which utterances are numbered.
+        """
+        if not self.config.speed:
+            return np.ones(count)
+        draws = np.random.Generator(np.random.PCG64([self.seed, *where, 0, 3]).advance(first)).random(count)
+        factors: np.ndarray = np.array(self.config.speed)[(draws * len(self.config.speed)).astype(np.int64)]
+        return factors
+
+    def __call__(
+        self, waveform: Tensor, speed: float, utterances: Sequence[Utterance], own: int, rng: np.random.Generator
+    ) -> Tensor:
+        """A waveform (S,) augmented: (⌈S / speed⌉,), finite where it was.
+
+        Args:
+            utterances: of which another than number ``own``, this one, may be mixed in; itself where it is alone.
+
+        Raises:
+            UserError: a noise, an impulse response or the utterance to mix in cannot be decoded.
+        """
+        config = self.config
+        waveform = change_speed(waveform, speed)
+        if self.rirs and rng.random() < config.reverb_prob:
+            with _named(self.rirs.key):
+                waveform = reverberate(waveform, self.rirs.draw(rng).read(0.0, RIR_MAX_S))
+        if config.mix_prob and rng.random() < config.mix_prob:
+            other = (own + 1 + int(rng.integers(max(1, len(utterances) - 1)))) % len(utterances)
+            with _named("data.augment.mix_prob"):
+                partner = read_stretch(utterances[other], len(waveform) / SAMPLE_RATE_HZ, rng)
+            waveform = mix(waveform, partner, float(rng.uniform(*config.mix_ratio_db)), rng)
+        if self.noises and rng.random() < config.noise_prob:
+            with _named(self.noises.key):
+                noise = read_stretch(self.noises.draw(rng), len(waveform) / SAMPLE_RATE_HZ, rng)
+            waveform = add_noise(waveform, noise, float(rng.uniform(*config.noise_snr_db)))
+        return waveform
+
+
+class _Sounds:
+    """Recordings to draw from, those of each source of a list as often as its weight has it; none for None."""
+
+    def __init__(self, source: Any, key: str) -> None:
+        corpus = Corpus("") if source is None else find_utterances(source, key)
+        self.key, self.utterances, self.skipped = key, corpus.utterances, corpus.skipped
+        repeats = corpus.repeats(1.0)
+        self.shares = np.cumsum(np.ones(len(corpus.utterances)) if repeats is None else repeats)
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def draw(self, rng: np.random.Generator) -> Utterance:
+        return self.utterances[int(np.searchsorted(self.shares, rng.random() * self.shares[-1], side="right"))]
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Put the key before the error."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def read_stretch(utterance: Utterance, most_s: float, rng: np.random.Generator) -> Tensor:
+    """An utterance as a waveform (S,), or a random stretch of it that lasts ``most_s``.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
+    spare_s = utterance.duration_s - most_s
+    return utterance.read(float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0, most_s)
+
+
+def change_speed(waveform: Tensor, factor: float) -> Tensor:
+    """(S,) played ``factor`` times as fast, pitch and tempo: (⌈S / factor⌉,). Ko et al., 2015."""
+    return resample(waveform, round(SAMPLE_RATE_HZ * factor))
+
+
+def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:
+    """(S,) as heard in the room of an impulse response (R,): as long, as loud, and not delayed. Ko et al., 2017.
+
+    The response's peak is its direct path. Where either is silent, the waveform stays as it is.
+    """
+    samples = len(waveform)
+    rir = torch.nn.functional.pad(rir, (0, -(samples + len(rir) - 1) % FFT_SAMPLES))
+    direct = int(rir.abs().argmax())
+    heard = fftconvolve(waveform, rir)[direct : direct + samples]  # (S,) of (S + R - 1,)
+    scale = gain(waveform, heard, 0.0)
+    return scale * heard if scale else waveform
+
+
+def mix(waveform: Tensor, partner: Tensor, ratio_db: float, rng: np.random.Generator) -> Tensor:
+    """(S,) with a stretch of the partner (P,) over at most half of it (arXiv 2110.13900, algorithm 1).
+
+    Their energies, each over the whole of it, stand in the ratio ``ratio_db``.
+    """
+    overlap = min(int(rng.integers(len(waveform) // 2 + 1)), len(partner))
+    start, begin = (int(rng.integers(len(w) - overlap + 1)) for w in (waveform, partner))
+    mixed = waveform.clone()
+    mixed[start : start + overlap] += gain(waveform, partner, ratio_db) * partner[begin : begin + overlap]
+    return mixed
+
+
+def add_noise(waveform: Tensor, noise: Tensor, snr_db: float) -> Tensor:
+    """(S,) plus the noise (N,), cut or repeated to its length, at a signal-to-noise ratio. Snyder et al., 2015.
+
+    Where either is silent, the waveform stays as it is.
+    """
+    noise = noise.repeat(math.ceil(len(waveform) / len(noise)))[: len(waveform)]
+    return waveform + gain(waveform, noise, snr_db) * noise
+
+
+def gain(waveform: Tensor, other: Tensor, ratio_db: float) -> float:
+    """What to multiply ``other`` by, so that the energy per sample of ``waveform`` is ``ratio_db`` above its own.
+
+    0 where either is silent, or too loud for its energy to be a number.
+    """
+    scale = float((waveform.square().mean() / other.square().mean()).sqrt()) / 10 ** (ratio_db / 20)
+    return scale if 0.0 < scale < math.inf else 0.0

@@ -1,0 +1,238 @@
+"""Official archives of speech, read as they unpack, with the labels and splits that they state themselves.
+
+- LibriSpeech, Libri-Light's labelled hours: a folder with ``*.trans.txt`` at any depth, such as ``DIR/dev-clean``.
+- Common Voice: ``DIR/train.tsv``, ``DIR/validated.tsv``, ... with the audio in ``DIR/clips``.
+- VoxPopuli: ``DIR/asr_train.tsv``; the audio is found by its id in the folders beside (``DIR/2018/ID.ogg``).
+- AISHELL-1: ``DIR/wav/train``, with ``DIR/transcript/*.txt`` above it; the speakers' own archives unpacked.
+- TED-LIUM: ``DIR/legacy/train``, a folder that holds ``stm`` and ``sph``.
+- Speech Commands: ``DIR`` is the training split, that is whatever is in neither list; ``DIR/validation_list.txt`` and
+  ``DIR/testing_list.txt`` are the other two. ``_background_noise_`` is no command and left out.
+  ``DIR/_background_noise_`` is read second by second as the label ``_silence_``, and the archive of the 12-class test
+  by its folders' names.
+- SLURP: ``DIR/slurp/train.jsonl``, every recording of it, from ``slurp_real`` or ``slurp_synth`` nearby.
+- Fluent Speech Commands: ``DIR/data/train_data.csv``; the label is ``action|object|location``.
+- Audio SNIPS: ``DIR/train``, a folder of audio beside ``DIR/all.iob.snips.txt``; the label is the intent.
+
+Archives have gaps of their own, so audio that is missing here is one fault among others, not the end of the run.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ...audio import EXTENSIONS, audio_header
+from ...errors import UserError
+from .rows import Fault, Row, Rows, audio_below, files_below, labels_of, numbered_lines, one_split, span_of, table_lines
+
+SPLIT_LISTS = ("validation_list.txt", "testing_list.txt")
+BACKGROUND_NOISE, SILENCE = "_background_noise_", "_silence_"
+SNIPS_LABELS = "all.iob.snips.txt"
+STM_LABELS = re.compile(r"<[^<>]*,[^<>]*>\s*")
+NOT_SCORED = "ignore_time_segment_in_scoring"
+
+
+def official_rows(folder: Path, key: str, labels: bool) -> Rows | None:
+    """The rows of a folder that is a split of an official layout by what lies in it or beside it; None where not."""
+    if all((folder / name).is_file() for name in SPLIT_LISTS):
+        return speech_commands_rows(folder)
+    if not labels:
+        return None
+    if folder.name == BACKGROUND_NOISE:
+        return background_rows(folder)
+    if (folder / SNIPS_LABELS).is_file():
+        one_split(key, folder, [(path.name, path.name) for path in folder.iterdir()])
+    if (folder.parent / SNIPS_LABELS).is_file():
+        return snips_rows(folder)
+    if (folder / SILENCE).is_dir() and not (folder / BACKGROUND_NOISE).is_dir():
+        return (Row(str(file), label=file.parent.name) for file in audio_below(folder))
+    return tedlium_rows(folder) if (folder / "stm").is_dir() and (folder / "sph").is_dir() else None
+
+
+def librispeech_rows(path: Path, key: str) -> Rows:
+    """Below a folder, or in one ``*.trans.txt``: lines of an id and its text, the audio beside them."""
+    files = files_below(path) if path.is_dir() else [path]
+    transcripts = [file for file in files if file.name.endswith(".trans.txt")]
+    if path.is_dir():
+        parents = [p for t in transcripts for p in t.relative_to(path).parents if p.name]
+        one_split(key, path, [(parent.name, str(parent)) for parent in dict.fromkeys(parents)])
+    for transcript in transcripts:
+        beside = {p.stem: p for p in sorted(transcript.parent.iterdir()) if p.suffix.lower() in EXTENSIONS}
+        for number, line in numbered_lines(transcript):
+            name, _, text = line.strip().partition(" ")
+            if name in beside:
+                yield Row(
+                    str(beside[name]), f"{transcript}:{number}", text=text, fields={"speaker": name.split("-")[0]}
+                )
+            elif name:
+                yield Fault(f"{transcript.parent / name}", f"{transcript}:{number}: no audio of {name} beside it")
+
+
+def common_voice_rows(path: Path) -> Rows:
+    """A split's tsv, the audio in ``clips`` beside it."""
+    for where, row in table_lines(path, "\t"):
+        name = row["path"] or ""
+        clip = path.parent / "clips" / (name if Path(name).suffix.lower() in EXTENSIONS else f"{name}.mp3")
+        yield Row(str(clip), where, text=row["sentence"], fields=row)
+
+
+def voxpopuli_rows(path: Path) -> Rows:
+    """A split's tsv, the audio in the folders beside it, by its id."""
+    files = {file.stem: file for file in audio_below(path.parent)}
+    for where, row in table_lines(path, "\t"):
+        name = row["id"] or ""
+        if name in files:
+            yield Row(str(files[name]), where, text=row["normalized_text"], fields=row)
+        else:
+            yield Fault(name, f"{where}: no audio of {name} in the folders of {path.parent}")
+
+
+def aishell_transcripts(folder: Path) -> list[Path]:
+    """The transcripts that belong to ``folder``, in it or up to three folders above; none where it is no AISHELL."""
+    for above in (folder, *folder.resolve().parents[:3]):
+        if found := sorted(above.glob("transcript/*.txt")):
+            return found
+    return []
+
+
+def aishell_rows(folder: Path, key: str) -> Rows:
+    """The audio below a split's folder, each with its line of the one transcript."""
+    texts = {}
+    for transcript in aishell_transcripts(folder):
+        for number, line in numbered_lines(transcript):
+            name, _, text = line.strip().partition(" ")
+            texts[name] = (f"{transcript}:{number}", text.strip())
+    files = audio_below(folder)
+    parents = dict.fromkeys(parent for file in files for parent in file.relative_to(folder).parents if parent.name)
+    one_split(key, folder, [(parent.name, str(parent)) for parent in parents])
+    for file in files:
+        if file.stem in texts:
+            where, text = texts[file.stem]
+            yield Row(str(file), where, text=text)
+        else:
+            yield Fault(str(file), f"{file}: no line of the transcript is about it")
+
+
+def tedlium_rows(folder: Path) -> Rows:
+    """The segments of ``stm/*.stm`` over the talks in ``sph``, but for those that are left out of scoring.
+
+    ``<unk>`` stands for a word that nobody could write down and is dropped; ``it 's`` becomes ``it's``.
+    """
+    for transcript in sorted((folder / "stm").glob("*.stm")):
+        for number, line in numbered_lines(transcript):
+            where = f"{transcript}:{number}"
+            if not line.strip() or line.startswith(";;"):
+                continue
+            parts = line.split(maxsplit=5)
+            if len(parts) < 5:
+                raise UserError(f"{where}: a segment is a talk, channel, speaker, start, end, labels and text")
+            text = STM_LABELS.sub("", parts[5], count=1) if len(parts) > 5 else ""
+            if text.strip() == NOT_SCORED:
+                continue
+            start_s, duration_s = span_of(parts[3], parts[4], where)
+            text = " ".join(text.replace("<unk>", " ").split()).replace(" '", "'")
+            yield Row(str(folder / "sph" / f"{parts[0]}.sph"), where, start_s, duration_s, text=text)
+
+
+def speech_commands_rows(folder: Path) -> Rows:
+    """The training split: every file that stands in neither list. The label is the folder's name."""
+    held_out = {line.strip() for name in SPLIT_LISTS for _, line in numbered_lines(folder / name)}
+    for file in audio_below(folder):
+        word = file.parent.name
+        if word != BACKGROUND_NOISE and file.relative_to(folder).as_posix() not in held_out:
+            yield Row(str(file), label=word)
+
+
+def speech_commands_list_rows(path: Path) -> Rows:
+    """The split that a list names."""
+    for number, line in numbered_lines(path):
+        if line.strip():
+            file = path.parent / line.strip()
+            yield Row(str(file), f"{path}:{number}", label=file.parent.name)
+
+
+def background_rows(folder: Path) -> Rows:
+    """Each second of each file of noise, as ``_silence_``; the rest of less than a second is left out."""
+    for file in audio_below(folder):
+        try:
+            with file.open("rb") as audio:
+                frames, rate_hz, _ = audio_header(audio)
+        except UserError as error:
+            yield Fault(str(file), str(error).replace("stored audio", str(file), 1))
+            continue
+        for second in range(frames // rate_hz):
+            yield Row(str(file), f"{file}: second {second}", float(second), 1.0, label=SILENCE)
+
+
+def slurp_rows(row: dict[str, Any], where: str, folder: Path) -> Rows:
+    """Every recording of one sentence. The label is the row's intent.
+
+    ``tokens``, which the spans of ``entities`` count, become their surfaces in lower case, as SLURP's scorer has them.
+    """
+    _, label = labels_of(row)
+    if label is None and row.get("scenario") and row.get("action"):
+        label = f"{row['scenario']}_{row['action']}"
+    text, _ = labels_of(row)
+    if isinstance(row.get("tokens"), list):
+        surfaces = [token.get("surface") if isinstance(token, dict) else token for token in row["tokens"]]
+        row = row | {"tokens": [str(surface).lower() for surface in surfaces]}
+    for recording in row["recordings"]:
+        name = recording.get("file") if isinstance(recording, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f"{where}: a recording without a file")
+        found = next((at / name for at in _slurp_audio(folder) if (at / name).is_file()), None)
+        if found is None:
+            yield Fault(name, f"{where}: {name} is in no folder slurp_real or slurp_synth near {folder}")
+        else:
+            yield Row(str(found), where, text=text, label=label, fields=row | recording)
+
+
+@lru_cache(maxsize=8)
+def _slurp_audio(folder: Path) -> list[Path]:
+    """The folders of SLURP's audio: beside its manifests, or as its own scripts leave them, up to two folders above."""
+    above = (folder, *folder.resolve().parents[:2])
+    places = [at / name for at in above for name in ("slurp_real", "slurp_synth")]
+    places += [at / "audio" / name for at in above for name in ("slurp_real", "slurp_synth")]
+    return [place for place in places if place.is_dir()]
+
+
+def fluent_row(row: dict[str, Any], where: str, folder: Path) -> Row:
+    """A row of ``data/train_data.csv``; its path begins at the folder above ``data``."""
+    root = folder.parent if (folder.parent / "wavs").is_dir() else folder
+    label = "|".join(str(row[key]) for key in ("action", "object", "location"))
+    return Row(str(root / str(row["path"])), where, text=row.get("transcription"), label=label, fields=row)
+
+
+def snips_rows(folder: Path) -> Rows:
+    """The audio of a split's folder, each with its line of ``all.iob.snips.txt`` beside the folder.
+
+    A line is a name, the words from BOS to EOS, a tab, their tags (``O B-artist I-artist``) and the intent.
+    """
+    lines = {}
+    for number, line in numbered_lines(folder.parent / SNIPS_LABELS):
+        name, _, rest = line.strip().partition(" ")
+        lines[name] = (f"{folder.parent / SNIPS_LABELS}:{number}", rest)
+    for file in audio_below(folder):
+        where, rest = lines.get(file.stem, (str(file), ""))
+        said, _, labels = rest.partition("\t")
+        words, tags = said.split()[1:-1], labels.split()[1:-1]
+        if not words or len(words) != len(tags):
+            why = f"{len(words)} words and {len(tags)} tags" if rest else f"no line of {SNIPS_LABELS} is about it"
+            yield Fault(str(file), f"{where}: {why}")
+            continue
+        fields = {"speaker": file.stem.split("-")[0], "tokens": words, "entities": _tagged_spans(tags)}
+        yield Row(str(file), where, text=" ".join(words), label=labels.split()[-1], fields=fields)
+
+
+def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
+    """``B-type`` and the ``I-type`` behind it, as the numbers of their words."""
+    spans: list[dict[str, Any]] = []
+    for number, tag in enumerate(tags):
+        mark, _, kind = tag.partition("-")
+        if mark == "I" and spans and spans[-1]["type"] == kind and spans[-1]["span"][-1] == number - 1:
+            spans[-1]["span"].append(number)
+        elif mark in ("B", "I"):
+            spans.append({"type": kind, "span": [number]})
+    return spans

@@ -1,0 +1,219 @@
+"""Manifests: files of text that name the audio, row by row.
+
+Read are jsonl and csv (Hugging Face audiofolder, NeMo, SpeechBrain), SpeechBrain JSON, lhotse cuts, fairseq ``.tsv``
+and Kaldi folders. A file that a manifest names must be there: if not, the manifest is wrong, or in a wrong place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ...errors import UserError
+from .layouts import common_voice_rows, fluent_row, slurp_rows, voxpopuli_rows
+from .rows import Row, Rows, existing, json_lines, labels_of, number_of, numbered_lines, shown, span_of, table_lines
+
+AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
+DATA_ROOT = re.compile(r"\$\{data_root\}|\{data_root\}|\$data_root\b")
+
+
+def json_rows(path: Path) -> Rows:
+    """A jsonl manifest: NeMo's, an audiofolder's, lhotse's cuts, SLURP's; or SpeechBrain's JSON."""
+    for where, row in _by_id(path) or json_lines(path):
+        if isinstance(row.get("recording"), dict) or str(row.get("type")).endswith("Cut"):
+            yield _cut(row, where, path.parent)
+        elif isinstance(row.get("recordings"), list):
+            yield from slurp_rows(row, where, path.parent)
+        else:
+            yield _row(row, where, path.parent)
+
+
+def csv_rows(path: Path) -> Rows:
+    """A csv with a header: an audiofolder's, SpeechBrain's, or Fluent Speech Commands'."""
+    for where, row in table_lines(path):
+        if {"path", "action", "object", "location"} <= row.keys():
+            yield fluent_row(row, where, path.parent)
+        else:
+            yield _row(row, where, path.parent)
+
+
+def tsv_rows(path: Path) -> Rows:
+    """A tsv: Common Voice's or VoxPopuli's by their headers, any other with one, or fairseq's, which has none."""
+    columns = next((line for _, line in numbered_lines(path)), "").split("\t")
+    if len(columns) == 1:
+        return fairseq_rows(path)
+    if {"path", "sentence"} <= set(columns):
+        return common_voice_rows(path)
+    if {"id", "normalized_text"} <= set(columns):
+        return voxpopuli_rows(path)
+    return (_row(row, where, path.parent) for where, row in table_lines(path, "\t"))
+
+
+def _row(row: dict[str, Any], where: str, folder: Path) -> Row:
+    """A manifest's row: its audio relative to the manifest's folder, ``offset`` and ``duration`` in seconds.
+
+    A duration without an offset is a mere remark: the file's own header knows better.
+    """
+    name, span = _audio(row, where)
+    at_root = DATA_ROOT.sub(lambda _: str(folder), name)
+    try:
+        source = existing(at_root, where, folder)
+    except UserError as error:
+        hint = f"; data_root was taken to be {folder}: put the manifest there" if at_root != name else ""
+        raise UserError(f"{error}{hint}") from error
+    text, label = labels_of(row)
+    start_s = number_of(row.get("offset"), "offset", where)
+    duration_s = None if start_s is None else number_of(row.get("duration"), "duration", where)
+    return Row(source, where, start_s or 0.0, duration_s or None, span, text, label, row)
+
+
+def _audio(row: dict[str, Any], where: str) -> tuple[str, tuple[int, int | None] | None]:
+    """The name of the row's audio, and its start and stop in samples where SpeechBrain's keys give them."""
+    wav = row.get("wav")
+    at = wav if isinstance(wav, dict) else row
+    named = [wav.get("file")] if isinstance(wav, dict) else [row.get(key) for key in AUDIO_KEYS]
+    name = next((value for value in named if isinstance(value, str) and value), None)
+    if name is None:
+        raise UserError(f"{where}: the row names no audio; it needs one of {', '.join(AUDIO_KEYS)}")
+    if not wav:
+        return name, None
+    start, stop = (number_of(at.get(key), key, where, "samples") for key in ("start", "stop"))
+    if stop is not None and stop <= (start or 0):
+        raise UserError(f"{where}: a stretch from sample {start or 0:g} to {stop:g} has no length")
+    if start is None and stop is None:
+        return name, None
+    return name, (int(start or 0), None if stop is None else int(stop))
+
+
+def _by_id(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
+    """SpeechBrain's JSON, one object of objects by ID, as rows; None for JSON by lines, which may be endless."""
+    if path.suffix.lower() != ".json":
+        return None
+    first = next((line for _, line in numbered_lines(path) if line.strip()), "")
+    try:
+        alone = json.loads(first)
+        whole = alone if isinstance(alone, dict) and _nested(alone) else None
+    except (ValueError, RecursionError):
+        whole = _whole(path) if first.lstrip().startswith("{") else None
+    if whole is None or not _nested(whole):
+        return None
+    return [(f"{path}: {name}", row) for name, row in whole.items()]
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(row, dict) for row in value.values())
+
+
+def _whole(path: Path) -> Any:
+    try:
+        return json.loads("\n".join(line for _, line in numbered_lines(path)))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _cut(row: dict[str, Any], where: str, folder: Path) -> Row:
+    """A lhotse MonoCut over a recording that is one file; the text of its supervisions."""
+    recording = row.get("recording")
+    if not isinstance(recording, dict):
+        raise UserError(f"{where}: a {row.get('type')} has no recording of its own; only MonoCuts can be read")
+    sources = recording.get("sources")
+    source = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
+    if source.get("type") not in ("file", "url") or not isinstance(source.get("source"), str) or len(sources or []) > 1:
+        raise UserError(f"{where}: its recording is not one file (type {source.get('type')!r}); save it as one")
+    if len(source.get("channels") or [0]) > 1:
+        raise UserError(f"{where}: a recording of several channels; save the channel of each cut as a file of its own")
+    start_s, duration_s = (number_of(row.get(key), key, where) for key in ("start", "duration"))
+    supervisions = row.get("supervisions")
+    said = [s for s in supervisions if isinstance(s, dict)] if isinstance(supervisions, list) else []
+    texts = [str(s["text"]) for s in said if s.get("text") is not None]
+    customs = [part["custom"] for part in (row, *said) if isinstance(part.get("custom"), dict)]
+    label = next((found for found in (labels_of(custom)[1] for custom in customs) if found is not None), None)
+    fields = {key: value for part in (*reversed(said), *reversed(customs)) for key, value in part.items()}
+    path = existing(source["source"], where, folder, Path())
+    text = " ".join(texts) if texts else None
+    return Row(path, where, start_s or 0.0, duration_s, text=text, label=label, fields=fields)
+
+
+def fairseq_rows(path: Path) -> Rows:
+    """fairseq's tsv: the first line is the root, then ``path<tab>frames``; text from ``.wrd`` or ``.ltr`` beside it."""
+    lines = [(number, line) for number, line in numbered_lines(path) if line.strip()]
+    if not lines:
+        return
+    name = lines[0][1].strip()
+    root = path.parent / name
+    try:
+        known = root.is_dir()
+    except OSError:  # the name is too long for any
+        known = False
+    if not known:
+        raise UserError(
+            f"{path}:1: {shown(name)} is no folder; a fairseq manifest's first line names the root of its files"
+        )
+    texts = _fairseq_texts(path, len(lines) - 1)
+    for (number, line), text in zip(lines[1:], texts, strict=True):
+        name, tab, frames = line.rpartition("\t")
+        if not tab or not frames.strip().isdecimal():
+            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line[:200]!r}")
+        yield Row(existing(name, f"{path}:{number}", root), f"{path}:{number}", text=text)
+
+
+def _fairseq_texts(path: Path, rows: int) -> list[str | None]:
+    for suffix in (".wrd", ".ltr"):
+        beside = path.with_suffix(suffix)
+        if not beside.is_file():
+            continue
+        lines = [line.strip() for _, line in numbered_lines(beside)]
+        while len(lines) > rows and not lines[-1]:
+            lines.pop()
+        if len(lines) != rows:
+            raise UserError(f"{beside}: {len(lines)} lines for the {rows} rows of {path.name}; they must be as many")
+        if suffix == ".ltr":
+            lines = [line.replace(" ", "").replace("|", " ").strip() for line in lines]
+        return list(lines)
+    return [None] * rows
+
+
+def kaldi_rows(folder: Path) -> Rows:
+    """A Kaldi folder: ``wav.scp``, and ``segments`` and ``text`` where they are there.
+
+    Paths are relative to the folder or, as in Kaldi, to where the command runs. Nothing in ``wav.scp`` is ever run.
+    """
+    recordings = {}
+    for where, name, path in _kaldi_table(folder / "wav.scp"):
+        if path.endswith("|") or path.startswith("|"):
+            raise UserError(f"{where}: a command with a pipe is refused: run it, and name the audio that it writes")
+        recordings[name] = existing(path, where, folder, Path())
+    texts = {name: text for _, name, text in _kaldi_table(folder / "text")} if (folder / "text").is_file() else {}
+    if not (folder / "segments").is_file():
+        for name, path in recordings.items():
+            yield Row(path, f"{folder / 'wav.scp'}: {name}", text=texts.get(name))
+        return
+    for where, name, rest in _kaldi_table(folder / "segments"):
+        parts = rest.split()
+        if len(parts) < 3:
+            raise UserError(f"{where}: a segment is an utterance, a recording, a start and an end in seconds")
+        if parts[0] not in recordings:
+            raise UserError(f"{where}: recording {shown(parts[0])} is not in wav.scp")
+        if parts[2] == "-1":  # to the end
+            start_s, duration_s = number_of(parts[1], "start", where) or 0.0, None
+        else:
+            start_s, duration_s = span_of(parts[1], parts[2], where)
+        yield Row(recordings[parts[0]], where, start_s, duration_s, text=texts.get(name))
+
+
+def _kaldi_table(path: Path) -> list[tuple[str, str, str]]:
+    """Where each row stands, its key, and the rest of it."""
+    rows, seen = [], set()
+    for number, line in numbered_lines(path):
+        key, _, rest = line.strip().replace("\t", " ", 1).partition(" ")
+        if not key:
+            continue
+        if key in seen:
+            raise UserError(f"{path}:{number}: {shown(key)} stands there twice; each line needs a key of its own")
+        if not rest.strip() and path.name != "text":
+            raise UserError(f"{path}:{number}: nothing stands behind {shown(key)}")
+        seen.add(key)
+        rows.append((f"{path}:{number}", key, rest.strip()))
+    return rows

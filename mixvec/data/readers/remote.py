@@ -1,0 +1,284 @@
+"""Sources that fsspec opens: ``s3://``, ``hf://``, ``https://`` and all others, read by the readers of local ones.
+
+``RemotePath`` has what of pathlib's interface the readers use, so that a URL in place of a path is all they see. A
+folder is listed once, and what is in it is not asked for again. Relative names in a remote manifest begin at its
+folder, absolute ones on this machine; a local manifest may name URLs.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from glob import has_magic
+from itertools import chain
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote, unquote
+
+from ...audio import EXTENSIONS
+from ...errors import UserError, redacted
+from .ranges import (
+    RemoteFile,
+    State,
+    filesystem,
+    is_url,
+    listed,
+    listed_state,
+    opened_range,
+    state,
+    state_of,
+)
+from .retries import Missing, retried
+from .rows import Fault, Row, Rows
+
+SHARDS_AT_ONCE = 8
+FILES = (*EXTENSIONS, ".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt", ".tar", ".tgz", ".bz2", ".xz", ".zst",
+         ".parquet", ".arrow")  # fmt: skip
+"""What a file is called behind ``http``, which knows no folders."""
+
+_whole: dict[str, list[RemotePath]] = {}
+"""The files below each folder that was listed to any depth."""
+
+
+def located(name: str) -> Path | RemotePath:
+    """A path for what a configuration or a manifest names: a local one, also for ``file://``.
+
+    Raises:
+        UserError: nothing can open such a URL.
+    """
+    if not is_url(name):
+        return Path(name)
+    if "::" in name:
+        raise UserError(f"{name}: file systems inside others are not read; unpack it, or name the file itself")
+    protocol, _, rest = name.partition("://")
+    if protocol in ("file", "local"):
+        return Path(filesystem(name)[1])
+    query = mark = ""
+    if protocol in ("http", "https"):
+        rest, mark, query = rest.partition("?")
+        rest = rest.partition("#")[0]
+    top, _, below = rest.lstrip("/").partition("/")
+    return RemotePath(f"{protocol}:/{top}{posixpath.normpath('/' + below)}{mark}{query.replace('/', '%2F')}")
+
+
+class RemotePath(PurePosixPath):
+    """A file or folder that fsspec opens; made by ``located``. It keeps no more than its URL."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return super().__str__().replace(":/", "://", 1)
+
+    @property
+    def over_http(self) -> bool:
+        return self.parts[:1] in (("http:",), ("https:",))
+
+    @property
+    def name(self) -> str:
+        """The last part, without what HTTP adds to it."""
+        return unquote(super().name.partition("?")[0]) if self.over_http else super().name
+
+    def __truediv__(self, other: Any) -> Any:
+        text = str(other)
+        if is_url(text) or text.startswith("/"):
+            return located(text)
+        below = "/".join((*self.parts[2:], quote(text) if self.over_http else text))
+        return type(self)(*self.parts[:2], posixpath.normpath("/" + below)[1:])  # .. ends at the host or bucket
+
+    def resolve(self) -> RemotePath:
+        return self
+
+    def open(self, mode: str = "r", encoding: str | None = None, newline: str | None = None) -> Any:
+        file = opened_range(str(self), 0, -1)
+        return file if "b" in mode else io.TextIOWrapper(file, encoding=encoding, newline=newline)
+
+    def exists(self) -> bool:
+        return self.is_file() or self.is_dir()
+
+    def is_file(self) -> bool:
+        beside = self._listed_beside()
+        if beside is not None:
+            return beside.get(self.parts[-1]) is not None
+        try:
+            return state(str(self)) is not None
+        except Missing:
+            return False
+
+    def is_dir(self) -> bool:
+        """Whether there is anything in it; over HTTP, before it is listed, whether it is named like a folder."""
+        if self.over_http and not self._within_listed():
+            return not self.name.lower().endswith(FILES)
+        return bool(self._children())
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        return (self._child(name) for name in self._children())
+
+    def glob(self, pattern: str) -> list[RemotePath]:
+        """What matches, in order; no ``**``."""
+        found = [self] if len(self.parts) > 1 else []
+        for part in pattern.split("/"):
+            if has_magic(part):
+                found = [child for path in found for child in path.iterdir() if fnmatchcase(child.name, part)]
+            else:  # not listed for that: the folder may be anyone's
+                found = [child for path in found if (child := path / part).exists()]
+        return sorted(found)
+
+    def _child(self, name: str) -> RemotePath:
+        """``name`` as a listing has it, quoted over HTTP."""
+        return type(self)(f"{super().__str__()}/{name}")
+
+    def _listed_beside(self) -> dict[str, State | None] | None:
+        """What is in its folder, where that was listed."""
+        beside = listed.get(str(self.parent))
+        return {} if beside is None and self._within_listed() else beside
+
+    def _within_listed(self) -> bool:
+        return bool(_whole) and any(str(path) in _whole for path in (self, *self.parents))
+
+    def _children(self) -> dict[str, State | None]:
+        url = str(self)
+        if url not in listed:
+            if self._within_listed():
+                return {}
+            fs, root = filesystem(url)
+            with suppress(Missing):
+                self._note({entry["name"]: entry for entry in retried(url, lambda: fs.ls(root, detail=True))}, root)
+        return listed.setdefault(url, {})
+
+    def _note(self, entries: dict[str, dict[str, Any]], root: str) -> list[RemotePath]:
+        """Remember a listing of this folder; the files in it, hidden ones left out."""
+        files, url = [], str(self)
+        for name, entry in entries.items():
+            below = (name[len(root) :] if name.startswith(root) else "").strip("/")
+            if not below or below.startswith(".") or "/." in below or (self.over_http and "?" in below):
+                continue
+            parent, _, last = f"{url}/{below}".rpartition("/")
+            folder = listed.get(parent)
+            if folder is None:
+                folder = _folder_below(url, parent)
+            if entry.get("type") == "directory":
+                folder.setdefault(last)
+            else:
+                folder[last] = state_of(entry)
+                files.append(self._child(below))
+        return files
+
+    def files_below(self) -> list[RemotePath]:
+        """Every file at any depth, in a fixed order, in one listing; hidden files and folders left out."""
+        url = str(self)
+        if url not in _whole:
+            fs, root = filesystem(url)
+            files = self._note(retried(url, lambda: _found(fs, root)), root.rstrip("/"))
+            listed.setdefault(url, {})
+            plain = unquote if self.over_http else str
+            _whole[url] = sorted(files, key=lambda path: plain(str(path)).split("/"))
+        return _whole[url]
+
+
+def _found(fs: Any, root: str) -> dict[str, dict[str, Any]]:
+    """All files below ``root``. File systems that walk would pass over in silence what they cannot list."""
+    from fsspec.asyn import AbstractFileSystem, AsyncFileSystem
+
+    walks = type(fs)._find is AsyncFileSystem._find if fs.async_impl else type(fs).find is AbstractFileSystem.find
+    if not walks:
+        return fs.find(root, detail=True)  # type: ignore[no-any-return]
+    errors: list[Exception] = []
+    found = fs.find(root, detail=True, on_error=errors.append)
+    for error in errors:
+        if not found or not isinstance(error, FileNotFoundError):  # a page may well link to what is not there
+            raise error
+    return found  # type: ignore[no-any-return]
+
+
+def _folder_below(top: str, url: str) -> dict[str, State | None]:
+    """The listing of a folder at or below ``top``, begun, and so named in all above it."""
+    for at in range(len(top), len(url)):
+        if url[at] == "/":
+            listed.setdefault(url[:at], {}).setdefault(url[at + 1 :].partition("/")[0])
+    return listed.setdefault(url, {})
+
+
+def source_path(name: str) -> Path | RemotePath:
+    """The path of a whole source; a remote folder is listed now, and no listing is older than this.
+
+    Raises:
+        UserError: it is not there, or cannot be reached.
+    """
+    path = located(name)
+    if not isinstance(path, RemotePath):
+        return path
+    fs, inner = filesystem(str(path))
+    fs.invalidate_cache()
+    if path.over_http:
+        folder = path.is_dir()
+    else:
+        folder = retried(name, lambda: fs.info(inner))["type"] == "directory"
+    if not folder:
+        state(str(path))
+    elif not path.files_below():
+        why = "; its server has to list it, or name a manifest in it" if path.over_http else ""
+        raise UserError(f"{name}: no files in this folder{why}")
+    return path
+
+
+def expanded(name: str) -> list[str]:
+    """The URLs that a pattern matches; ``?`` and ``[`` are what they are in a URL."""
+    path = located(name)
+    if not isinstance(path, RemotePath) or "*" not in name:
+        return [name]
+    at = next(parent for parent in path.parents if not has_magic(str(parent)))
+    return list(map(str, at.glob("/".join(path.parts[len(at.parts) :]))))
+
+
+def forget() -> None:
+    """Ask anew for whatever is looked at from here on."""
+    listed.clear()
+    _whole.clear()
+    state.cache_clear()
+
+
+def settled(rows: Rows) -> Rows:
+    """``rows`` in which remote audio has its place, and no name a secret."""
+    for row in rows:
+        if not is_url(row.source):
+            yield row
+        elif isinstance(row, Fault):
+            yield Fault(redacted(row.source), redacted(row.reason))
+        elif row.stored is not None:
+            yield replace(row, source=redacted(row.source), where=redacted(row.where))
+        else:
+            source, stored = _place(row.source)
+            yield replace(row, source=redacted(source), where=redacted(row.where), stored=stored)
+
+
+def _place(url: str) -> tuple[str, RemoteFile | None]:
+    """The name of a file, and where it lies unless on this machine, with what is known of it."""
+    if (told := listed_state(url)) is not None:
+        return url, RemoteFile(url, *told)
+    path = located(url)
+    return str(path), RemoteFile(str(path)) if isinstance(path, RemotePath) else None
+
+
+def in_order(parts: list[Rows], *, remote: bool) -> Rows:
+    """The rows of all parts in their order; of remote ones several parts are read at a time."""
+    return _ahead(parts) if remote and len(parts) > 1 else chain.from_iterable(parts)
+
+
+def _ahead(parts: list[Rows]) -> Rows:
+    waiting: deque[Future[list[Row | Fault]]] = deque()
+    with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shards") as pool:
+        try:
+            for part in parts:
+                waiting.append(pool.submit(list, part))
+                if len(waiting) > SHARDS_AT_ONCE:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

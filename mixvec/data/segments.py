@@ -1,0 +1,239 @@
+"""Long recordings, cut virtually: stretches of at most ``data.max_s``, found before training and read by seeking.
+
+Without ``data.gate`` the stretches of a recording are of even length and cover all of it, so an epoch hears everything
+once; with it they are where there is speech (``gate.py``). Only what is longer than ``data.max_s`` is ever cut.
+
+To find speech every long recording is read once. What was found is remembered beside the index of headers, in
+``$MIXVEC_CACHE/speech``, by name, size, time and settings; never any audio. Where that is lost, damaged or cannot be
+kept, recordings are read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..atomic import whole_file
+from ..errors import UserError
+from .config import DataConfig
+from .gate import find_speech, frame_levels
+from .headers import Progress, opened
+from .index import cache_path
+from .mixture import weighted_sources
+from .readers.ranges import is_url
+from .sources import Corpus
+from .utterances import Utterance
+
+VERSION = "1"
+GRID_S = 0.04
+"""Even cuts fall on multiples of it: a whole number of samples at every rate in use, so none is read twice or never."""
+SAVE_EVERY_S = 60.0
+
+Once = Callable[[Callable[[], list[np.ndarray | str]]], list[np.ndarray | str]]
+Found = dict[bytes, np.ndarray]
+"""By the key of a recording: begin and end of its stretches in seconds (K, 2)."""
+
+
+class Stretches(NamedTuple):
+    """M stretches of N recordings, in order."""
+
+    owners: np.ndarray
+    """(M,) the number of the recording."""
+    starts_s: np.ndarray
+    """(M,) from the recording's own start."""
+    durations_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What ``cut_long`` did."""
+
+    recordings: int
+    stretches: int
+    left_out_s: float
+    """What no stretch covers."""
+
+    def __str__(self) -> str:
+        left_out = f"; {self.left_out_s / 3600:.2f} h are left out" if self.left_out_s >= 1 else ""
+        return f"{self.recordings:,} long recordings are cut into {self.stretches:,} stretches{left_out}"
+
+
+def even_stretches(durations_s: np.ndarray, min_s: float, max_s: float) -> Stretches:
+    """Recordings of (N,) seconds in as few stretches as ``max_s`` allows, which cover them evenly.
+
+    None lasts less than ``min_s``, unless its recording does (or ``min_s`` is within ``GRID_S`` of ``max_s``). Where
+    ``min_s`` is over half of ``max_s``, that can mean leaving out the end.
+    """
+    longest_s = max(np.floor(max_s / GRID_S + 1e-9) * GRID_S, min(GRID_S, max_s))
+    counts = np.where(durations_s > max_s, np.ceil(durations_s / longest_s - 1e-9), 1).astype(np.int64)
+    short = (counts > 1) & (durations_s / counts - GRID_S < min_s)
+    counts -= short
+    covered_s = np.where(short, counts * longest_s, durations_s)
+    owners = np.repeat(np.arange(len(durations_s)), counts)
+    numbers = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+    step = (covered_s / counts)[owners] / GRID_S
+    starts_s = np.ceil(numbers * step - 1e-6) * GRID_S
+    ends_s = np.where(numbers + 1 < counts[owners], np.ceil((numbers + 1) * step - 1e-6) * GRID_S, covered_s[owners])
+    return Stretches(owners, starts_s, ends_s - starts_s)
+
+
+def stretches_of(utterance: Utterance, min_s: float, max_s: float) -> list[Utterance]:
+    """The ``even_stretches`` of one."""
+    _, starts_s, durations_s = even_stretches(np.array([utterance.duration_s]), min_s, max_s)
+    return [
+        replace(utterance, start_s=utterance.start_s + start_s, duration_s=duration_s)
+        for start_s, duration_s in zip(starts_s.tolist(), durations_s.tolist(), strict=True)
+    ]
+
+
+def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work()) -> Cut:
+    """Put stretches in the place of the recordings of ``corpus`` that are longer than ``data.max_s``.
+
+    Args:
+        corpus: of ``data.train``, with no utterance under ``data.min_s``.
+        once: calls what it is given on one rank and returns that on all.
+    """
+    whole, durations_s = corpus.utterances, corpus.utterances.durations_s
+    is_long = durations_s > data.max_s
+    long = np.flatnonzero(is_long)
+    if not len(long):
+        return Cut(0, 0, 0.0)
+    if data.gate.below_db is None:
+        parts = even_stretches(durations_s[long], data.min_s, data.max_s)
+    else:
+        recordings = [whole[int(number)] for number in long]
+        parts = _usable(recordings, once(lambda: _speech(recordings, data)), corpus)
+    counts = np.ones(len(whole), dtype=np.int64)
+    counts[long] = np.bincount(parts.owners, minlength=len(long))
+    owners, cut = np.repeat(np.arange(len(whole)), counts), np.repeat(is_long, counts)
+    starts_s, lengths_s = np.zeros(len(owners)), durations_s[owners]
+    starts_s[cut], lengths_s[cut] = parts.starts_s, parts.durations_s
+    corpus.utterances = whole.stretches(owners, starts_s, lengths_s)
+    return Cut(len(long), len(parts.owners), max(0.0, float(durations_s[long].sum() - parts.durations_s.sum())))
+
+
+def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: Corpus) -> Stretches:
+    """What was found, end to end; recordings of which there is only a reason are skipped with it."""
+    bounds_s = [np.zeros((0, 2)) if isinstance(answer, str) else answer for answer in found]
+    for recording, answer in zip(recordings, found, strict=True):
+        if isinstance(answer, str):
+            corpus.skip(recording.source, answer)
+    owners = np.repeat(np.arange(len(bounds_s)), [len(own) for own in bounds_s])
+    begins_s, ends_s = np.concatenate(bounds_s).T
+    return Stretches(owners, begins_s, ends_s - begins_s)
+
+
+def _speech(recordings: list[Utterance], data: DataConfig) -> list[np.ndarray | str]:
+    """What ``find_speech`` says of each recording, or why it cannot be used; from the cache where nothing changed."""
+    answers: list[np.ndarray | str] = [""] * len(recordings)
+    settings = repr((VERSION, data.min_s, data.max_s, data.gate)).encode()
+    progress = Progress("listened to", "minutes")
+    for part, (name, _) in enumerate(weighted_sources(data.train, "data.train")):
+        numbers = [i for i, recording in enumerate(recordings) if recording.part == part]
+        path = cache_path("speech", os.fsencode(_absolute(name)) + b"\0" + settings, ".npz")
+        listened = _listen([recordings[i] for i in numbers], path, data, progress)
+        for i, answer in zip(numbers, listened, strict=True):
+            answers[i] = answer
+    progress.close()
+    return answers
+
+
+def _listen(
+    recordings: list[Utterance], path: Path | None, data: DataConfig, progress: Progress
+) -> list[np.ndarray | str]:
+    """Those of one source, several at a time. What was found is saved now and then, and when it ends in any way."""
+    old, found, answers = _load(path), Found(), list[np.ndarray | str]()
+    pool = ThreadPoolExecutor(_cores(), thread_name_prefix="gate")
+    saved_s, whole = time.monotonic(), False
+
+    def look(recording: Utterance) -> tuple[bytes, np.ndarray | str]:
+        key = _key(recording)
+        try:
+            return key, old[key] if key in old else _find(recording, data)
+        except UserError as error:
+            return key, str(error)
+
+    try:
+        for recording, (key, answer) in zip(recordings, pool.map(look, recordings), strict=True):
+            if not isinstance(answer, str):
+                found[key] = answer
+                answer = answer if len(answer) else f"{recording.source}: all silence, as data.gate has it"
+            answers.append(answer)
+            progress.add(recording.duration_s / 60)
+            if time.monotonic() > saved_s + SAVE_EVERY_S:
+                _save(path, old | found)
+                saved_s = time.monotonic()
+        whole = True
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        kept = found if whole else old | found
+        if kept.keys() != old.keys():
+            _save(path, kept)
+    return answers
+
+
+def _find(recording: Utterance, data: DataConfig) -> np.ndarray:
+    with opened(recording.source, recording.stored) as file:
+        levels_db, frame_s = frame_levels(file, recording.start_s, recording.duration_s)
+    if len(levels_db) * frame_s < data.min_s:
+        raise UserError(f"{recording.source}: only {len(levels_db) * frame_s:.2f} s of its "
+                        f"{recording.duration_s:.2f} s could be decoded")  # fmt: skip
+    return find_speech(levels_db, frame_s, data.min_s, data.max_s, data.gate)
+
+
+def _key(recording: Utterance) -> bytes:
+    """Of a recording as it is now: 16 bytes that another one, or the same one after a change, does not have."""
+    path, version = (getattr(recording.stored, name, None) for name in ("path", "version"))
+    try:
+        state = os.stat(path or recording.source)
+        size, mtime_ns = state.st_size, state.st_mtime_ns
+    except (OSError, ValueError):
+        size, mtime_ns = -1, -1
+    facts = (_absolute(recording.source), version, size, mtime_ns, recording.start_s, recording.duration_s)
+    return hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
+
+
+def _absolute(name: str) -> str:
+    return name if is_url(name) else os.path.abspath(name)
+
+
+def _load(path: Path | None) -> Found:
+    """What is remembered; nothing where there is no file, or none that is whole."""
+    try:
+        content = path.read_bytes() if path is not None else b""
+    except OSError:
+        content = b""
+    if len(content) < 4 or zlib.crc32(content[4:]) != int.from_bytes(content[:4], "big"):
+        return {}
+    with np.load(io.BytesIO(content[4:])) as file:
+        keys, counts, bounds_s = file["keys"], file["counts"], file["bounds_s"]
+    return dict(zip(map(bytes, keys), np.split(bounds_s, np.cumsum(counts)[:-1]), strict=True))
+
+
+def _save(path: Path | None, found: Found) -> None:
+    """Write it so that others find the old or the new one; where that cannot be, let it be."""
+    if path is None:
+        return
+    content = io.BytesIO()
+    keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
+    counts = np.array([len(bounds_s) for bounds_s in found.values()], dtype=np.int64)
+    np.savez(content, keys=keys, counts=counts, bounds_s=np.concatenate([np.zeros((0, 2)), *found.values()]))
+    try:
+        with whole_file(path) as new:
+            new.write_bytes(zlib.crc32(content.getbuffer()).to_bytes(4, "big") + content.getbuffer())
+    except OSError:  # a full disk, or a folder that may not be written to
+        return
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,74 @@
+"""Who speaks, as a point on a sphere: utterance embeddings, compared by their cosine.
+
+Symbols: B batch, S samples, T frames, W the trunk's width, E the embedding's, N speakers of the training data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .config import EncoderConfig
+from .output import EncoderOutput
+from .task_model import Layers, TaskModel
+from .trunks import AttentiveStatistics, Kind, TrunkChoice
+
+
+class SpeakerEmbedder(TaskModel):
+    """An encoder, a trunk, attentive statistics pooling (arXiv 1803.10963), LayerNorm, a linear layer, length 1.
+
+    ``speakers`` are those of the training data, each a direction (E,); a new speaker needs none of them.
+    """
+
+    stored_as, does, title = "speakers.json", "speaker verification", "Speaker embedder"
+    pipeline, command, example = "audio-classification", "embed", "print(model.embed(waveform))"
+
+    def __init__(
+        self, config: EncoderConfig, speakers: list[str], layers: Layers = "weighted", dropout: float = 0.0,
+        kind: Kind = "own", width: int | None = None, embedding: int = 192,
+    ) -> None:  # fmt: skip
+        super().__init__(config, layers, dropout)
+        self.speakers = list(speakers)
+        self.kind, self.asked_width, self.embedding = kind, width, embedding
+        self.choice: TrunkChoice = TrunkChoice(config, layers, kind, width)
+        self.pooling = AttentiveStatistics(self.choice.width)
+        self.norm = nn.LayerNorm(self.pooling.width)
+        self.output = nn.Linear(self.pooling.width, embedding)
+        self.directions = nn.Parameter(torch.randn(len(speakers), embedding))
+
+    def head(self, encoded: EncoderOutput) -> Tensor:
+        """Embeddings (B, E) of length 1, in fp32, from the encoder's output."""
+        pooled = self.pooling(self.choice(encoded), encoded.lengths)
+        embeddings: Tensor = self.output(self.dropout(self.norm(pooled))).float()
+        return nn.functional.normalize(embeddings, dim=-1)
+
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (B, E) to their cosines (B, N) with the speakers of the training data."""
+        return embeddings @ nn.functional.normalize(self.directions.float(), dim=-1).T
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Waveforms (B, S) and lengths (B,) to embeddings (B, E)."""
+        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+
+    @torch.inference_mode()
+    def embed(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Waveforms (B, S) to embeddings (B, E): the cosine of two says how alike their speakers are."""
+        return self(waveforms, lengths)  # type: ignore[no-any-return]
+
+    def answer(self, waveforms: Tensor) -> dict[str, Any]:
+        return {"embedding": [round(x, 6) for x in self.embed(waveforms)[0].tolist()]}
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"kind": self.kind, "width": self.asked_width, "embedding": self.embedding}
+
+    def stored(self) -> list[str]:
+        return self.speakers
+
+    @classmethod
+    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> SpeakerEmbedder:
+        if not isinstance(stored, list) or not all(isinstance(speaker, str) for speaker in stored):
+            raise UserError(f"{cls.stored_as}: not a list of speakers")
+        return cls(config, stored, **settings)

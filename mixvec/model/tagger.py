@@ -1,0 +1,50 @@
+"""Spoken language understanding with CTC over tagged text.
+
+Symbols: B batch, S samples, T frames, D model width, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import EncoderConfig
+from .ctc import CtcModel, vocabulary_of
+from .output import EncoderOutput
+from .tags import read_tags
+
+
+class SlotTagger(CtcModel):
+    """Speech to an intent, a text and its slots: an encoder, dropout, a linear layer and CTC.
+
+    ``vocabulary`` is a recogniser's, and behind its characters the entries of ``mixvec.tags``.
+    """
+
+    does, title = "slot filling", "Spoken language understanding with slots"
+    pipeline, command, example = "automatic-speech-recognition", "understand", "print(model.understand(waveform))"
+
+    @torch.inference_mode()
+    def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, Any]]:
+        """Each utterance's ``intent``, ``text`` and ``slots`` (``mixvec.tags.read_tags``)."""
+        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+
+    def read(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        """The same from the encoder's output."""
+        return self.decode(self.head(encoded), encoded.lengths)
+
+    def answer(self, waveforms: Tensor) -> dict[str, Any]:
+        return self.understand(waveforms)[0]
+
+    def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[dict[str, Any]]:
+        """The best entry of each frame, repeats merged, blanks dropped, tags read. (B, T, V), (B,) to B answers."""
+        answers = []
+        for row, length in zip(log_probs.argmax(-1).cpu(), frame_lengths.tolist(), strict=True):
+            entries = torch.unique_consecutive(row[:length]).tolist()
+            answers.append(read_tags(self.vocabulary[entry] for entry in entries if entry != 0))
+        return answers
+
+    @classmethod
+    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> SlotTagger:
+        return cls(config, vocabulary_of(stored), **settings)

@@ -1,0 +1,1 @@
+"""[train] What any training run needs: directory, checkpoints, optimiser, signals, faults, logging."""

@@ -1,0 +1,135 @@
+"""The gate finds the speech that was put in, cuts in pauses, and loses none of it whatever the levels are."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixvec import UserError
+from mixvec.data.config import GateConfig
+from mixvec.data.gate import FLOOR_DB, FRAME_S, find_speech, frame_levels
+from tests.readers import spoken
+
+GATE = GateConfig(below_db=35.0)
+
+
+def found(path: Path, min_s: float = 1.0, max_s: float = 30.0, gate: GateConfig = GATE) -> list[tuple[float, float]]:
+    levels_db, frame_s = frame_levels(str(path), 0.0, soundfile.info(path).duration)
+    return [(float(begin), float(end)) for begin, end in find_speech(levels_db, frame_s, min_s, max_s, gate)]
+
+
+def assert_near(bounds_s: list[tuple[float, float]], meant: list[tuple[float, float]], off_s: float = 0.045) -> None:
+    """Within two frames, which is what smoothing can move an edge by, and rounding."""
+    assert len(bounds_s) == len(meant), bounds_s
+    np.testing.assert_allclose(bounds_s, meant, atol=off_s)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 44_100])
+@pytest.mark.parametrize("gain", [1.0, 0.03])
+def test_speech_is_found_where_it_was_put(tmp_path: Path, rate_hz: int, gain: float) -> None:
+    """At any rate and level, with a tenth of a second on each side; pauses under half a second do not part it."""
+    path = spoken(tmp_path / "a.wav", 20.0, [(2.0, 5.0), (5.4, 8.0), (9.0, 12.5), (16.0, 19.95)], rate_hz, gain)
+    assert_near(found(path), [(1.9, 8.1), (8.9, 12.6), (15.9, 20.0)])
+    assert_near(found(path, gate=GateConfig(35.0, 1.5, 0.3)), [(1.7, 12.8), (15.7, 20.0)])
+    assert_near(found(path, gate=GateConfig(35.0, 0.2, 0.0)), [(2.0, 5.0), (5.4, 8.0), (9.0, 12.5), (16.0, 19.95)])
+
+
+def test_clicks_and_offsets_are_no_speech(tmp_path: Path) -> None:
+    path = spoken(tmp_path / "a.wav", 20.0, [(4.0, 9.0), (12.0, 12.03), (15.0, 15.03)])
+    assert_near(found(path), [(3.9, 9.1)])
+    samples, rate_hz = soundfile.read(path)
+    soundfile.write(path, samples + 0.3 * (np.arange(len(samples)) > 10 * rate_hz), rate_hz)
+    assert_near(found(path), [(3.9, 9.1)])
+
+
+def test_silence_is_silence_and_steady_noise_is_not(tmp_path: Path) -> None:
+    for name, level, meant in (("zero", 0.0, []), ("hiss", 3e-4, []), ("noise", 0.1, [(0.0, 12.0)])):
+        samples = level * np.random.default_rng(0).uniform(-1, 1, 192_000)
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+        assert_near(found(tmp_path / f"{name}.wav"), meant)
+
+
+def test_what_is_short_is_widened_within_the_recording(tmp_path: Path) -> None:
+    path = spoken(tmp_path / "a.wav", 20.0, [(0.0, 0.3), (8.0, 8.4), (19.5, 19.9)])
+    assert_near(found(path, min_s=2.0), [(0.0, 2.0), (7.9, 9.9), (18.0, 20.0)])
+    assert_near(found(path, min_s=11.0), [(0.0, 20.0)])
+
+
+def test_a_run_that_is_too_long_is_cut_in_its_pauses(tmp_path: Path) -> None:
+    """In the last third before ``max_s``, however short the pauses are; where there is none, somewhere there."""
+    spans = [(0.0, 2.0), (2.4, 8.0), (8.3, 17.0), (17.2, 25.0), (25.25, 50.0)]
+    cut = found(spoken(tmp_path / "a.wav", 50.0, spans), max_s=10.0)
+    ends = [end for _, end in cut]
+    assert [begin for begin, _ in cut] == [0.0, *ends[:-1]] and ends[-1] == pytest.approx(50.0)
+    for end, (begin, stop) in zip(ends, [(8.0, 8.3), (17.0, 17.2), (25.0, 25.25), (31.6, 35.3)], strict=False):
+        assert begin <= end <= stop
+    assert max(end - begin for begin, end in cut) <= 10.0
+
+
+numbers = st.integers(0, 2**32)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    seed=numbers,
+    frames=st.integers(500, 4_000),
+    min_s=st.floats(0.1, 4.0),
+    ratio=st.floats(2.0, 8.0),
+    below_db=st.floats(1.0, 60.0),
+    silence_s=st.floats(0.0, 3.0),
+    pad_s=st.floats(0.0, 2.0),
+)
+def test_stretches_keep_their_bounds_and_lose_no_speech(
+    seed: int, frames: int, min_s: float, ratio: float, below_db: float, silence_s: float, pad_s: float
+) -> None:
+    """Of levels that wander as speech does: in order, apart, none too short or too long, every loud stretch kept."""
+    rng = np.random.default_rng(seed)
+    levels_db = np.repeat(rng.uniform(-90, -10, frames), rng.integers(1, 60, frames))[:frames]
+    max_s = min_s * ratio
+    bounds_s = find_speech(levels_db, FRAME_S, min_s, max_s, GateConfig(below_db, silence_s, pad_s))
+    lengths_s = bounds_s[:, 1] - bounds_s[:, 0]
+    assert (lengths_s >= min_s - 1e-6).all() and (lengths_s <= max_s + 1e-6).all()
+    assert (bounds_s[1:, 0] >= bounds_s[:-1, 1]).all()
+    assert bounds_s.size == 0 or (bounds_s.min() >= 0 and bounds_s.max() <= frames * FRAME_S + 1e-6)
+    loud = levels_db > max(FLOOR_DB, np.quantile(np.maximum(levels_db, FLOOR_DB), 0.95) - below_db)
+    middles_s = (np.arange(frames) + 0.5) * FRAME_S
+    covered = ((bounds_s[:, :1] <= middles_s) & (middles_s <= bounds_s[:, 1:])).any(axis=0)
+    surely = np.convolve(loud, np.ones(5), "same") == 5
+    assert covered[surely].all()
+
+
+def test_a_long_file_takes_little_memory(tmp_path: Path) -> None:
+    """20 minutes, 38 MB as samples, in several formats' blocks; the levels are those of the whole read at once."""
+    path = spoken(tmp_path / "a.flac", 1200.0, [(n, n + 7.0) for n in np.arange(0.0, 1190.0, 10.0)], 8_000)
+    tracemalloc.start()
+    levels_db, frame_s = frame_levels(str(path), 0.0, 1200.0)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6
+    samples = soundfile.read(path, dtype="float32")[0]
+    energies = samples.reshape(-1, round(frame_s * 8_000)).var(axis=1)
+    np.testing.assert_allclose(levels_db, 10 * np.log10(np.maximum(energies, 1e-12)), atol=1e-3)
+    part_db, _ = frame_levels(str(path), 400.0, 30.0)
+    np.testing.assert_array_equal(part_db, levels_db[20_000:21_500])
+
+
+def test_values_that_are_not_finite_are_silence(tmp_path: Path) -> None:
+    path = spoken(tmp_path / "a.wav", 12.0, [(1.0, 5.0), (7.0, 11.0)])
+    samples, rate_hz = soundfile.read(path, dtype="float32")
+    samples[20_000:24_000], samples[90_000] = np.nan, np.inf
+    soundfile.write(path, samples, rate_hz, subtype="FLOAT")
+    levels_db, _ = frame_levels(str(path), 0.0, 12.0)
+    assert np.isfinite(levels_db).all() and levels_db[62:75].max() < -100
+    assert_near(found(path), [(0.9, 5.1), (6.9, 11.1)])
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match=r"a\.wav: not audio"):
+        frame_levels(str(tmp_path / "a.wav"), 0.0, 1.0)

@@ -1,0 +1,143 @@
+"""Weighted mixtures: every utterance as often as its weight says, in an epoch that (seed, epoch) alone decides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixvec import UserError
+from mixvec.data.batches import Clip, Updates
+from mixvec.data.mixture import draw_copies, repeats_of, weighted_sources
+from mixvec.data.plan import deal, plan_epoch
+from mixvec.data.sources import find_utterances
+from mixvec.training.config import load_config, write_config
+from pretrain.config import PretrainConfig
+from tests.readers import write
+
+corpora = st.lists(
+    st.tuples(st.lists(st.floats(0.5, 30.0), min_size=1, max_size=20), st.floats(0.05, 4.0)), min_size=1, max_size=4
+)
+seeds = st.integers(0, 1000)
+
+
+def joined(mixed: list[tuple[list[float], float]]) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    durations_s = np.concatenate([own for own, _ in mixed])
+    return durations_s, np.repeat(np.arange(len(mixed)), [len(own) for own, _ in mixed]), [w for _, w in mixed]
+
+
+@settings(max_examples=100, deadline=None)
+@given(mixed=corpora, seed=seeds, epoch=st.integers(0, 5), ranks=st.sampled_from([1, 2, 3, 8]))
+def test_an_epoch_has_each_as_often_as_its_weight_says(
+    mixed: list[tuple[list[float], float]], seed: int, epoch: int, ranks: int
+) -> None:
+    durations_s, parts, weights = joined(mixed)
+    repeats = np.array(weights)[parts]
+    updates = plan_epoch(durations_s, 60.0, seed, epoch, repeats)
+    numbers = np.concatenate(updates)
+    assert len(set(numbers.tolist())) == len(numbers)  # each copy in exactly one update
+    counts = np.bincount(numbers % len(durations_s), minlength=len(durations_s))
+    if counts.sum() > 1:
+        assert ((counts == np.floor(repeats)) | (counts == np.floor(repeats) + 1)).all()
+        assert (counts[repeats == np.floor(repeats)] == repeats[repeats == np.floor(repeats)]).all()
+    for n, count in enumerate(counts):  # copies are numbered from the first on
+        assert {n + len(durations_s) * copy for copy in range(count)} <= set(numbers.tolist())
+    again = plan_epoch(durations_s, 60.0, seed, epoch, repeats)
+    assert [u.tolist() for u in updates] == [u.tolist() for u in again]
+    for update in updates:
+        dealt = [part for rank in range(ranks) for part in deal(update, durations_s, 40.0, ranks, rank)]
+        assert sorted(np.concatenate(dealt).tolist()) == sorted(update.tolist())
+        padded = [durations_s[part % len(durations_s)].max() * len(part) for part in dealt if len(part)]
+        assert max(padded) <= 40.0 * (1 + 1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(mixed=corpora, temperature=st.floats(0.5, 100.0))
+def test_corpora_share_the_epoch_as_the_temperature_says(
+    mixed: list[tuple[list[float], float]], temperature: float
+) -> None:
+    durations_s, parts, weights = joined(mixed)
+    repeats = repeats_of(durations_s, parts, weights, temperature)
+    repeats = np.ones(len(durations_s)) if repeats is None else repeats
+    seconds = [sum(own) for own, _ in mixed]
+    meant = np.array([w * s ** (1 / temperature) for w, s in zip(weights, seconds, strict=True)])
+    shares = np.bincount(parts, durations_s * repeats)
+    np.testing.assert_allclose(shares / shares.sum(), meant / meant.sum(), rtol=1e-6)
+    assert shares.sum() == pytest.approx(sum(w * s for w, s in zip(weights, seconds, strict=True)))
+
+
+@given(mixed=corpora)
+def test_as_they_are_is_exactly_once(mixed: list[tuple[list[float], float]]) -> None:
+    durations_s, parts, weights = joined(mixed)
+    assert repeats_of(durations_s, parts, [1.0] * len(weights), 1.0) is None
+    plain = [u.tolist() for u in plan_epoch(durations_s, 60.0, 3, 1)]
+    assert plain == [u.tolist() for u in plan_epoch(durations_s, 60.0, 3, 1, np.ones(len(durations_s)))]
+
+
+def test_over_many_epochs_the_remainder_comes_out_even() -> None:
+    repeats = np.array([0.25, 1.0, 1.5, 3.1])
+    counts = sum(np.bincount(draw_copies(repeats, 0, epoch) % 4, minlength=4) for epoch in range(4_000))
+    np.testing.assert_allclose(counts / 4_000, repeats, atol=0.03)
+    assert [len(draw_copies(np.full(3, 1e-9), 0, epoch)) for epoch in range(5)] == [1] * 5  # never an empty epoch
+    infinite = repeats_of(np.array([1.0, 2.0, 30.0]), np.array([0, 0, 1]), [1.0, 1.0], float("inf"))
+    np.testing.assert_allclose(infinite, [5.5, 5.5, 0.55])  # both as long: 16.5 s each
+    gone = repeats_of(np.array([1.0, 3.0]), np.array([0, 2]), [2.0, 5.0, 1.0], 2.0)  # the second has nothing left
+    assert gone is not None and np.isfinite(gone).all() and gone @ [1.0, 3.0] == pytest.approx(5.0)
+
+
+def test_a_weight_reaches_the_batches(tmp_path: Path) -> None:
+    """Copies are cropped anew, ranks and resuming see one order, and scoring takes each once."""
+    write(tmp_path / "a" / "0.wav", 1.0)
+    write(tmp_path / "b" / "1.wav", 2.0)
+    source = [str(tmp_path / "a"), {"source": str(tmp_path / "b"), "weight": 3}]
+    corpus = find_utterances(source, "data.train")
+    assert (corpus.name, corpus.weights, [u.part for u in corpus.utterances]) == ("a, b", [1.0, 3.0], [0, 1])
+
+    def updates(collate: Any) -> Updates[Any]:
+        return Updates(corpus, collate, update_s=2, batch_max_s=2, crop_s=1, min_s=0.5, workers=0, seed=0)
+
+    def first_samples(clips: list[Clip]) -> list[tuple[str, float]]:
+        return [(Path(clip.utterance.source).name, float(clip.waveform[0])) for clip in clips]
+
+    own = updates(first_samples)
+    assert own.epoch_length(0) == 2
+    seen = [row for _, loaded in islice(own.start(), 2) for part in loaded for row in part.batch]
+    assert Counter(name for name, _ in seen) == {"0.wav": 1, "1.wav": 3}
+    assert len(set(seen)) == 4
+    resumed = [row for _, loaded in islice(own.start([0, 1]), 1) for part in loaded for row in part.batch]
+    assert seen[-len(resumed) :] == resumed
+    assert sorted(name for part in own.once() for name, _ in part.batch) == ["0.wav", "1.wav"]
+
+
+def test_weights_are_written_in_yaml_and_on_the_command_line(tmp_path: Path) -> None:
+    config = load_config(PretrainConfig, ["data.train=[A, {source: B, weight: 0.5}]", "data.temperature=2"], "")
+    assert weighted_sources(config.data.train, "data.train") == [("A", 1.0), ("B", 0.5)]
+    assert config.data.temperature == 2
+    write_config(config, tmp_path / "config.yaml")
+    assert load_config(PretrainConfig, [str(tmp_path / "config.yaml")], "") == config
+    with pytest.raises(UserError, match=r"data\.temperature=0\.0 must be at least 0\.1"):
+        load_config(PretrainConfig, ["data.temperature=0"], "")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"weight": 2}, r"data\.train: .* is neither a source nor of the form \{source: DIR, weight: 2\}"),
+        ({"source": "A", "wieght": 2}, "is neither a source nor"),
+        ({"source": ["A"]}, "is neither a source nor"),
+        ({"source": "A", "weight": 0}, r"data\.train: weight=0 of A is not a number above 0"),
+        ({"source": "A", "weight": "2"}, "weight='2' of A is not"),
+        ({"source": "A", "weight": float("nan")}, "weight=nan of A is not"),
+        ({"source": "A", "weight": True}, "weight=True of A is not"),
+    ],
+)
+def test_a_wrong_weight_is_one_line(entry: dict[str, Any], message: str) -> None:
+    for source in (["B", entry], entry):
+        with pytest.raises(UserError, match=message):
+            find_utterances(source, "data.train")

@@ -1,0 +1,233 @@
+"""What goes wrong inside a run: numbers, memory, time, signals, another rank. Each ends, or goes on, as it should."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from finetune.tasks.asr import Task as AsrTask
+from mixvec import UserError
+from mixvec.training.run import Run
+from pretrain.objectives.contrastive import MaskedPrediction, Sums
+from tests.runs import PRETRAIN, ROOT, finetune, identical, in_forward, pretrain, rows, weights
+
+ONE_BATCH = ("batch.max_s=60", "run.save_every=1", "run.keep=9")
+Patch = pytest.MonkeyPatch
+
+IN_RANK_ONE = """
+import os, sys
+import torch
+from mixvec.errors import UserError, run_cli
+from pretrain.__main__ import main
+from pretrain.objectives.contrastive import MaskedPrediction
+
+forward, calls = MaskedPrediction.forward, []
+
+def sick(self, *rest):
+    calls.append(1)
+    sums = forward(self, *rest)
+    if os.environ["RANK"] == "1" and len(calls) == 2:
+        {harm}
+    return sums
+
+MaskedPrediction.forward = sick
+run_cli(main)
+"""
+
+
+def infinite_loss(sums: Sums) -> Sums:
+    return sums._replace(loss=sums.loss + torch.inf)
+
+
+def infinite_gradient(sums: Sums) -> None:
+    sums.loss.register_hook(lambda gradient: gradient * torch.inf)
+
+
+@pytest.mark.parametrize(("harm", "quantity"), [(infinite_loss, "loss"), (infinite_gradient, "gradient norm")])
+def test_an_update_that_is_not_finite_is_left_out_and_recorded(
+    corpus: Path, tmp_path: Path, monkeypatch: Patch, harm: Callable[[Sums], Any], quantity: str
+) -> None:
+    in_forward(monkeypatch, 2, do=harm)
+    assert pretrain(corpus, tmp_path / "run", "run.updates=4", *ONE_BATCH) == 0
+    (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
+    assert (row["update"], row["quantity"]) == (2, quantity)
+    assert row["sources"] and all(Path(source).is_file() for source in row["sources"])
+    assert (row["parameter"] is None) == (quantity == "loss"), "an infinite loss alone has a finite gradient here"
+    one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
+    assert identical(one, two) and not identical(two, three)
+
+
+def weights_of(run: Path, update: int) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run / f"checkpoints/update_{update:08d}/model.safetensors")
+
+
+def test_the_first_parameter_with_a_bad_gradient_is_named(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    start = MaskedPrediction.__init__
+
+    def with_a_bad_layer(self: MaskedPrediction, *rest: Any) -> None:
+        start(self, *rest)
+        self.project.bias.register_hook(lambda gradient: gradient * torch.nan)
+
+    monkeypatch.setattr(MaskedPrediction, "__init__", with_a_bad_layer)
+    with pytest.raises(UserError, match=r"3 updates in a row had a gradient norm that is not finite.*nonfinite\.jsonl"):
+        pretrain(corpus, tmp_path / "run", "run.updates=9", "run.max_nonfinite=3", *ONE_BATCH)
+    found = [json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines()]
+    assert [(row["update"], row["parameter"]) for row in found] == [(n, "project.bias") for n in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("size", [1 << 60, 0])
+def test_out_of_memory_names_the_batch_and_the_key(corpus: Path, tmp_path: Path, monkeypatch: Patch, size: int) -> None:
+    """The CPU's allocator itself, and what torch raises for a GPU."""
+
+    def allocate(_: Sums) -> None:
+        if size:
+            torch.empty(size)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    in_forward(monkeypatch, 3, do=allocate)
+    expected = (
+        r"out of memory at update 3: .* \d+ utterances x \d\.\d s, \d+ s with padding\. Lower batch\.max_s \(now 60\)"
+    )
+    with pytest.raises(UserError, match=expected) as caught:
+        pretrain(corpus, tmp_path / "run", "run.updates=4", *ONE_BATCH)
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in (tmp_path / "run/checkpoints").iterdir()) == ["update_00000001", "update_00000002"]
+
+
+def test_other_errors_stay_what_they_are(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    in_forward(monkeypatch, 1, do=lambda _: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        pretrain(corpus, tmp_path / "run", "run.updates=2")
+
+
+@pytest.mark.parametrize("task", ["pretrain", "asr"])
+def test_the_time_limit_saves_and_asks_to_be_requeued(
+    corpus: Path, tmp_path: Path, task: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(run: str, *keys: str) -> int:
+        if task == "pretrain":
+            return pretrain(corpus, tmp_path / run, "run.updates=2", *keys)
+        return finetune(task, corpus, tmp_path / run, "size=tiny", "run.updates=2", "run.eval_every=2", *keys)
+
+    assert start("whole") == 0
+    assert start("parts", "run.max_hours=1e-6") == 75
+    assert "run.max_hours=1e-06 is reached" in capsys.readouterr().out
+    assert len(list((tmp_path / "parts/checkpoints").iterdir())) == 1
+    assert start("parts", "run.max_hours=1") == 0
+    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def two_ranks(corpus: Path, run: Path, script: Path, harm: str, *keys: str) -> subprocess.CompletedProcess[str]:
+    script.write_text(IN_RANK_ONE.format(harm=harm))
+    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", "batch.max_s=60", *keys]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ["UserError('the disk of rank one is gone')", "ValueError('a fault of ours')"])
+def test_a_rank_that_fails_takes_the_other_down_and_is_heard_first(corpus: Path, tmp_path: Path, error: str) -> None:
+    began = time.monotonic()
+    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", f"raise {error}", "run.updates=100000")
+    assert done.returncode != 0
+    assert time.monotonic() - began < 60
+    own, other = done.stderr.find(error.split("'")[1]), done.stderr.find("error: rank 0: another rank is gone")
+    assert own >= 0, done.stderr
+    assert other == -1 or own < other
+    assert "[rank0]: Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.soak
+def test_a_rank_that_hangs_is_given_up_after_the_stated_time(corpus: Path, tmp_path: Path) -> None:
+    """Rank 1 stops dead; rank 0 waits 5 s, says so, and torchrun kills the other after its own 30 s."""
+    began, stop = time.monotonic(), "import signal; os.kill(os.getpid(), signal.SIGSTOP)"
+    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", stop, "run.updates=100000", "run.timeout_s=5")
+    assert done.returncode != 0 and time.monotonic() - began < 75
+    assert "error: rank 0: another rank is gone, or did not answer within run.timeout_s=5" in done.stderr
+
+
+def test_the_other_ranks_wait_as_long_as_it_takes(monkeypatch: Patch) -> None:
+    """Each hears from the main one within run.timeout_s, here a stand-in's patience, and has its answer in the end."""
+    line: queue.Queue[list[Any]] = queue.Queue()
+    local = threading.local()
+
+    def broadcast(told: list[Any]) -> list[Any]:
+        if local.main:
+            line.put(told)
+            return told
+        return line.get(timeout=1.0)
+
+    def rank(main: bool) -> str:
+        local.main = main
+        place = SimpleNamespace(num_processes=2, is_main_process=main)
+        own: Any = SimpleNamespace(accelerator=place, config=SimpleNamespace(run=SimpleNamespace(timeout_s=1.0)))
+        return Run.on_main(own, lambda: time.sleep(1.6) or "found")
+
+    monkeypatch.setattr("mixvec.training.run.broadcast_object_list", broadcast)
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(rank, (True, False))) == ["found", "found"]
+
+
+def test_one_rank_without_a_finite_loss_skips_the_update_on_both(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other rank's gradient is finite; without agreement the two would part."""
+    harm = "sums = sums._replace(loss=sums.loss + torch.inf)"
+    keys = ("run.updates=4", "data.max_s=20", *ONE_BATCH[1:])  # so long that no utterance is cut in two
+    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", harm, *keys)
+    assert done.returncode == 0, done.stderr
+    one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
+    assert identical(one, two) and not identical(two, three)
+    (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
+    assert (row["update"], row["quantity"], len(row["sources"])) == (2, "loss", len(set(row["sources"])))
+    assert len(rows(tmp_path / "run")) == 4
+    capsys.readouterr()
+    assert pretrain(corpus, tmp_path / "run", "batch.max_s=60", *keys) == 0
+    assert "with 1 ranks, before with 2: the same updates, to rounding" in capsys.readouterr().out
+
+
+def test_the_time_limit_holds_for_both_ranks(corpus: Path, tmp_path: Path) -> None:
+    """torchrun itself turns a rank's code into 1; the message has it."""
+    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", "pass", "run.updates=9999", "run.max_hours=1e-3")
+    assert done.returncode == 1 and "exitcode  : 75" in done.stderr
+    assert "the same command goes on from there (exit code 75, which says: requeue)" in done.stdout
+    assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1
+
+
+def test_fine_tuning_tells_the_same(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    loss_sum, calls = AsrTask.loss_sum, []
+
+    def sick(self: AsrTask, *rest: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 4:
+            torch.empty(1 << 60)
+        return loss_sum(self, *rest) + (torch.inf if len(calls) == 2 else 0)
+
+    monkeypatch.setattr(AsrTask, "loss_sum", sick)
+    keys = ("size=tiny", "batch.max_s=60", "run.log_every=3", "run.save_every=1", "run.keep=9",
+            "run.updates=5")  # fmt: skip
+    with pytest.raises(UserError, match=r"out of memory at update 4: .*Lower batch\.max_s \(now 60\)"):
+        finetune("asr", corpus, tmp_path / "run", *keys)
+    (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
+    assert (row["update"], row["quantity"]) == (2, "loss") and row["sources"]
+    one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
+    assert identical(one, two) and not identical(two, three)
+    assert math.isfinite(rows(tmp_path / "run")[0]["loss"])
