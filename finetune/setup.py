@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mixvec import EncoderConfig, UserError
 from mixvec.data.augment import Augmentation
-from mixvec.data.batches import Loaded, Updates
+from mixvec.data.batches import Loaded, LoaderConfig, Updates
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance
 from mixvec.hub import load_encoder
@@ -112,12 +112,11 @@ def open_data(
         collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
         frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
     )  # fmt: skip
-    updates = Updates(
-        corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
-        crop_s=crop_s, min_s=data.min_s, workers=data.workers, seed=config.run.seed,
-        ranks=run.accelerator.num_processes, rank=run.accelerator.process_index,
-        augment=augment,
+    loader = LoaderConfig(
+        config.batch.update_s, config.batch.max_s, crop_s, data.min_s, data.workers, config.run.seed,
+        run.accelerator.num_processes, run.accelerator.process_index,
     )  # fmt: skip
+    updates = Updates(corpus, collate, loader, augment=augment)
     if training:
         run.most_undecoded = data.max_skipped * updates.epoch_utterances
     return updates

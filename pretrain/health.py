@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mixvec.data.batches import Loaded, Updates
+from mixvec.data.batches import Loaded, UpdateSource
 from mixvec.training.checkpoint import RunState
 from mixvec.training.optim import median_norm
 from mixvec.training.report import count_loud, energy_row, energy_words, memory_mb, tell
@@ -133,7 +133,7 @@ def report(
     run: Run,
     state: RunState,
     window: Window,
-    updates: Updates[MaskedBatch],
+    updates: UpdateSource[MaskedBatch],
     temperature: float,
     lr: float,
     probe: Probe | None,

@@ -25,7 +25,7 @@ from torch import Tensor
 from torchaudio.transforms import MelSpectrogram
 
 from mixvec import UserError
-from mixvec.data.batches import Clip, Updates, pad
+from mixvec.data.batches import Clip, LoaderConfig, Updates, pad
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterances
 from mixvec.model.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, normalise
@@ -196,9 +196,7 @@ def _decode(
     corpus: Corpus, min_s: float, max_s: float, batch_max_s: float
 ) -> tuple[list[tuple[Tensor, Tensor]], list[str]]:
     """The corpus as padded batches and the labels of their rows; what cannot be decoded is noted and left out."""
-    plan = Updates(
-        corpus, _collate, update_s=batch_max_s, batch_max_s=batch_max_s, crop_s=max_s, min_s=min_s, workers=0, seed=0
-    )
+    plan = Updates(corpus, _collate, LoaderConfig(batch_max_s, batch_max_s, max_s, min_s, workers=0, seed=0))
     batches: list[tuple[Tensor, Tensor]] = []
     labels: list[str] = []
     for loaded in plan.once():

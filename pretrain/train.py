@@ -16,10 +16,11 @@ import torch
 
 from mixvec import UserError
 from mixvec.data.augment import Augmentation
-from mixvec.data.batches import Loaded, Updates
+from mixvec.data.batches import Loaded, LoaderConfig, Updates, UpdateSource
 from mixvec.data.masks import MIN_FRAMES
 from mixvec.data.segments import cut_long
-from mixvec.data.sources import Corpus, find_utterances, source_names
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.spec import parse_sources, short_names
 from mixvec.data.stream import StreamedUpdates
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.training.compiling import FRAMES_MULTIPLE, start_compiling
@@ -85,9 +86,7 @@ def train(config: PretrainConfig) -> int:
     return run.end(state)
 
 
-def open_data(
-    config: PretrainConfig, run: Run, objective: MaskedPrediction
-) -> tuple[str, Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]]:
+def open_data(config: PretrainConfig, run: Run, objective: MaskedPrediction) -> tuple[str, UpdateSource[MaskedBatch]]:
     """Find the audio, leave out what is too short, say what there is, and plan it for this rank; with its name."""
     data, frame_lengths, accelerator = config.data, objective.encoder.frame_lengths, run.accelerator
     if frame_lengths(round(data.min_s / data.augment.fastest * SAMPLE_RATE_HZ)) < MIN_FRAMES:
@@ -104,28 +103,27 @@ def open_data(
         collate_masked, config=config.objective, frame_lengths=frame_lengths, multiple=multiple,
         hop_samples=objective.encoder.hop_samples,
     )  # fmt: skip
-    updates: Updates[MaskedBatch] | StreamedUpdates[MaskedBatch]
+    loader = LoaderConfig(
+        config.batch.update_s, config.batch.max_s, data.max_s, data.min_s, data.workers, config.run.seed,
+        accelerator.num_processes, accelerator.process_index,
+    )  # fmt: skip
+    updates: UpdateSource[MaskedBatch]
     if data.stream:
-        updates = StreamedUpdates(
-            data.train, "data.train", collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s,
-            buffer_s=data.buffer_s, crop_s=data.max_s, min_s=data.min_s, max_skipped=data.max_skipped,
-            workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes, rank=accelerator.process_index,
+        sources = parse_sources(data.train, "data.train")
+        streamed = StreamedUpdates(
+            sources, "data.train", collate, loader, buffer_s=data.buffer_s, max_skipped=data.max_skipped,
             augment=augment,
         )  # fmt: skip
-        name = source_names(data.train, "data.train")
-        found = f"{name}, streamed with {updates.pool_s:g} s held"
+        updates, name = streamed, short_names(sources)
+        found = f"{name}, streamed with {streamed.pool_s:g} s held"
     else:
         corpus = find_corpus(config, run)
-        updates = Updates(
-            corpus, collate, update_s=config.batch.update_s, batch_max_s=config.batch.max_s, crop_s=data.max_s,
-            min_s=data.min_s, workers=data.workers, seed=config.run.seed, ranks=accelerator.num_processes,
-            rank=accelerator.process_index, temperature=data.temperature, augment=augment,
-        )  # fmt: skip
-        run.most_undecoded = data.max_skipped * updates.epoch_utterances
+        updates = planned = Updates(corpus, collate, loader, temperature=data.temperature, augment=augment)
+        run.most_undecoded = data.max_skipped * planned.epoch_utterances
         name, skipped = corpus.name, len(corpus.skipped)
         found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
         found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
-        found += f"; {updates.epoch_length(0)} updates an epoch"
+        found += f"; {planned.epoch_length(0)} updates an epoch"
     run.note_skipped(augment.skipped)
     parameters = sum(p.numel() for p in objective.parameters()) / 1e6
     run.say(

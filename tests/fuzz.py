@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mixvec import UserError
-from mixvec.data.batches import Clip, Updates
+from mixvec.data.batches import Clip, LoaderConfig, Updates
 from mixvec.data.sources import find_utterances
 from tests.mutants import Original, mutant, originals
 
@@ -114,7 +114,7 @@ def fault_of(original: Original) -> str | None:
     """What is wrong with how a source is met; None where it is well met."""
     try:
         corpus = find_utterances(str(original.source), "data.train", labels=original.labels)
-        updates = Updates(corpus, list, update_s=60, batch_max_s=60, crop_s=CROP_S, min_s=0.05, workers=0, seed=0)
+        updates = Updates(corpus, list, LoaderConfig(60, 60, CROP_S, min_s=0.05, workers=0, seed=0))
         found = [fault_of_line(row["reason"]) for row in corpus.skipped]
         for number in range(len(corpus.utterances)):
             try:

@@ -131,7 +131,7 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
         "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
         "left_out": int((found_s < data.min_s).sum()),
         "left_out_hours": float(found_s[found_s < data.min_s].sum() / 3600),
-        "cut": cut.recordings, "stretches": cut.stretches, "cut_as": str(cut),
+        "cut": cut.recordings, "stretches": cut.segments, "cut_as": str(cut),
         "longest_share": data.longest_share, "not_among_the_longest": found - len(kept.utterances),
         "cut_left_out_hours": cut.left_out_s / 3600, "not_heard": reasons(kept),
         "hours_an_epoch": 0.0,

@@ -83,11 +83,11 @@ class Augmentation:
         if config.mix_prob and rng.random() < config.mix_prob:
             other = (own + 1 + int(rng.integers(max(1, len(utterances) - 1)))) % len(utterances)
             with _named("data.augment.mix_prob"):
-                partner = read_stretch(utterances[other], len(waveform) / SAMPLE_RATE_HZ, rng)
+                partner, _ = random_crop(utterances[other], len(waveform) / SAMPLE_RATE_HZ, rng)
             waveform = mix(waveform, partner, float(rng.uniform(*config.mix_ratio_db)), rng)
         if self.noises and rng.random() < config.noise_prob:
             with _named(self.noises.key):
-                noise = read_stretch(self.noises.draw(rng), len(waveform) / SAMPLE_RATE_HZ, rng)
+                noise, _ = random_crop(self.noises.draw(rng), len(waveform) / SAMPLE_RATE_HZ, rng)
             waveform = add_noise(waveform, noise, float(rng.uniform(*config.noise_snr_db)))
         return waveform
 
@@ -117,14 +117,15 @@ def _named(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {error}") from error
 
 
-def read_stretch(utterance: Utterance, most_s: float, rng: np.random.Generator) -> Tensor:
-    """An utterance as a waveform (S,), or a random stretch of it that lasts ``most_s``.
+def random_crop(utterance: Utterance, most_s: float, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """An utterance as a waveform (S,), or a random crop of it of ``most_s``; and where in the utterance it starts.
 
     Raises:
         UserError: it cannot be decoded.
     """
     spare_s = utterance.duration_s - most_s
-    return utterance.read(float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0, most_s)
+    start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
+    return utterance.read(start_s, most_s), start_s
 
 
 def change_speed(waveform: Tensor, factor: float) -> Tensor:

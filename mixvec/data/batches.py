@@ -1,16 +1,17 @@
-"""From the plan to micro-batches: decoding, cropping, augmentation, masks and distractors, in worker processes.
+"""From the plan to micro-batches: decoding, cropping and augmentation in worker processes.
 
-Everything random about an utterance comes from its own generator, (seed, epoch, utterance): the same whatever the
-workers, the ranks and the micro-batches, and the same after a resume, which is arithmetic.
+Everything random about an utterance comes from its own generator, seeded with (seed, epoch, utterance): the same for
+any number of workers, ranks and micro-batches, and the same after a resume.
 """
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from itertools import count
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,27 +22,56 @@ from torch.utils.data._utils.pin_memory import pin_memory
 from ..errors import UserError
 from ..model.frontend import SAMPLE_RATE_HZ
 from ..parent import follow_parent
-from .augment import Augmentation, read_stretch
+from .augment import Augmentation, random_crop
+from .fingerprint import Fingerprint
 from .plan import deal, plan_epoch
 from .sources import Corpus
 from .utterances import Utterance
 
 Batch = TypeVar("Batch")
+BatchOut = TypeVar("BatchOut", covariant=True)
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How audio becomes micro-batches, whether from a corpus or from a stream."""
+
+    update_s: float
+    """Seconds of audio per update, over all ranks."""
+    batch_max_s: float
+    """Upper bound of a micro-batch in seconds, padding included."""
+    crop_s: float
+    """Longer utterances are cropped at random."""
+    min_s: float
+    """Utterances that turn out shorter are skipped."""
+    workers: int
+    """Worker processes per rank; 0 decodes in the training process."""
+    seed: int
+    ranks: int = 1
+    rank: int = 0
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A decoded utterance on its way into a batch."""
+    """A decoded utterance, before it is collated into a batch."""
 
     utterance: Utterance
     waveform: Tensor
     """(S,) at 16 kHz."""
     rng: np.random.Generator
+    """Draws what else is random about this utterance; seeded from ``seed``."""
+    seed: tuple[int, ...] = ()
+    """Identifies this use of the utterance: the run's seed, epoch and utterance, or in a stream the run's seed, epoch,
+    source, shard, row and segment. Seed further generators with it and a number above 0: ``[*clip.seed, 11]``."""
+    start_s: float = 0.0
+    """Where in its file the waveform starts, crop included."""
+    speed: float = 1.0
+    """How much faster than recorded it plays: S samples cover S / 16000 · ``speed`` seconds of the file."""
 
 
 @dataclass(frozen=True)
 class Loaded(Generic[Batch]):
-    """A micro-batch, and what was passed over in making it."""
+    """A micro-batch, and the utterances that were skipped in making it."""
 
     batch: Batch
     seconds: float
@@ -50,13 +80,67 @@ class Loaded(Generic[Batch]):
     longest_s: float
 
     def pin_memory(self) -> Loaded[Batch]:
-        """The same in page-locked memory, from which a GPU copies while it computes; the ``DataLoader`` calls this."""
-        return replace(self, batch=pin_memory(self.batch))
+        """A copy in page-locked memory, for asynchronous transfer to a GPU; called by the ``DataLoader``."""
+        return replace(self, batch=pin_memory(self.batch))  # type: ignore[no-untyped-call]
 
     @property
     def padded_s(self) -> float:
-        """Seconds that the batch takes, padding included."""
+        """Seconds of the batch, padding included."""
         return len(self.sources) * self.longest_s
+
+
+class UpdateSource(Protocol[BatchOut]):
+    """Where a training loop gets its updates: ``Updates`` of a corpus or ``StreamedUpdates``."""
+
+    waited_s: float
+    """Seconds that ``start`` has waited for audio, the first update, for which workers start, excepted."""
+
+    def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[BatchOut]]]]:
+        """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it."""
+
+    def fingerprint(self) -> Fingerprint:
+        """Plain JSON by which a resumed run notices that its data has changed."""
+
+
+class Loader(Generic[Batch]):
+    """What ``Updates`` and ``StreamedUpdates`` share: decoding into clips, collating, and measuring the wait."""
+
+    def __init__(
+        self, collate: Callable[[list[Clip]], Batch], config: LoaderConfig, augment: Augmentation | None
+    ) -> None:
+        self.collate, self.config, self.augment = collate, config, augment
+        self.waited_s = 0.0
+
+    def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
+        """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it.
+
+        The place is all that a checkpoint has to keep; None is the beginning.
+
+        Raises:
+            UserError: the data cannot be read any further.
+        """
+        updates = self._updates(place)
+        for number in count():
+            began = time.monotonic()
+            update = next(updates)
+            self.waited_s += time.monotonic() - began if number else 0.0
+            yield update
+
+    def _updates(self, place: Any) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
+        raise NotImplementedError
+
+    def clip(
+        self, others: Sequence[Utterance], own: int, seed: tuple[int, ...], rng: np.random.Generator,
+        speed: float, augment: Augmentation | None,
+    ) -> Clip:  # fmt: skip
+        """Decode utterance number ``own`` of ``others``, crop and augment it.
+
+        Raises:
+            UserError: it cannot be used (``read_clip``), or neither can what augments it.
+        """
+        clip = read_clip(others[own], rng, self.config.crop_s * speed, self.config.min_s)
+        waveform = augment(clip.waveform, speed, others, own, rng) if augment else clip.waveform
+        return replace(clip, waveform=waveform, seed=seed, speed=speed)
 
 
 def loaded_of(
@@ -69,108 +153,95 @@ def loaded_of(
 
 
 class _MicroBatches(Dataset[Any]):
-    """Micro-batches by epoch and utterances, decoded when asked for."""
+    """Micro-batches by epoch and utterance numbers, decoded when they are indexed."""
 
     def __init__(self, updates: Updates[Any], augmented: bool) -> None:
         self.updates, self.augmented = updates, augmented
 
     def __getitem__(self, asked: tuple[int, np.ndarray]) -> Loaded[Any]:
-        epoch, part = asked
+        epoch, numbers = asked
         clips, skipped = [], []
-        for index in part:
+        for number in numbers.tolist():
             try:
-                clips.append(self.updates.read(int(index), epoch, augmented=self.augmented))
+                clips.append(self.updates.read(number, epoch, augmented=self.augmented))
             except UserError as error:
-                source = self.updates.utterances[index % len(self.updates.utterances)].source
+                source = self.updates.utterances[number % len(self.updates.utterances)].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
         return loaded_of(clips, skipped, self.updates.collate)
 
 
-class Updates(Generic[Batch]):
-    """A run's data, update by update, for one rank.
-
-    Iterate with ``start(place)``; the place is all there is to save.
-    """
+class Updates(Loader[Batch]):
+    """The updates of a corpus for one rank. A place is an epoch and the number of its next update."""
 
     def __init__(
         self,
         corpus: Corpus,
         collate: Callable[[list[Clip]], Batch],
+        config: LoaderConfig,
         *,
-        update_s: float,
-        batch_max_s: float,
-        crop_s: float,
-        min_s: float,
-        workers: int,
-        seed: int,
-        ranks: int = 1,
-        rank: int = 0,
         temperature: float = 1.0,
         augment: Augmentation | None = None,
     ) -> None:
-        """``batch_max_s`` bounds a padded micro-batch, ``crop_s`` an utterance; under ``min_s`` it is skipped."""
-        self.utterances, self.collate, self.augment = corpus.utterances, collate, augment
-        self.durations_s = np.minimum(corpus.utterances.durations_s, crop_s)
-        self.update_s, self.batch_max_s, self.crop_s, self.min_s = update_s, batch_max_s, crop_s, min_s
-        self.workers, self.seed, self.ranks, self.rank = workers, seed, ranks, rank
-        self.waited_s = 0.0
-        """Seconds that ``start`` has waited for audio so far, but for the first update, for which workers start."""
+        super().__init__(collate, config, augment)
+        self.corpus, self.utterances = corpus, corpus.utterances
+        self.durations_s = np.minimum(corpus.utterances.durations_s, config.crop_s)
         self.repeats = corpus.repeats(temperature)
 
+    def fingerprint(self) -> Fingerprint:
+        """Plain JSON by which a resumed run notices that its data has changed."""
+        return self.corpus.fingerprint()
+
     def read(self, number: int, epoch: int, *, augmented: bool = True) -> Clip:
-        """Decode one utterance, or the random part of it that this epoch and this copy of it use, and augment it.
+        """Decode one utterance of this epoch, crop and augment it.
+
+        Args:
+            number: of the utterance; ``number + N`` is its second copy in the epoch (``mixture.draw_copies``).
 
         Raises:
-            UserError: unreadable, or shorter than the header said and than ``min_s``; or its noise is unreadable.
+            UserError: it cannot be used (``read_clip``), or neither can what augments it.
         """
-        index, augment = number % len(self.utterances), self.augment if augmented else None
-        utterance, rng = self.utterances[index], np.random.default_rng([self.seed, epoch, number])
-        if augment is None:
-            return read_clip(utterance, rng, self.crop_s, self.min_s)
-        speed = float(augment.speeds((epoch,), index, 1)[0])
-        clip = read_clip(utterance, rng, self.crop_s * speed, self.min_s)
-        return replace(clip, waveform=augment(clip.waveform, speed, self.utterances, index, rng))
+        own, augment = number % len(self.utterances), self.augment if augmented else None
+        speed = float(augment.speeds((epoch,), own, 1)[0]) if augment else 1.0
+        seed = (self.config.seed, epoch, number)
+        return self.clip(self.utterances, own, seed, np.random.default_rng(seed), speed, augment)
 
     def planned_s(self, epoch: int) -> np.ndarray:
         """(N,) seconds of each utterance in this epoch, at its speed and cropped."""
         if self.augment is None:
             return self.durations_s
         recorded_s = self.utterances.durations_s
-        return np.minimum(recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s)), self.crop_s)
+        seconds: np.ndarray = recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s))
+        return np.minimum(seconds, self.config.crop_s)
 
     @property
     def epoch_utterances(self) -> float:
-        """Utterances of an epoch, in expectation."""
+        """The expected number of utterances in an epoch."""
         return len(self.utterances) if self.repeats is None else float(self.repeats.sum())
 
     def epoch_length(self, epoch: int) -> int:
-        return len(plan_epoch(self.planned_s(epoch), self.update_s, self.seed, epoch, self.repeats))
+        """The number of updates in an epoch."""
+        return len(plan_epoch(self.planned_s(epoch), self.config.update_s, self.config.seed, epoch, self.repeats))
 
-    def start(self, place: list[int] | None = None) -> Iterator[tuple[list[int], list[Loaded[Batch]]]]:
-        """For ever: the place to go on from *after* this update, and this rank's micro-batches of it.
-
-        A place is an epoch and the number of its next update; None is the beginning. The workers run on from epoch to
-        epoch, decoding ahead.
-        """
+    def _updates(self, place: Any) -> Iterator[tuple[list[int], list[Loaded[Batch]]]]:
+        """The workers decode ahead, from epoch to epoch."""
         epoch, position = place or (0, 0)
         loader = iter(self._loader((e, part) for (e, _), parts in self._deal(epoch, position) for part in parts))
-        for number, (after, parts) in enumerate(self._deal(epoch, position)):
-            began = time.monotonic()
-            loaded = [next(loader) for _ in parts]
-            self.waited_s += time.monotonic() - began if number else 0.0
-            yield after, loaded
+        for after, parts in self._deal(epoch, position):
+            yield after, [next(loader) for _ in parts]
 
     def once(self) -> Iterator[Loaded[Batch]]:
-        """This rank's share of the corpus, each utterance once, in a fixed order, as it is, for scoring."""
-        parts = deal(np.arange(len(self.utterances)), self.durations_s, self.batch_max_s, self.ranks, self.rank)
+        """This rank's share of the corpus for scoring: each utterance once, in a fixed order, not augmented."""
+        config, everything = self.config, np.arange(len(self.utterances))
+        parts = deal(everything, self.durations_s, config.batch_max_s, config.ranks, config.rank)
         yield from self._loader(((0, part) for part in parts), augmented=False)
 
     def _deal(self, epoch: int, position: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        config = self.config
         while True:
             durations_s = self.planned_s(epoch)
-            plan = plan_epoch(durations_s, self.update_s, self.seed, epoch, self.repeats)
+            plan = plan_epoch(durations_s, config.update_s, config.seed, epoch, self.repeats)
             for number in range(position, len(plan)):
-                parts = deal(plan[number], durations_s, self.batch_max_s, self.ranks, self.rank)
+                parts = deal(plan[number], durations_s, config.batch_max_s, config.ranks, config.rank)
                 yield [epoch, number + 1], parts
             epoch, position = epoch + 1, 0
 
@@ -179,38 +250,40 @@ class Updates(Generic[Batch]):
             _MicroBatches(self, augmented),
             batch_size=None,
             sampler=asked,  # type: ignore[arg-type]
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
+            num_workers=self.config.workers,
+            prefetch_factor=4 if self.config.workers else None,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own: the run's random numbers stay untouched
+            generator=torch.Generator(),  # its own, so that the run's generator is not advanced
             worker_init_fn=start_worker,
         )
 
 
 def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min_s: float) -> Clip:
-    """Decode an utterance, or a random part of it that lasts ``crop_s``.
+    """Decode an utterance, or a random crop of it that lasts ``crop_s``.
 
     Raises:
-        UserError: unreadable, silent, or shorter than the header said and than ``min_s``.
+        UserError: it is unreadable or silent, or much shorter than its header states and shorter than ``min_s``.
     """
-    waveform = read_stretch(utterance, crop_s, rng)
-    begin = waveform[:1000]  # as a rule it says enough
+    waveform, start_s = random_crop(utterance, crop_s, rng)
+    begin = waveform[:1000]  # usually enough to see that it is not constant
     if begin.min() == begin.max() and waveform.min() == waveform.max():
         raise UserError(f"{utterance.source}: silent: all samples read are the same")
     if len(waveform) < round(min(min_s, utterance.duration_s, crop_s) * SAMPLE_RATE_HZ * 0.99):
         raise UserError(f"{utterance.source}: only {len(waveform) / SAMPLE_RATE_HZ:.2f} s of its "
                         f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
-    return Clip(utterance, waveform[: round(crop_s * SAMPLE_RATE_HZ)], rng)
+    waveform = waveform[: round(crop_s * SAMPLE_RATE_HZ)]
+    return Clip(utterance, waveform, rng, start_s=utterance.start_s + start_s)
 
 
 def start_worker(_: int) -> None:
+    """Set up a worker process: one thread, killed with its parent, deaf to the signals that the parent handles."""
     torch.set_num_threads(1)
-    follow_parent(signal.SIGKILL)  # else it holds a killed rank's sockets for seconds
+    follow_parent(signal.SIGKILL)  # else it keeps a killed rank's sockets open for seconds
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the training process answers them, and ends its workers
+        signal.signal(number, signal.SIG_IGN)  # the training process handles them, and ends its workers
 
 
 def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Waveforms (S_i,) to one padded (B, S) and lengths (B,)."""
+    """Waveforms (S_i,) as one padded tensor (B, S), and their lengths (B,)."""
     lengths = torch.tensor([len(w) for w in waveforms])
     return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths

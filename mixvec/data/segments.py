@@ -1,6 +1,6 @@
-"""Long recordings, cut virtually: stretches of at most ``data.max_s``, found before training and read by seeking.
+"""Long recordings, cut virtually: segments of at most ``data.max_s``, found before training and read by seeking.
 
-Without ``data.gate`` the stretches of a recording are of even length and cover all of it, so an epoch hears everything
+Without ``data.gate`` the segments of a recording are of even length and cover all of it, so an epoch hears everything
 once; with it they are where there is speech (``gate.py``). Only what is longer than ``data.max_s`` is ever cut.
 
 To find speech every long recording is read once. What was found is remembered beside the index of headers, in
@@ -29,9 +29,9 @@ from .config import DataConfig
 from .gate import find_speech, frame_levels
 from .headers import Progress, opened
 from .index import cache_path
-from .mixture import weighted_sources
 from .readers.ranges import is_url
 from .sources import Corpus
+from .spec import SourceSpec
 from .utterances import Utterance
 
 VERSION = "1"
@@ -41,11 +41,11 @@ SAVE_EVERY_S = 60.0
 
 Once = Callable[[Callable[[], list[np.ndarray | str]]], list[np.ndarray | str]]
 Found = dict[bytes, np.ndarray]
-"""By the key of a recording: begin and end of its stretches in seconds (K, 2)."""
+"""By the key of a recording: begin and end of its segments in seconds (K, 2)."""
 
 
-class Stretches(NamedTuple):
-    """M stretches of N recordings, in order."""
+class Segments(NamedTuple):
+    """M segments of N recordings, in order."""
 
     owners: np.ndarray
     """(M,) the number of the recording."""
@@ -59,17 +59,17 @@ class Cut:
     """What ``cut_long`` did."""
 
     recordings: int
-    stretches: int
+    segments: int
     left_out_s: float
-    """What no stretch covers."""
+    """What no segment covers."""
 
     def __str__(self) -> str:
         left_out = f"; {self.left_out_s / 3600:.2f} h are left out" if self.left_out_s >= 1 else ""
-        return f"{self.recordings:,} long recordings are cut into {self.stretches:,} stretches{left_out}"
+        return f"{self.recordings:,} long recordings are cut into {self.segments:,} segments{left_out}"
 
 
-def even_stretches(durations_s: np.ndarray, min_s: float, max_s: float) -> Stretches:
-    """Recordings of (N,) seconds in as few stretches as ``max_s`` allows, which cover them evenly.
+def even_segments(durations_s: np.ndarray, min_s: float, max_s: float) -> Segments:
+    """Recordings of (N,) seconds in as few segments as ``max_s`` allows, which cover them evenly.
 
     None lasts less than ``min_s``, unless its recording does (or ``min_s`` is within ``GRID_S`` of ``max_s``). Where
     ``min_s`` is over half of ``max_s``, that can mean leaving out the end.
@@ -84,12 +84,12 @@ def even_stretches(durations_s: np.ndarray, min_s: float, max_s: float) -> Stret
     step = (covered_s / counts)[owners] / GRID_S
     starts_s = np.ceil(numbers * step - 1e-6) * GRID_S
     ends_s = np.where(numbers + 1 < counts[owners], np.ceil((numbers + 1) * step - 1e-6) * GRID_S, covered_s[owners])
-    return Stretches(owners, starts_s, ends_s - starts_s)
+    return Segments(owners, starts_s, ends_s - starts_s)
 
 
-def stretches_of(utterance: Utterance, min_s: float, max_s: float) -> list[Utterance]:
-    """The ``even_stretches`` of one."""
-    _, starts_s, durations_s = even_stretches(np.array([utterance.duration_s]), min_s, max_s)
+def even_segments_of(utterance: Utterance, min_s: float, max_s: float) -> list[Utterance]:
+    """The ``even_segments`` of one."""
+    _, starts_s, durations_s = even_segments(np.array([utterance.duration_s]), min_s, max_s)
     return [
         replace(utterance, start_s=utterance.start_s + start_s, duration_s=duration_s)
         for start_s, duration_s in zip(starts_s.tolist(), durations_s.tolist(), strict=True)
@@ -97,7 +97,7 @@ def stretches_of(utterance: Utterance, min_s: float, max_s: float) -> list[Utter
 
 
 def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work()) -> Cut:
-    """Put stretches in the place of the recordings of ``corpus`` that are longer than ``data.max_s``.
+    """Put segments in the place of the recordings of ``corpus`` that are longer than ``data.max_s``.
 
     Args:
         corpus: of ``data.train``, with no utterance under ``data.min_s``.
@@ -109,20 +109,20 @@ def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work())
     if not len(long):
         return Cut(0, 0, 0.0)
     if data.gate.below_db is None:
-        parts = even_stretches(durations_s[long], data.min_s, data.max_s)
+        parts = even_segments(durations_s[long], data.min_s, data.max_s)
     else:
         recordings = [whole[int(number)] for number in long]
-        parts = _usable(recordings, once(lambda: _speech(recordings, data)), corpus)
+        parts = _usable(recordings, once(lambda: _speech(recordings, corpus.sources, data)), corpus)
     counts = np.ones(len(whole), dtype=np.int64)
     counts[long] = np.bincount(parts.owners, minlength=len(long))
     owners, cut = np.repeat(np.arange(len(whole)), counts), np.repeat(is_long, counts)
     starts_s, lengths_s = np.zeros(len(owners)), durations_s[owners]
     starts_s[cut], lengths_s[cut] = parts.starts_s, parts.durations_s
-    corpus.utterances = whole.stretches(owners, starts_s, lengths_s)
+    corpus.utterances = whole.segments(owners, starts_s, lengths_s)
     return Cut(len(long), len(parts.owners), max(0.0, float(durations_s[long].sum() - parts.durations_s.sum())))
 
 
-def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: Corpus) -> Stretches:
+def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: Corpus) -> Segments:
     """What was found, end to end; recordings of which there is only a reason are skipped with it."""
     bounds_s = [np.zeros((0, 2)) if isinstance(answer, str) else answer for answer in found]
     for recording, answer in zip(recordings, found, strict=True):
@@ -130,16 +130,16 @@ def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: 
             corpus.skip(recording.source, answer)
     owners = np.repeat(np.arange(len(bounds_s)), [len(own) for own in bounds_s])
     begins_s, ends_s = np.concatenate(bounds_s).T
-    return Stretches(owners, begins_s, ends_s - begins_s)
+    return Segments(owners, begins_s, ends_s - begins_s)
 
 
-def _speech(recordings: list[Utterance], data: DataConfig) -> list[np.ndarray | str]:
+def _speech(recordings: list[Utterance], sources: tuple[SourceSpec, ...], data: DataConfig) -> list[np.ndarray | str]:
     """What ``find_speech`` says of each recording, or why it cannot be used; from the cache where nothing changed."""
     answers: list[np.ndarray | str] = [""] * len(recordings)
     settings = repr((VERSION, data.min_s, data.max_s, data.gate)).encode()
     progress = Progress("listened to", "minutes")
-    for part, (name, _) in enumerate(weighted_sources(data.train, "data.train")):
-        numbers = [i for i, recording in enumerate(recordings) if recording.part == part]
+    for corpus_number, (name, _) in enumerate(sources):
+        numbers = [i for i, recording in enumerate(recordings) if recording.corpus_number == corpus_number]
         path = cache_path("speech", os.fsencode(_absolute(name)) + b"\0" + settings, ".npz")
         listened = _listen([recordings[i] for i in numbers], path, data, progress)
         for i, answer in zip(numbers, listened, strict=True):

@@ -29,9 +29,10 @@ from typing import Any
 import numpy as np
 
 from ..audio import AudioHeader
-from ..errors import UserError, redacted
+from ..errors import UserError
+from .fingerprint import Fingerprint
 from .headers import with_headers
-from .mixture import repeats_of, weighted_sources
+from .mixture import repeats_of
 from .readers.archives import tar_rows
 from .readers.layouts import (
     SPLIT_LISTS,
@@ -44,9 +45,10 @@ from .readers.layouts import (
 from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
 from .readers.ranges import is_url
 from .readers.remote import RemotePath, expanded, forget, in_order, settled, source_path
-from .readers.rows import SPLIT_NAME, Fault, Row, Rows, audio_below, fields_of, files_below, one_split
+from .readers.rows import Fault, Row, Rows, audio_below, fields_of, files_below, one_split
 from .readers.tables import dataset_rows, parquet_rows, streamed_parquet_rows, streamed_parts
 from .readers.voices import voice_rows
+from .spec import SourceSpec, parse_sources, short_names
 from .utterances import Utterance, Utterances
 
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
@@ -57,23 +59,33 @@ SPLIT_FILES = ("*.tsv", "*.jsonl", "*.jsonl.gz", "*.csv", "data/*_data.csv", "sl
 
 @dataclass
 class Corpus:
-    """What was found, and what was passed over and why."""
+    """The utterances that were found, and those that were skipped, with the reason."""
 
     name: str
     utterances: Utterances = field(default_factory=Utterances)
     skipped: list[dict[str, Any]] = field(default_factory=list)
     formats: Counter[tuple[int, int]] = field(default_factory=Counter)
-    """Utterances by rate in Hz and channels, before any was dropped."""
-    weights: list[float] = field(default_factory=lambda: [1.0])
-    """Of each corpus of a list."""
+    """The number of utterances by rate in Hz and channels, before any was dropped."""
+    sources: tuple[SourceSpec, ...] = (SourceSpec(""),)
+    labelled: bool = False
+    """Whether labels were asked for, so that changed labels are changed data."""
 
     @property
     def hours(self) -> float:
         return float(self.utterances.durations_s.sum()) / 3600
 
     def repeats(self, temperature: float) -> np.ndarray | None:
-        """How often each utterance stands in an epoch (N,); None where each does once (``mixture.repeats_of``)."""
-        return repeats_of(self.utterances.durations_s, self.utterances.parts, self.weights, temperature)
+        """How often an epoch takes each utterance (N,); None where it takes each once (``mixture.repeats_of``)."""
+        weights = [source.weight for source in self.sources]
+        return repeats_of(self.utterances.durations_s, self.utterances.corpus_numbers, weights, temperature)
+
+    def fingerprint(self) -> Fingerprint:
+        """Plain JSON by which a resumed run notices that its data has changed (``fingerprint_changes``)."""
+        checksums = self.utterances.checksums()
+        if not self.labelled:
+            del checksums["labels"]
+        seconds = round(float(self.utterances.durations_s.sum()), 3)
+        return {"utterances": len(self.utterances), "seconds": seconds, **checksums}
 
     def skip(self, source: str, reason: str) -> None:
         self.skipped.append({"source": source, "reason": reason})
@@ -120,22 +132,17 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     Raises:
         UserError: ``source`` is missing, or holds no audio that can be read.
     """
-    sources = weighted_sources(source, key)
-    corpus = Corpus(source_names(source, key), weights=[weight for _, weight in sources])
-    for part, (name, _) in enumerate(sources):
+    sources = parse_sources(source, key)
+    corpus = Corpus(short_names(sources), sources=sources, labelled=labels)
+    for corpus_number, (name, _) in enumerate(sources):
         forget()
         rows = in_order(parts_of(name, key, labels), remote=is_url(name))
         for looked_at in with_headers(settled(rows), name, labels):
-            _add(corpus, looked_at, part, labels)
+            _add(corpus, looked_at, corpus_number, labels)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
     return corpus
-
-
-def source_names(source: Any, key: str) -> str:
-    """The sources that ``key`` names, in a line or on a model card."""
-    return ", ".join(_short(name) for name, _ in weighted_sources(source, key))
 
 
 def _matching(name: str) -> list[str]:
@@ -152,14 +159,6 @@ def _named(key: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{key}={error}") from error
-
-
-def _short(name: str) -> str:
-    """A source in a line or on a model card: its last part, and the one before where the last is but a split."""
-    path = Path(redacted(name).removesuffix("?***"))
-    if SPLIT_NAME.match(path.name.lower()) and path.parent.name:
-        return f"{path.parent.name}/{path.name}"
-    return path.name or name
 
 
 def parts_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list[Rows]:
@@ -263,17 +262,20 @@ def _labelled_rows(folder: Path, key: str) -> Rows:
     raise UserError(f"{key}={folder}: no metadata.jsonl in it{hint}")
 
 
-def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, part: int, labels: bool) -> None:
-    """Append one utterance, or count why not."""
-    made = found if isinstance(found, Fault) else utterance_of(*found, part, labels)
+def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, corpus_number: int, labels: bool) -> None:
+    """Append one utterance, or count it as skipped."""
+    if isinstance(found, Fault):
+        return corpus.skip(found.source, found.reason)
+    row, header = found
+    made = utterance_of(row, header, corpus_number, labels)
     if isinstance(made, Fault):
         return corpus.skip(made.source, made.reason)
     corpus.utterances.append(made)
-    corpus.formats[found[1].rate_hz, found[1].channels] += 1  # type: ignore[union-attr,index]
+    corpus.formats[header.rate_hz, header.channels] += 1
     return None
 
 
-def utterance_of(row: Row, header: AudioHeader, part: int, labels: bool = False) -> Utterance | Fault:
+def utterance_of(row: Row, header: AudioHeader, corpus_number: int, labels: bool = False) -> Utterance | Fault:
     """What a row states and its audio's header make together; a fault where no audio is left.
 
     Args:
@@ -290,4 +292,4 @@ def utterance_of(row: Row, header: AudioHeader, part: int, labels: bool = False)
         beyond = f" from {start_s:g} s on, as {row.where} has it" if start_s else ""
         return Fault(row.source, f"{row.source}: no audio in it{beyond}")
     fields = fields_of(row.fields) if labels else {}
-    return Utterance(row.source, duration_s, start_s, row.text, row.label, fields, row.stored, part)
+    return Utterance(row.source, duration_s, start_s, row.text, row.label, fields, row.stored, corpus_number)

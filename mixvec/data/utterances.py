@@ -1,14 +1,15 @@
-"""The utterances of a corpus as columns: some hundred bytes each, however many there are, and shared by workers.
+"""The utterances of a corpus as columns: about a hundred bytes each, shared by all worker processes.
 
-A list of objects would take five times as much, and again in every worker process that looks at it, since reading an
-object writes its reference count.
+A list of objects would take five times as much, and as much again in every worker process that reads it, since reading
+an object writes its reference count, and so copies its page.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any, overload
@@ -23,28 +24,28 @@ from .readers.rows import SPEAKER_KEYS, Stored
 
 @dataclass(frozen=True)
 class Utterance:
-    """A stretch of audio in a file, a tar or a table, with its labels where known."""
+    """A segment of audio in a file, a tar or a table, with its labels where known."""
 
     source: str
-    """The file; in a tar ``shard.tar/member``, in a table ``name[row]``."""
+    """The name of the file; in a tar ``shard.tar/member``, in a table ``name[row]``."""
     duration_s: float
     start_s: float = 0.0
     text: str | None = None
     label: str | None = None
-    fields: dict[str, str] = field(default_factory=dict, hash=False)
-    """Whatever else its row has to say, where labels were asked for: ``speaker``, ``emotion``, ``slots`` as JSON."""
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Other columns of its row, where labels were asked for: ``speaker``, ``emotion``, ``slots`` as JSON."""
     stored: Stored | None = field(default=None, repr=False, compare=False)
-    """Where the audio lies, unless ``source`` is its file."""
-    part: int = field(default=0, repr=False, compare=False)
-    """Which of the corpora of a list it belongs to."""
+    """Where the audio is stored, unless ``source`` is its file."""
+    corpus_number: int = field(default=0, repr=False, compare=False)
+    """Which source of the list it comes from."""
 
     @property
     def speaker(self) -> str | None:
-        """Who speaks, under whichever name the row has it."""
+        """The speaker, from whichever column names one."""
         return next((self.fields[key] for key in SPEAKER_KEYS if self.fields.get(key)), None)
 
     def read(self, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
-        """The waveform (S,) at 16 kHz, or the part of it that starts ``start_s`` into the utterance.
+        """The waveform (S,) at 16 kHz, or the segment of it that starts ``start_s`` into the utterance.
 
         Raises:
             UserError: it cannot be decoded.
@@ -53,6 +54,31 @@ class Utterance:
         wanted = left if duration_s is None else min(duration_s, left)
         with opened(self.source, self.stored) as file:
             return read_audio(file, self.start_s + start_s, wanted)
+
+
+class _JsonFields(Mapping[str, str]):
+    """The fields of an utterance as JSON, parsed once and only where one is looked up."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._parsed: dict[str, str] | None = None
+
+    def _fields(self) -> dict[str, str]:
+        if self._parsed is None:
+            self._parsed = json.loads(self._text)
+        return self._parsed
+
+    def __getitem__(self, key: str) -> str:
+        return self._fields()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields())
+
+    def __len__(self) -> int:
+        return len(self._fields())
+
+    def __repr__(self) -> str:
+        return repr(self._fields())
 
 
 class _Strings:
@@ -72,9 +98,21 @@ class _Strings:
             return None
         return self._bytes[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogatepass")
 
+    def checksum(self, numbers: Iterable[int], begun: int = 0) -> int:
+        """A CRC-32 of these strings in this order, continued from ``begun``; None differs from an empty string."""
+        for number in numbers:
+            first, end = self._ends[number], self._ends[number + 1]
+            begun = zlib.crc32(b"%d %d " % (self._none[number], end - first), begun)
+            begun = zlib.crc32(self._bytes[first:end], begun)
+        return begun
 
-class _Places:
-    """Where stored audio lies: what many utterances share (a tar, a table) once, and each one's numbers beside."""
+
+class _Storage:
+    """Where stored audio is: what many utterances share is kept once, and numbers for each.
+
+    Two members of one tar, ``TarMember("a.tar", 512, 90)`` and ``TarMember("a.tar", 1024, 80)``, share
+    ``(TarMember, ["a.tar", None, None])``; beside it stand the numbers 512, 90, 1024, 80.
+    """
 
     def __init__(self) -> None:
         self._shared: list[tuple[type[Any], list[Any]]] = []
@@ -104,15 +142,15 @@ class _Places:
 
 
 class Utterances(Sequence[Utterance]):
-    """A sequence of utterances, each made when it is asked for. Slices and selections share the columns."""
+    """A sequence of utterances, each built when it is indexed. Slices and selections share the columns."""
 
     def __init__(self, utterances: Iterable[Utterance] = ()) -> None:
         self._durations_s: Any = array("d")
         self._starts_s: Any = array("d")
-        self._parts: Any = array("i")
+        self._corpus_numbers: Any = array("i")
         self._sources, self._texts, self._labels, self._fields = _Strings(), _Strings(), _Strings(), _Strings()
-        self._stored = _Places()
-        self._rows: np.ndarray | None = None  # whose strings a selection has; numbers it has of its own
+        self._stored = _Storage()
+        self._rows: np.ndarray | None = None  # in a selection: the rows of the shared string columns
         for utterance in utterances:
             self.append(utterance)
 
@@ -121,11 +159,11 @@ class Utterances(Sequence[Utterance]):
             raise TypeError("a selection of utterances cannot grow")
         self._durations_s.append(utterance.duration_s)
         self._starts_s.append(utterance.start_s)
-        self._parts.append(utterance.part)
+        self._corpus_numbers.append(utterance.corpus_number)
         self._sources.append(utterance.source)
         self._texts.append(utterance.text)
         self._labels.append(utterance.label)
-        self._fields.append(json.dumps(utterance.fields, ensure_ascii=False) if utterance.fields else None)
+        self._fields.append(json.dumps(dict(utterance.fields), ensure_ascii=False) if utterance.fields else None)
         self._stored.append(utterance.stored)
 
     def __len__(self) -> int:
@@ -144,7 +182,7 @@ class Utterances(Sequence[Utterance]):
         i = n if self._rows is None else int(self._rows[n])
         return Utterance(
             self._sources[i] or "", float(self._durations_s[n]), float(self._starts_s[n]), self._texts[i],
-            self._labels[i], json.loads(self._fields[i] or "{}"), self._stored[i], int(self._parts[n]),
+            self._labels[i], _JsonFields(self._fields[i] or "{}"), self._stored[i], int(self._corpus_numbers[n]),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Utterance]:
@@ -161,18 +199,27 @@ class Utterances(Sequence[Utterance]):
         return np.array(self._durations_s, dtype=np.float64)
 
     @property
-    def parts(self) -> np.ndarray:
-        """Which of the corpora of a list each belongs to (N,)."""
-        return np.array(self._parts, dtype=np.int64)
+    def corpus_numbers(self) -> np.ndarray:
+        """Which source of the list each utterance comes from (N,)."""
+        return np.array(self._corpus_numbers, dtype=np.int64)
+
+    def checksums(self) -> dict[str, int]:
+        """CRC-32 in order: ``names`` of the files, ``times`` (start and duration), ``labels`` (with texts, fields)."""
+        rows = range(len(self)) if self._rows is None else self._rows.tolist()
+        times_ms = np.rint(1000 * np.stack([np.asarray(self._starts_s), self.durations_s])).astype(np.int64)
+        labels = 0
+        for column in (self._texts, self._labels, self._fields):
+            labels = column.checksum(rows, labels)
+        return {"names": self._sources.checksum(rows), "times": zlib.crc32(times_ms.tobytes()), "labels": labels}
 
     def where(self, kept: np.ndarray) -> Utterances:
-        """Those that ``kept`` (N,) is true of."""
+        """The utterances for which ``kept`` (N,) is true."""
         return self if kept.all() else self._selected(np.flatnonzero(kept))
 
     def longest(self, share: float) -> Utterances:
-        """The longest, in their order, that make up ``share`` of the hours: no more than it takes, one at least.
+        """The longest utterances, in order, that make up ``share`` of the hours: as few as possible, at least one.
 
-        Which of equally long ones are kept is drawn, always alike, so that no folder comes first.
+        Ties are broken by a fixed random draw, so that no folder is preferred.
         """
         durations_s = self.durations_s
         drawn = np.random.default_rng(0).permutation(len(self))
@@ -182,8 +229,11 @@ class Utterances(Sequence[Utterance]):
         kept[order[before_s < share * durations_s.sum() * (1 - 1e-12)]] = True
         return self.where(kept)
 
-    def stretches(self, numbers: np.ndarray, starts_s: np.ndarray, durations_s: np.ndarray) -> Utterances:
-        """Parts of these: of which (M,), from where in it (M,), how long (M,). Each keeps the text of the whole."""
+    def segments(self, numbers: np.ndarray, starts_s: np.ndarray, durations_s: np.ndarray) -> Utterances:
+        """Segments of utterances: of which one (M,), where in it they start (M,), how long they are (M,).
+
+        Each keeps the text of its whole utterance.
+        """
         selection = self._selected(numbers)
         selection._starts_s, selection._durations_s = selection._starts_s + starts_s, durations_s
         return selection
@@ -191,7 +241,7 @@ class Utterances(Sequence[Utterance]):
     def _selected(self, numbers: np.ndarray) -> Utterances:
         selection = copy(self)
         selection._rows = numbers if self._rows is None else self._rows[numbers]
-        selection._durations_s, selection._starts_s, selection._parts = (
-            np.asarray(column)[numbers] for column in (self._durations_s, self._starts_s, self._parts)
+        selection._durations_s, selection._starts_s, selection._corpus_numbers = (
+            np.asarray(column)[numbers] for column in (self._durations_s, self._starts_s, self._corpus_numbers)
         )
         return selection

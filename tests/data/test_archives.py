@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 
 from mixvec import UserError
-from mixvec.data.batches import Updates
+from mixvec.data.batches import LoaderConfig, Updates
 from tests.fuzz import address_space
 from tests.mutants import tar_mended
 from tests.readers import assert_reads, find, write
@@ -244,8 +244,8 @@ def test_workers_read_stored_audio(tmp_path: Path) -> None:
     batches = []
     for workers in (0, 1):
         updates = Updates(
-            corpus, lambda clips: [(c.utterance.source, c.waveform.tolist()) for c in clips], update_s=2.0,
-            batch_max_s=1.0, crop_s=0.3, min_s=0.1, workers=workers, seed=0,
+            corpus, lambda clips: [(c.utterance.source, c.waveform.tolist()) for c in clips],
+            LoaderConfig(2.0, 1.0, crop_s=0.3, min_s=0.1, workers=workers, seed=0),
         )  # fmt: skip
         batches.append([part.batch for part in updates.once()])
     assert batches[0] == batches[1]

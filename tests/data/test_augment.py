@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mixvec import UserError
 from mixvec.data.augment import Augmentation, add_noise, change_speed, mix, reverberate
-from mixvec.data.batches import Loaded, Updates
+from mixvec.data.batches import Loaded, LoaderConfig, Updates
 from mixvec.data.config import WaveformAugmentConfig
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.model.frontend import MelFrontEnd
@@ -55,10 +55,8 @@ def everything(tmp_path: Path) -> WaveformAugmentConfig:
 
 
 def updates_of(corpus: Corpus, config: WaveformAugmentConfig | None, **others: Any) -> Updates[MaskedBatch]:
-    return Updates(
-        corpus, COLLATE, augment=config and Augmentation(config, 3),
-        **{"update_s": 4.0, "batch_max_s": 2.5, "crop_s": 1.5, "min_s": 0.3, "workers": 0, "seed": 3, **others},
-    )  # fmt: skip
+    loader = LoaderConfig(4.0, 2.5, crop_s=1.5, min_s=0.3, workers=0, seed=3)
+    return Updates(corpus, COLLATE, replace(loader, **others), augment=config and Augmentation(config, 3))
 
 
 Stream = list[tuple[list[int], list[Loaded[MaskedBatch]]]]

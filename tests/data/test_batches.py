@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from mixvec import UserError
-from mixvec.data.batches import Clip, Loaded, Updates, pad, start_worker
+from mixvec.data.batches import Clip, Loaded, LoaderConfig, Updates, pad, start_worker
 from mixvec.data.masks import span_mask
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance, Utterances
@@ -42,10 +42,7 @@ def folder(tmp_path: Path) -> Path:
 def updates_of(
     corpus: Corpus, *, workers: int = 0, seed: int = 3, ranks: int = 1, rank: int = 0
 ) -> Updates[MaskedBatch]:
-    return Updates(
-        corpus, COLLATE, update_s=4.0, batch_max_s=2.5, crop_s=1.5, min_s=0.3,
-        workers=workers, seed=seed, ranks=ranks, rank=rank,
-    )  # fmt: skip
+    return Updates(corpus, COLLATE, LoaderConfig(4.0, 2.5, 1.5, 0.3, workers, seed, ranks, rank))
 
 
 def stream(

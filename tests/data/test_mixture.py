@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixvec import UserError
-from mixvec.data.batches import Clip, Updates
-from mixvec.data.mixture import draw_copies, repeats_of, weighted_sources
+from mixvec.data.batches import Clip, LoaderConfig, Updates
+from mixvec.data.mixture import draw_copies, repeats_of
 from mixvec.data.plan import deal, plan_epoch
 from mixvec.data.sources import find_utterances
+from mixvec.data.spec import parse_sources
 from mixvec.training.config import load_config, write_config
 from pretrain.config import PretrainConfig
 from tests.readers import write
@@ -97,10 +98,11 @@ def test_a_weight_reaches_the_batches(tmp_path: Path) -> None:
     write(tmp_path / "b" / "1.wav", 2.0)
     source = [str(tmp_path / "a"), {"source": str(tmp_path / "b"), "weight": 3}]
     corpus = find_utterances(source, "data.train")
-    assert (corpus.name, corpus.weights, [u.part for u in corpus.utterances]) == ("a, b", [1.0, 3.0], [0, 1])
+    assert [source.weight for source in corpus.sources] == [1.0, 3.0]
+    assert (corpus.name, [u.corpus_number for u in corpus.utterances]) == ("a, b", [0, 1])
 
     def updates(collate: Any) -> Updates[Any]:
-        return Updates(corpus, collate, update_s=2, batch_max_s=2, crop_s=1, min_s=0.5, workers=0, seed=0)
+        return Updates(corpus, collate, LoaderConfig(2, 2, crop_s=1, min_s=0.5, workers=0, seed=0))
 
     def first_samples(clips: list[Clip]) -> list[tuple[str, float]]:
         return [(Path(clip.utterance.source).name, float(clip.waveform[0])) for clip in clips]
@@ -117,7 +119,7 @@ def test_a_weight_reaches_the_batches(tmp_path: Path) -> None:
 
 def test_weights_are_written_in_yaml_and_on_the_command_line(tmp_path: Path) -> None:
     config = load_config(PretrainConfig, ["data.train=[A, {source: B, weight: 0.5}]", "data.temperature=2"], "")
-    assert weighted_sources(config.data.train, "data.train") == [("A", 1.0), ("B", 0.5)]
+    assert parse_sources(config.data.train, "data.train") == (("A", 1.0), ("B", 0.5))
     assert config.data.temperature == 2
     write_config(config, tmp_path / "config.yaml")
     assert load_config(PretrainConfig, [str(tmp_path / "config.yaml")], "") == config

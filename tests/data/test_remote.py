@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from mixvec.data import headers
-from mixvec.data.batches import Updates
+from mixvec.data.batches import LoaderConfig, Updates
 from mixvec.data.sources import find_utterances
 from tests.readers import (
     FORMS,
@@ -222,9 +222,7 @@ def test_workers_read_after_the_main_process_did(tmp_path: Path, web: WebServer)
         write(tmp_path / "site" / f"{number}.flac", 0.4)
     corpus = find_utterances(web.url, "data.train")
     assert all(len(u.read()) == 6_400 for u in corpus.utterances)
-    updates: Updates[int] = Updates(
-        corpus, len, update_s=1.2, batch_max_s=1.2, crop_s=1.0, min_s=0.1, workers=2, seed=0
-    )  # fmt: skip
+    updates: Updates[int] = Updates(corpus, len, LoaderConfig(1.2, 1.2, crop_s=1.0, min_s=0.1, workers=2, seed=0))
     for _ in range(2):
         eight = [parts for _, (_, parts) in zip(range(8), updates.start(), strict=False)]
         assert [sum(part.batch for part in parts) for parts in eight] == [3] * 8

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from mixvec import UserError
-from mixvec.data.batches import Updates
+from mixvec.data.batches import LoaderConfig, Updates
 from mixvec.data.config import DataConfig
 from mixvec.data.readers import ranges, retries
 from mixvec.data.sources import Corpus
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("remote")
 
 
 def updates_of(corpus: Corpus, workers: int = 0) -> Updates[int]:
-    return Updates(corpus, len, update_s=10.0, batch_max_s=10.0, crop_s=1.0, min_s=0.1, workers=workers, seed=0)
+    return Updates(corpus, len, LoaderConfig(10.0, 10.0, crop_s=1.0, min_s=0.1, workers=workers, seed=0))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from mixvec.data import segments
 from mixvec.data.config import DataConfig, GateConfig
-from mixvec.data.segments import GRID_S, Cut, cut_long, even_stretches
+from mixvec.data.segments import GRID_S, Cut, cut_long, even_segments
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
@@ -89,10 +89,10 @@ def assert_speech(corpus: Corpus, shorts: int = 1) -> None:
     max_s=st.floats(0.3, 40.0) | st.sampled_from([1.0, 10.0, 15.6, 30.0]),
     share=st.floats(0.0, 1.0),
 )
-def test_even_stretches_cover_each_recording(durations_s: list[float], max_s: float, share: float) -> None:
+def test_even_segments_cover_each_recording(durations_s: list[float], max_s: float, share: float) -> None:
     """In order, without a gap, none over max_s, none under min_s, and no more of them than that takes."""
     min_s = share * max_s
-    owners, starts_s, lengths_s = even_stretches(np.array(durations_s), min_s, max_s)
+    owners, starts_s, lengths_s = even_segments(np.array(durations_s), min_s, max_s)
     assert (np.diff(owners) >= 0).all() and (lengths_s > 0).all() and (lengths_s <= max_s + 1e-9).all()
     for number, duration_s in enumerate(durations_s):
         starts, lengths = starts_s[owners == number], lengths_s[owners == number]
@@ -115,7 +115,7 @@ def test_each_sample_is_read_once_at_any_rate(tmp_path: Path) -> None:
     for rate_hz in (8_000, 11_025, 16_000, 22_050, 44_100, 48_000):
         write(tmp_path / f"{rate_hz}.wav", 7.3, rate_hz)
     corpus, done = cut(tmp_path, GateConfig(), max_s=1.7)
-    assert done == Cut(6, 30, 0.0) and str(done) == "6 long recordings are cut into 30 stretches"
+    assert done == Cut(6, 30, 0.0) and str(done) == "6 long recordings are cut into 30 segments"
     for rate_hz in (8_000, 11_025, 16_000, 22_050, 44_100, 48_000):
         parts = [u for u in corpus.utterances if u.source.endswith(f"/{rate_hz}.wav")]
         bounds = [(round(u.start_s * rate_hz), round(u.duration_s * rate_hz)) for u in parts]
@@ -128,7 +128,7 @@ def test_each_sample_is_read_once_at_any_rate(tmp_path: Path) -> None:
 def test_speech_is_kept_silence_is_not_and_shorts_are_whole(folder: Path) -> None:
     corpus, done = cut(folder)
     assert_speech(corpus)
-    assert (done.recordings, done.stretches) == (3, 4)
+    assert (done.recordings, done.segments) == (3, 4)
     kept_s = sum(end - begin for spans in MEANT.values() for begin, end in spans)
     assert done.left_out_s == pytest.approx(45.0 - kept_s, abs=0.2)
     for utterance in list(corpus.utterances)[:3]:
@@ -267,7 +267,7 @@ def test_a_run_hears_the_speech_of_long_recordings(
 ) -> None:
     """On two ranks as on one, and inspect plans what training does."""
     keys = [f"data.train={folder}", "data.max_s=4", "data.gate.below_db=35", "batch.update_s=6", "batch.max_s=16"]
-    said = "3 long recordings are cut into 7 stretches; 0.01 h are left out"
+    said = "3 long recordings are cut into 7 segments; 0.01 h are left out"
     done = command("pretrain", *PRETRAIN, f"run.dir={tmp_path / 'two'}", *keys, "run.updates=5", ranks=2)
     assert done.returncode == 0, done.stderr
     assert pretrain(folder, tmp_path / "one", *keys, "run.updates=5") == 0

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 
 from mixvec import UserError
-from mixvec.data.sources import Corpus, _short, find_utterances
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.spec import SourceSpec
 
 RATE = 16_000
 
@@ -262,4 +263,4 @@ def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
      ("train", "train"), ("training.wav", "training.wav")],
 )  # fmt: skip
 def test_a_split_is_named_with_its_corpus(path: str, name: str) -> None:
-    assert _short(path) == name
+    assert SourceSpec(path).short_name == name

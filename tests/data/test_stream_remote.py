@@ -10,9 +10,9 @@ import pytest
 
 from mixvec import UserError
 from mixvec.data.readers import retries
-from tests.hub_server import HubServer
 from tests.data.test_remote_hub import hub_with
 from tests.data.test_stream import clips, stream, tars, updates_of
+from tests.hub_server import HubServer
 from tests.readers import write
 from tests.web_server import WebServer
 

@@ -34,9 +34,9 @@ def test_what_was_put_in_comes_out(made: list[Utterance], data: st.DataObject) -
     table = Utterances(made)
     for own, meant in ((table, made), (table[1:-1], made[1:-1]), (table[::-2], made[::-2])):
         assert own == meant and list(own) == meant and len(own) == len(meant)
-        assert [(u.stored, u.part) for u in own] == [(u.stored, u.part) for u in meant]
+        assert [(u.stored, u.corpus_number) for u in own] == [(u.stored, u.corpus_number) for u in meant]
         assert own.durations_s.tolist() == [u.duration_s for u in meant]
-        assert own.parts.tolist() == [u.part for u in meant]
+        assert own.corpus_numbers.tolist() == [u.corpus_number for u in meant]
     kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(made), max_size=len(made))), dtype=bool)
     again = np.array(data.draw(st.lists(st.booleans(), min_size=int(kept.sum()), max_size=int(kept.sum()))), dtype=bool)
     some = [u for u, keep in zip(made, kept, strict=True) if keep]
@@ -48,13 +48,15 @@ def test_what_was_put_in_comes_out(made: list[Utterance], data: st.DataObject) -
 
 
 def test_stretches_are_parts_of_what_they_are_taken_from() -> None:
-    table = Utterances([Utterance("a", 9.0, 1.0, "x", part=1), Utterance("b", 2.0), Utterance("c", 8.0, 5.0, part=2)])
-    some = table.where(np.array([True, False, True])).stretches(
+    table = Utterances(
+        [Utterance("a", 9.0, 1.0, "x", corpus_number=1), Utterance("b", 2.0), Utterance("c", 8.0, 5.0, corpus_number=2)]
+    )
+    some = table.where(np.array([True, False, True])).segments(
         np.array([1, 0, 1]), np.array([0.5, 2.0, 4.0]), np.array([3.0, 7.0, 4.0])
     )
     assert some == [Utterance("c", 3.0, 5.5), Utterance("a", 7.0, 3.0, "x"), Utterance("c", 4.0, 9.0)]
-    assert some.durations_s.tolist() == [3.0, 7.0, 4.0] and some.parts.tolist() == [2, 1, 2]
-    assert some.where(np.array([False, True, True]))[0] == some[1] and [u.part for u in some[1:]] == [1, 2]
+    assert some.durations_s.tolist() == [3.0, 7.0, 4.0] and some.corpus_numbers.tolist() == [2, 1, 2]
+    assert some.where(np.array([False, True, True]))[0] == some[1] and [u.corpus_number for u in some[1:]] == [1, 2]
     assert pickle.loads(pickle.dumps(some)) == some and table[0].duration_s == 9.0
 
 

@@ -79,7 +79,7 @@ def test_every_number_is_the_one_that_was_put_in(folder: Path, tmp_path: Path, i
         "the plan under configs/small.yaml: batch.update_s=100 batch.max_s=100 data.min_s=1 data.max_s=4, one rank",
         "  1 utterances (0.00 h) are shorter and left out",
         "  an epoch: 0.01 h in 1 updates, 1 batches",
-        "  1 long recordings are cut into 2 stretches",
+        "  1 long recordings are cut into 2 segments",
         "  padding: 40.62 % of what is computed, 40.62 % in the worst update",
         "  run.updates=30 are 30.00 epochs",
     ):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from mixvec import encoder_config
-from mixvec.data.batches import Clip, Updates, pad
+from mixvec.data.batches import Clip, LoaderConfig, Updates, pad
 from mixvec.data.sources import find_utterances
 from mixvec.model.frontend import SAMPLE_RATE_HZ, MelFrontEnd
 from pretrain.objectives.contrastive import ObjectiveConfig, collate_masked
@@ -73,8 +73,8 @@ def _write_corpus(folder: Path, clips: int, seconds: float, most: float) -> list
 
 def _updates(folder: Path, seconds: float, collate: Callable[[list[Clip]], Any]) -> Updates[Any]:
     batch_s = CLIPS_PER_BATCH * seconds
-    return Updates(find_utterances(str(folder), "data.train"), collate, update_s=batch_s, batch_max_s=batch_s,
-                   crop_s=seconds, min_s=0.5, workers=0, seed=0)  # fmt: skip
+    return Updates(find_utterances(str(folder), "data.train"), collate,
+                   LoaderConfig(batch_s, batch_s, crop_s=seconds, min_s=0.5, workers=0, seed=0))  # fmt: skip
 
 
 def _ours(folder: Path, seconds: float) -> Callable[[], float]:

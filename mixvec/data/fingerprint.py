@@ -1,0 +1,36 @@
+"""Whether the data of a run has changed since its last checkpoint, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Fingerprint = dict[str, Any]
+"""Plain JSON that identifies what a run reads: counts, seconds and checksums."""
+
+COUNTS = {"utterances": "utterances", "seconds": "seconds of audio", "shards": "shards"}
+CHECKSUMS = {
+    "sources": "other sources",
+    "names": "other files, or the same ones in another order",
+    "times": "other starts or durations of utterances",
+    "labels": "other texts or labels",
+    "shard_names": "other shards, or the same ones in another order",
+}
+
+
+def fingerprint_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """What differs between two fingerprints, in words with numbers: ``12 utterances before, 13 now``.
+
+    Keys without words of their own are reported by their names, so that a caller may add some.
+    """
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    said = [f"{_shown(old, key)} {COUNTS[key]} before, {_shown(new, key)} now" for key in COUNTS if key in changed]
+    said += [words for key, words in CHECKSUMS.items() if key in changed]
+    others = [key for key in changed if key not in COUNTS and key not in CHECKSUMS]
+    return said + [f"{key}: {_shown(old, key)} before, {_shown(new, key)} now" for key in others]
+
+
+def _shown(fingerprint: Fingerprint, key: str) -> str:
+    value = fingerprint.get(key)
+    if isinstance(value, float):
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
+    return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
