@@ -52,7 +52,7 @@ class HeadConfig:
     dropout: float = 0.1
     kind: Kind = "own"
     """own: this task's head as it is. A probing head of SUPERB or MP3S stands between layers and output: linear, lstm,
-    contextnet, xvector, ecapa (``mixvec/heads/trunks.py``)."""
+    contextnet, xvector, ecapa (``mixvec/model/trunks.py``)."""
     width: int | None = None
     """Of a probing head; null: the paper's, which is 256 for linear, 1024 for lstm."""
 

@@ -28,6 +28,7 @@ from .diagnose import diagnose_score
 from .frozen import frozen_frames, reads_alone
 from .tasks import Detailed, Scored
 from .tasks import LabelledTask as Task
+from .transformers_encoder import TransformersEncoder
 
 
 @torch.no_grad()
@@ -176,7 +177,7 @@ def scored_on(corpus: Corpus) -> str:
 
 def _reloaded(run: Run, model: Any) -> Any:
     """The model of ``run.dir``/hub as anyone loads it; where only a fine-tuning can build it, its weights alone."""
-    if model.encoder.config.kind != "transformers":
+    if not isinstance(model.encoder, TransformersEncoder):
         return load_model(run.dir / "hub")
     load_tensors(model, read_tensors(run.dir / "hub"), run.dir / "hub")
     return model

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -98,7 +97,7 @@ def _found(file: Path) -> Tensor | None:
 def cache_folder(config: FinetuneConfig, encoder: Any, layers: str, device: str) -> Path:
     """Where the frames of this encoder are kept: named by its weights and whatever else decides the numbers."""
     if encoder not in _HASHES:
-        state = hashlib.sha256(json.dumps(asdict(replace(encoder.config, dropout=0.0, layer_drop=0.0))).encode())
+        state = hashlib.sha256(json.dumps(encoder.settings() | {"dropout": 0.0, "layer_drop": 0.0}).encode())
         for name, tensor in sorted(encoder.state_dict().items()):
             state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
         _HASHES[encoder] = state.hexdigest()

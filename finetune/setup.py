@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixvec import EncoderConfig, UserError
+from mixvec import EncoderConfig, UserError, build_encoder
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Loaded, LoaderConfig, Updates
 from mixvec.data.sources import Corpus, find_utterances
@@ -50,38 +49,30 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
 def build_model(config: FinetuneConfig, task: Task) -> Any:
     """The encoder with the task's head: pretrained weights where ``pretrained`` names them, else drawn from the seed.
 
-    With ``baseline`` log-mel stands in the encoder's place, or an encoder of the same shape as it is drawn.
+    With ``baseline`` the encoder is log-mel features, or one of the same shape with random weights.
 
     Raises:
         UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
     """
     if config.baseline == "log-mel":
-        return task.build(LOG_MEL)
+        return task.build(build_encoder(LOG_MEL))
     if config.pretrained is None:
         if config.size is None:
             raise UserError(
                 "set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch"
             )
-        return task.build(config.encoder)
+        return task.build(build_encoder(config.encoder))
     folder = resolve(config.pretrained)
     if is_foreign(folder):
-        return _foreign(config, task, folder)
-    encoder = load_encoder(folder)
-    shape = encoder.config if config.dropout is None else replace(encoder.config, dropout=config.dropout)
-    model = task.build(shape)
+        if config.baseline is not None or config.dropout is not None:
+            raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline are for mixvec's "
+                            "own and for wav2vec 2.0")  # fmt: skip
+        return task.build(TransformersEncoder(folder))
+    source: Any = load_encoder(folder)
+    shape = source.config if config.dropout is None else replace(source.config, dropout=config.dropout)
+    model = task.build(build_encoder(shape))
     if config.baseline is None:
-        model.encoder.load_state_dict(encoder.state_dict())
-    return model
-
-
-def _foreign(config: FinetuneConfig, task: Task, folder: Path) -> Any:
-    """A head on an encoder of transformers: built on log-mel of its shape, then set on the encoder itself."""
-    if config.baseline is not None or config.dropout is not None:
-        raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline are "
-                        "for mixvec's own and for wav2vec 2.0")  # fmt: skip
-    encoder = TransformersEncoder(folder)
-    model = task.build(replace(encoder.config, kind="log-mel"))
-    model.encoder = encoder
+        model.encoder.load_state_dict(source.state_dict())
     return model
 
 

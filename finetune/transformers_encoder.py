@@ -1,7 +1,7 @@
-"""Speech encoders of transformers (HuBERT, WavLM, data2vec, w2v-BERT, ...) behind our encoder protocol.
+"""Speech encoders of transformers (HuBERT, WavLM, data2vec, w2v-BERT, ...) as a ``mixvec.Encoder``.
 
-What mixvec reads itself, its own models and wav2vec 2.0, does not come here. A model built on such an encoder is scored
-here and stays here: mixvec does not load it, and publishing refuses it.
+mixvec's own models and wav2vec 2.0 are read by mixvec itself. A model built on an encoder of transformers is trained
+and scored by ``python -m finetune`` alone: mixvec does not load it, and publishing refuses it.
 
 Symbols: B batch, S samples, T frames, F feature channels, D model width, L layers.
 """
@@ -9,15 +9,15 @@ Symbols: B batch, S samples, T frames, F feature channels, D model width, L laye
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixvec import EncoderConfig, EncoderOutput, UserError
-from mixvec.model.frontend import SAMPLE_RATE_HZ, Length, conv_length, normalise
+from mixvec import Encoder, EncoderOutput, UserError
+from mixvec.by_length import by_length
+from mixvec.model.frontend import SAMPLE_RATE_HZ, Length, centred_view, conv_length, normalise
 from mixvec.model.padding import padding_mask, zero_padding
 
 OURS = ("mixvec", "wav2vec2")
@@ -37,14 +37,12 @@ def is_foreign(folder: Path) -> bool:
     return isinstance(kind, str) and kind not in OURS
 
 
-class TransformersEncoder(nn.Module):
+class TransformersEncoder(Encoder):
     """An encoder of the wav2vec 2.0 family as transformers builds it.
 
     An utterance gives the same frames alone and in a padded batch: where padding would leak (a GroupNorm over time,
     data2vec's positions), utterances of different length are computed one length after another.
     """
-
-    sample_rate_hz = SAMPLE_RATE_HZ
 
     def __init__(self, folder: Path) -> None:
         """
@@ -59,25 +57,26 @@ class TransformersEncoder(nn.Module):
         self.feature_dim = own.feature_projection_input_dim if self.extractor else own.conv_dim[-1]
         self.strides = [] if self.extractor else list(zip(own.conv_kernel, own.conv_stride, strict=True))
         self.per_length = not self.extractor and getattr(own, "feat_extract_norm", "layer") == "group"
-        self.config = EncoderConfig(
-            kind="transformers", mixer="attention", conv_channels=self.feature_dim, dim=self.dim, heads=1,
-            num_layers=self.num_layers, dropout=float(getattr(own, "hidden_dropout", 0.0)),
-        )  # fmt: skip
+        self.heads = own.num_attention_heads
+        view, self.hop_samples = 1, 1
+        for kernel, stride in self.strides:
+            view, self.hop_samples = view + (kernel - 1) * self.hop_samples, self.hop_samples * stride
+        self.stacked = int(self.extractor.stride) if self.extractor else 1
+        if self.extractor:
+            self.hop_samples = 160 * self.stacked
+            view = self.hop_samples + 240  # the last of its 25 ms windows starts 10 ms before the next frame
+        self.mel_view = centred_view(view, self.hop_samples)
         if not hasattr(self.model, "masked_spec_embed"):  # else frames to hide have nothing in their place
             self.model.masked_spec_embed = nn.Parameter(torch.zeros(self.dim))
 
-    @property
-    def min_samples(self) -> int:
-        """The shortest input, in samples, that gives a frame."""
-        samples = 1
-        while self.frame_lengths(samples) < 1:
-            samples += 1
-        return samples
+    def settings(self) -> dict[str, Any]:
+        """What a hub folder records; mixvec cannot build the encoder from it."""
+        return {"kind": "transformers", "model_type": self.kind, "dim": self.dim, "num_layers": self.num_layers}
 
     def frame_lengths(self, samples: Length) -> Length:
         """Frames that ``samples`` samples at 16 kHz give: an int, or a tensor (B,)."""
         if self.extractor:  # Kaldi's filter bank: 25 ms every 10 ms, so many frames stacked
-            return conv_length(samples, 400, 160) // self.extractor.stride
+            return conv_length(samples, 400, 160) // self.stacked
         for kernel, stride in self.strides:
             samples = conv_length(samples, kernel, stride)
         return samples
@@ -94,7 +93,7 @@ class TransformersEncoder(nn.Module):
             x = zero_padding(x, padding_mask(lengths, x.shape[1]))
             convolve = self.model.feature_extractor
             most = self.frame_lengths(waveforms.shape[1])
-            x = _each_length(lambda w: convolve(w).transpose(1, 2), x, lengths, most, self.min_samples) if (
+            x = by_length(lambda w: convolve(w).transpose(1, 2), x, lengths, most, self.min_samples) if (
                 self.per_length) else convolve(x).transpose(1, 2)  # fmt: skip
         return zero_padding(x, padding_mask(frames, x.shape[1])), frames
 
@@ -120,7 +119,7 @@ class TransformersEncoder(nn.Module):
             x = torch.where(mask.unsqueeze(-1), self.model.masked_spec_embed.to(x.dtype), x)
         real = padding_mask(frame_lengths, x.shape[1])
         if self.kind in LEAKS and not bool(real.all()):
-            stacked = _each_length(self._layers, x, frame_lengths, x.shape[1], 1)  # (B, T, L + 1, D)
+            stacked = by_length(self._layers, x, frame_lengths, x.shape[1], 1)  # (B, T, L + 1, D)
         else:
             stacked = self._layers(x, None if bool(real.all()) else real)
         layers = [zero_padding(layer, real) for layer in stacked.unbind(2)[0 if every_layer else -1 :]]
@@ -131,17 +130,13 @@ class TransformersEncoder(nn.Module):
         made = self.model.encoder(x.clone(), attention_mask=real, output_hidden_states=True, return_dict=True)
         return torch.stack([*made.hidden_states[:-1], made.last_hidden_state], dim=2)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, *, every_layer: bool = True) -> EncoderOutput:
-        """Waveforms (B, S) at 16 kHz and lengths (B,) in samples to frames, their lengths and every layer's output."""
-        return self.encode(*self.features(waveforms, lengths), every_layer=every_layer)
-
 
 def _load(folder: Path) -> tuple[Any, Any, bool]:
     """The model, its filter bank where it reads no waveforms, and whether it wants them normalised."""
     try:
         from transformers import AutoFeatureExtractor, AutoModel
     except ImportError as error:
-        raise UserError(f"pretrained={folder}: its encoder is transformers': pip install 'mixvec[train]'") from error
+        raise UserError(f"pretrained={folder}: its encoder is transformers': pip install transformers") from error
     if not any(folder.glob("*.safetensors")):
         raise UserError(
             f"{folder}: no safetensors in it, and pickled weights are not read; write it anew with transformers: "
@@ -165,21 +160,3 @@ def _load(folder: Path) -> tuple[Any, Any, bool]:
         return model, AutoFeatureExtractor.from_pretrained(folder, local_files_only=True), False
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: its preprocessor_config.json is needed: {str(error).splitlines()[0]}") from error
-
-
-def _each_length(compute: Callable[[Tensor], Tensor], x: Tensor, lengths: Tensor, most: int, least: int) -> Tensor:
-    """``compute`` on the rows of each length apart, cropped to it; rows shorter than ``least`` are zero.
-
-    Args:
-        x: (B, N, ...), of which ``lengths`` (B,) count the second dimension.
-        most: T, to which the results (B', T', ...) are filled up with zeros.
-    """
-    made: dict[int, Tensor] = {}
-    for length in sorted({n for n in lengths.tolist() if n >= least}):
-        rows = (lengths == length).nonzero().flatten()
-        for row, y in zip(rows.tolist(), compute(x[rows, :length]), strict=True):
-            made[row] = nn.functional.pad(y, [0, 0] * (y.dim() - 1) + [0, most - len(y)])
-    if not made:
-        return compute(x)[:, :most] * 0.0
-    empty = torch.zeros_like(next(iter(made.values())))
-    return torch.stack([made.get(row, empty) for row in range(len(lengths))])

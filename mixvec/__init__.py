@@ -1,6 +1,13 @@
 """mixvec: speech encoders with SummaryMixing, linear in time, and the heads that recognise and understand."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .build import build_encoder
 from .errors import UserError
+from .kernels.cpu import branches as _cpu_branches
 from .model import (
     Classifier,
     CtcRecognizer,
@@ -11,16 +18,18 @@ from .model import (
     SpeakerEmbedder,
 )
 from .model.config import SIZES, EncoderConfig, encoder_config
-from .model.encoder import SpeechEncoder, build_encoder
+from .model.encoder import SpeechEncoder
 from .model.mixing import SelfAttention, SummaryMixing
 from .model.output import EncoderOutput
-
-__version__ = "0.1.0"
+from .model.pretrained import Pretrained
+from .model.protocol import Encoder
+from .version import __version__
 
 __all__ = [
     "SIZES",
     "Classifier",
     "CtcRecognizer",
+    "Encoder",
     "EncoderConfig",
     "EncoderOutput",
     "HybridRecognizer",
@@ -32,6 +41,24 @@ __all__ = [
     "SpeechEncoder",
     "SummaryMixing",
     "UserError",
+    "__version__",
     "build_encoder",
     "encoder_config",
 ]
+
+
+def _load(cls: type[Any], name_or_path: str | Path, revision: str | None) -> Any:
+    from .hub import load_as  # only now: the hub client takes half a second to import
+
+    return load_as(cls, name_or_path, revision)
+
+
+def _save(model: Any, folder: str | Path) -> None:
+    from .hub import save_folder
+
+    save_folder(model, folder)
+
+
+# The network knows neither disks nor kernels; the package provides both.
+Pretrained.loader, Pretrained.saver = staticmethod(_load), staticmethod(_save)
+SummaryMixing.default_branches = _cpu_branches

@@ -7,11 +7,11 @@ import math
 import shlex
 from typing import Any
 
-from .model import HEADS
+from .model import TaskModel
 
 _USE = """\
 from mixvec import {architecture}
-from .audio import read_audio
+from mixvec.audio import read_audio
 
 model = {architecture}.from_pretrained({name})
 waveform = read_audio("speech.wav").unsqueeze(0)
@@ -19,7 +19,9 @@ waveform = read_audio("speech.wav").unsqueeze(0)
 _ENCODER = ("Speech encoder", "feature-extraction", "frames, lengths, layers = model(waveform)", None)
 
 
-def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAME") -> str:
+def model_card(
+    config: dict[str, Any], parameters: int, head: type[TaskModel] | None, name: str = "PATH_OR_NAME"
+) -> str:
     """The card of a hub folder, as Markdown with the hub's YAML front matter.
 
     Args:
@@ -28,20 +30,20 @@ def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAM
             ``precision``, ``devices``, ``wall_s``, ``started_from``, ``language``, ``licence``, ``metrics``
             ({name: value}), ``test_data``.
         parameters: how many numbers the weights hold.
+        head: the class of the model; None for an encoder.
         name: what to write in the example, a path or ``org/name``.
     """
     training: dict[str, Any] = config.get("training") or {}
     metrics: dict[str, float] = training.get("metrics") or {}
     architecture, encoder = config["architecture"], config["encoder"]
-    head = HEADS.get(architecture)
     what, pipeline, example, command = (head.title, head.pipeline, head.example, head.command) if head else _ENCODER
-    form = "wav2vec 2.0 with {mixer}" if encoder["kind"] == "wav2vec2" else "{mixer} {block}"
-    title = f"{what} ({form.format_map(encoder)}, {parameters / 1e6:.1f} M parameters)"
-    lines = ["---", *_front_matter(pipeline, encoder, training, metrics), "---", "", f"# {title}", ""]
+    form = _FORMS[encoder["kind"]].format_map(encoder)
+    title = f"{what} ({form}, {parameters / 1e6:.1f} M parameters)"
+    lines = ["---", *_front_matter(pipeline, _tags(encoder), training, metrics), "---", "", f"# {title}", ""]
     lines += [f"Written by mixvec {config['mixvec_version']}. Input: 16 kHz mono audio.", ""]
     use = _USE.format(architecture=architecture, name=json.dumps(name, ensure_ascii=False), example=example)
     if encoder["kind"] == "wav2vec2":
-        lines += ["The encoder is fairseq2's: `pip install 'mixvec[train]'`.", ""]
+        lines += ["The encoder is fairseq2's: `pip install 'mixvec[fairseq2]'`.", ""]
         use = use.replace("from mixvec import SpeechEncoder", "from mixvec.hub import load_encoder")
         use = use.replace("SpeechEncoder.from_pretrained", "load_encoder")
     lines += ["```python", use, "```", ""]
@@ -55,8 +57,24 @@ def model_card(config: dict[str, Any], parameters: int, name: str = "PATH_OR_NAM
     if rows:
         lines += ["## Training budget", "", "| | |", "|---|---|"]
         lines += [f"| {label} | {_show(value)} |" for label, value in rows] + [""]
-    lines += ["## Encoder", "", "```json", json.dumps(encoder, indent=2), "```", ""]
+    read = {key: encoder[key] for key in ("kind", "dim")} if encoder["kind"] == "log-mel" else encoder
+    lines += ["## Encoder", "", "```json", json.dumps(read, indent=2), "```", ""]
     return "\n".join(lines)
+
+
+_FORMS = {
+    "mixvec": "{mixer} {block}",
+    "wav2vec2": "wav2vec 2.0 with {mixer}",
+    "log-mel": "log-mel features, {dim} bins",
+    "transformers": "{model_type} of transformers",
+}
+
+
+def _tags(encoder: dict[str, Any]) -> list[str]:
+    """What search engines of hubs go by; log-mel features are neither self-supervised nor mixed."""
+    if encoder["kind"] == "log-mel":
+        return ["speech"]
+    return ["speech", "self-supervised", "summary-mixing" if "summary" in encoder.get("mixer", "") else "attention"]
 
 
 _BUDGET = {
@@ -73,14 +91,13 @@ _BUDGET = {
 }
 
 
-def _front_matter(task: str, encoder: dict[str, Any], training: dict[str, Any], metrics: dict[str, float]) -> list[str]:
-    """The lines of the YAML. Text from outside stands in quotes: Norwegian is ``no``, which YAML takes for false."""
+def _front_matter(task: str, tags: list[str], training: dict[str, Any], metrics: dict[str, float]) -> list[str]:
+    """The lines of the YAML. Text from outside is quoted: Norwegian is ``no``, which YAML takes for false."""
     lines = ["library_name: mixvec", f"pipeline_tag: {task}"]
     for key, source in (("license", "licence"), ("language", "language")):
         if training.get(source):
             lines.append(f"{key}: {_quoted(training[source])}")
-    mixing = "summary-mixing" if "summary" in encoder["mixer"] else "attention"
-    lines += ["tags:", "- speech", "- self-supervised", f"- {mixing}"]
+    lines += ["tags:", *(f"- {tag}" for tag in tags)]
     scores = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
     if scores:
         lines += ["model-index:", "- name: mixvec", "  results:", "  - task:", f"      type: {task}", "    dataset:"]

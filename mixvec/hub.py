@@ -10,7 +10,6 @@ README.md                 the model card
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from shutil import copymode
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -22,16 +21,21 @@ from torch import Tensor, nn
 
 from . import wav2vec2_weights
 from .atomic import save_tensors, whole_folder
+from .build import build_encoder
 from .card import model_card
 from .errors import UserError
 from .locate import resolve
 from .model import HEADS, TaskModel
 from .model.config import EncoderConfig
-from .model.encoder import Encoder, build_encoder
+from .model.encoder import SpeechEncoder
 from .model.frontend import SAMPLE_RATE_HZ
+from .model.protocol import Encoder
+from .model.vocabulary import MalformedError
+from .version import __version__
 
-Model = TypeVar("Model", bound=TaskModel)
-FORMAT = 1
+Model = TypeVar("Model", bound=nn.Module)
+FORMAT = 2
+"""In format 1, of mixvec 0.1.0, ``head_norm`` of heads is called ``norm``."""
 ENCODER = "SpeechEncoder"
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 OWN_FILES = {ENCODER: (), **{name: (head.stored_as,) for name, head in HEADS.items()}}
@@ -51,25 +55,23 @@ def save_folder(
     """Write a complete hub folder in one step; what stood there before stays until the new one is whole.
 
     Args:
-        model: an encoder, or one with a head (``mixvec.heads``).
+        model: an ``Encoder``, or one with a head (``TaskModel``).
         training: how it came about, for ``config.json`` and the card: plain JSON values, see ``mixvec.card``.
         weights: to write in place of the model's own, which may have moved on.
 
     Raises:
         UserError: ``folder`` holds files and no model of ours; they would be lost.
     """
-    from . import __version__
-
     check_replaceable(Path(folder))
     head = model if isinstance(model, TaskModel) else None
-    encoder = cast(Any, head.encoder if head else model)
+    encoder = head.encoder if head else cast(Encoder, model)
     config = {
         "architecture": type(model).__name__ if head else ENCODER,
         "model_type": "mixvec",
         "format": FORMAT,
         "mixvec_version": __version__,
         "sample_rate_hz": SAMPLE_RATE_HZ,
-        "encoder": asdict(encoder.config),
+        "encoder": encoder.settings(),
         "head": head.settings() if head else None,
         "training": training or {},
     }
@@ -90,7 +92,8 @@ def save_folder(
         copymode(new / "config.json", new / "model.safetensors")  # safetensors writes for the owner's eyes only
         if head:
             _write_json(new / head.stored_as, head.stored())
-        (new / "README.md").write_text(model_card(config, sum(t.numel() for t in tensors.values())), "utf-8")
+        parameters = sum(t.numel() for t in tensors.values())
+        (new / "README.md").write_text(model_card(config, parameters, type(head) if head else None), "utf-8")
 
 
 def check_replaceable(folder: Path) -> None:
@@ -155,38 +158,53 @@ def _load_wav2vec2(folder: Path, stored: dict[str, Any]) -> Encoder:
             f"{folder}: no model.safetensors in it, and pickled or split weights are not read; write it anew with "
             "transformers: Wav2Vec2Model.from_pretrained(NAME).save_pretrained(DIR, max_shard_size='100GB')"
         )
-    model: Any = build_encoder(config)
+    model = build_encoder(config)
     tensors = wav2vec2_weights.rename(read_tensors(folder), large=config.front_end == "waveform")
-    tensors.setdefault("mask_embedding", model.mask_embedding.detach())  # some recognisers were stored without
+    tensors.setdefault("mask_embedding", model.state_dict()["mask_embedding"])  # some recognisers were stored without
     load_tensors(model, tensors, folder)
-    return cast("Encoder", model.eval())
+    return model.eval()
 
 
 def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:
-    encoder, kind = encoder_config_of(config, folder), HEADS.get(config["architecture"])
-    stored = _read_json(folder / kind.stored_as) if kind else None
-    model: Any
+    head, file = HEADS.get(config["architecture"]), folder / "config.json"
+    stored = _read_json(folder / head.stored_as) if head else None
+    model: Encoder | TaskModel
     try:
-        model = kind.restored(encoder, stored, config.get("head") or {}) if kind else build_encoder(encoder)
-    except UserError as error:
-        raise UserError(f"{folder}/{error}") from error
+        model = encoder = build_encoder(encoder_config_of(config, folder))
+        if head:
+            model = head.restored(encoder, stored, config.get("head") or {})
+    except MalformedError as error:
+        raise UserError(f"{folder / head.stored_as if head else file}: {error}") from error
     except (ValueError, TypeError) as error:  # what EncoderConfig cannot see, or an unknown key of the head
-        raise UserError(f"{folder / 'config.json'}: {error}") from error
-    load_tensors(model, read_tensors(folder), folder)
-    return cast("Encoder | TaskModel", model.eval())
+        raise UserError(f"{file}: {error}") from error
+    load_tensors(model, _renamed(read_tensors(folder), head is not None and config["format"] == 1), folder)
+    return model.eval()
+
+
+def _renamed(tensors: dict[str, Tensor], old: bool) -> dict[str, Tensor]:
+    """The tensors of a head by their names in format 2; ``old``: they are named as in format 1."""
+    return {f"head_{name}" if old and name.startswith("norm.") else name: t for name, t in tensors.items()}
 
 
 def load_as(cls: type[Model], name_or_path: str | Path, revision: str | None = None) -> Model:
-    """``load_model``, refusing another architecture than ``cls``.
+    """``load_model``, refusing a model of another class than ``cls``; of any model where ``cls`` is SpeechEncoder, its
+    encoder.
 
     Raises:
         UserError: the folder holds another kind of model.
     """
+    if issubclass(cls, SpeechEncoder):
+        encoder = load_encoder(name_or_path, revision)
+        if not isinstance(encoder, cls):
+            raise UserError(f"{name_or_path}: its encoder is a {type(encoder).__name__}, not a SpeechEncoder; load it "
+                            "with mixvec.hub.load_encoder")  # fmt: skip
+        return encoder
     folder = resolve(name_or_path, revision)
     config = read_config(folder)
     if config["architecture"] != cls.__name__:
+        does = getattr(cls, "does", "it")
         raise UserError(f"{name_or_path}: a {config['architecture']}, not a {cls.__name__}; choose a model fine-tuned "
-                        f"for {cls.does}")  # fmt: skip
+                        f"for {does}")  # fmt: skip
     return cast(Model, _load(folder, config))
 
 
@@ -205,6 +223,9 @@ def encoder_config_of(config: dict[str, Any], folder: Path) -> EncoderConfig:
     file, values, kinds = folder / "config.json", config.get("encoder"), get_type_hints(EncoderConfig)
     if not isinstance(values, dict):
         raise UserError(f"{file}: no encoder in it")
+    if values.get("kind") == "transformers":
+        raise UserError(f"{file}: encoder.kind=transformers: only transformers can build this encoder, so that the "
+                        "model cannot be loaded or published; `python -m finetune` trains and scores it")  # fmt: skip
     unknown = set(values) - set(kinds)
     if unknown:
         raise UserError(f"{file}: unknown encoder key {', '.join(sorted(unknown))}: upgrade mixvec")

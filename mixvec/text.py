@@ -6,11 +6,20 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
-BLANK = "[PAD]"
-SPACE = "|"
-"""Stands for a space in a vocabulary of characters."""
-PIECE_SPACE = "▁"
-"""Stands for a space in a vocabulary of sentencepiece's pieces."""
+from .model.vocabulary import BLANK, PIECE_SPACE, SPACE
+
+__all__ = [
+    "BLANK",
+    "PIECE_SPACE",
+    "SPACE",
+    "TEXT_STYLES",
+    "TextStyle",
+    "build_vocabulary",
+    "encode_text",
+    "normalise_text",
+    "unknown_characters",
+]
+
 TextStyle = Literal["plain", "raw"]
 TEXT_STYLES: dict[TextStyle, str] = {
     "plain": "plain: lower case, no punctuation but for apostrophes inside words, numbers as they are written",

@@ -5,16 +5,22 @@ Symbols: B batch, S samples, T frames, F feature channels, D model width, H head
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .by_length import by_length
 from .errors import UserError
-from .model.blocks import build_mixer, zero_gradient
+from .model.blocks import zero_gradient
 from .model.config import EncoderConfig
-from .model.frontend import SAMPLE_RATE_HZ, Length, WaveformFrontEnd, conv_length, normalise
+from .model.frontend import Length, WaveformFrontEnd, centred_view, conv_length, normalise
+from .model.mixing import build_mixer
 from .model.output import EncoderOutput
 from .model.padding import padding_mask, zero_padding
+from .model.protocol import Encoder
 
 try:
     import soundfile  # noqa: F401  (before fairseq2, which finds libsndfile only once this has loaded it)
@@ -29,7 +35,7 @@ try:
 except (ImportError, OSError) as error:  # OSError: a shared library of fairseq2's is missing
     reason = str(error).strip().split("\n")[0]
     raise UserError(
-        f"encoder.kind=wav2vec2 is fairseq2's wav2vec 2.0: pip install 'mixvec[train]' (now: {reason})"
+        f"encoder.kind=wav2vec2 is fairseq2's wav2vec 2.0: pip install 'mixvec[fairseq2]' (now: {reason})"
     ) from None
 
 POSITION_GROUPS = 16  # fairseq2's position encoder is a grouped convolution over D
@@ -104,7 +110,7 @@ class Factory(Wav2Vec2EncoderFactory):
         return SummaryMixingAttention(self.mixvec_config)
 
 
-class Wav2Vec2Encoder(nn.Module):
+class Wav2Vec2Encoder(Encoder):
     """wav2vec 2.0 BASE or LARGE, built by fairseq2's factory, with its attention or with SummaryMixing in its place.
 
     Extractor → LayerNorm → linear → mask embedding → convolutional positions → L Transformer layers. The names in the
@@ -113,10 +119,8 @@ class Wav2Vec2Encoder(nn.Module):
     of different length therefore go through the extractor one length after another.
     """
 
-    sample_rate_hz = SAMPLE_RATE_HZ
     hop_samples = 320  # 20 ms
-    min_samples = 400
-    """The shortest input, in samples, that gives a frame."""
+    mel_view = centred_view(400, 320)
 
     def __init__(self, config: EncoderConfig) -> None:
         """
@@ -126,6 +130,7 @@ class Wav2Vec2Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.dim, self.feature_dim, self.num_layers = config.dim, config.conv_channels, config.num_layers
+        self.heads = config.heads
         factory = Factory(config)
         self.encoder_frontend = factory.create_encoder_frontend()
         encoder = factory.create_encoder()
@@ -140,26 +145,23 @@ class Wav2Vec2Encoder(nn.Module):
         return samples
 
     def features(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The front end alone: waveforms (B, S), lengths (B,) to features (B, T, F) and frame lengths (B,).
+        """Run the front end alone: waveforms (B, S), lengths (B,) to features (B, T, F) and frame lengths (B,).
 
         The waveforms are normalised per utterance, the features by a LayerNorm; frames beyond a length are zero.
 
         Raises:
             ValueError: the batch is shorter than one frame, or lengths do not fit the waveforms.
         """
-        if waveforms.dim() != 2 or (lengths is not None and lengths.shape != waveforms.shape[:1]):
-            given = tuple(waveforms.shape), None if lengths is None else tuple(lengths.shape)
-            raise ValueError(f"waveforms must be (B, S) and lengths (B,), not {given[0]} and {given[1]}")
-        if waveforms.shape[1] < self.min_samples:
-            raise ValueError(
-                f"{waveforms.shape[1]} samples are shorter than one frame; pad to at least {self.min_samples}"
-            )
+        self.check_batch(waveforms, lengths)
         waveforms = normalise(waveforms, lengths).to(self.mask_embedding.dtype)
         if lengths is None:
             x = self.encoder_frontend.post_extract_layer_norm(self._extract(waveforms))  # (B, T, F)
-            return x, torch.full(x.shape[:1], x.shape[1], device=x.device)
-        per_length = self.config.front_end == "waveform-groupnorm"
-        x = self._extract_per_length(waveforms, lengths) if per_length else self._extract(waveforms)
+            return x, self.valid_frames(None, x)
+        if self.config.front_end == "waveform-groupnorm":
+            most = self.frame_lengths(waveforms.shape[1])
+            x = by_length(self._extract, waveforms, lengths, most, self.min_samples)
+        else:
+            x = self._extract(waveforms)
         x = self.encoder_frontend.post_extract_layer_norm(x)
         frame_lengths = self.frame_lengths(lengths)
         return zero_padding(x, padding_mask(frame_lengths, x.shape[1])), frame_lengths
@@ -170,32 +172,10 @@ class Wav2Vec2Encoder(nn.Module):
         assert extractor is not None
         return extractor(waveforms, BatchLayout.of(waveforms))[0]
 
-    def _extract_per_length(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S) to (B, T, F), the utterances of each length apart and cropped to it; zero beyond."""
-        frames = self.frame_lengths(waveforms.shape[1])
-        rows, pieces = [], []
-        for length in sorted(set(lengths.tolist())):
-            index = (lengths == length).nonzero().flatten()  # (N,)
-            if length < self.min_samples:
-                piece = waveforms.new_zeros(len(index), frames, self.feature_dim)
-            else:
-                x = self._extract(waveforms[index, :length])  # (N, T', F)
-                piece = nn.functional.pad(x, (0, 0, 0, frames - x.shape[1]))  # (N, T, F)
-            rows.append(index)
-            pieces.append(piece)
-        return torch.cat(pieces)[torch.cat(rows).argsort()]
-
     def encode(
         self, features: Tensor, frame_lengths: Tensor, mask: Tensor | None = None, *, every_layer: bool = True
     ) -> EncoderOutput:
-        """Everything behind the front end.
-
-        Args:
-            features: (B, T, F) from ``features``.
-            frame_lengths: (B,).
-            mask: (B, T), True at frames to hide: the mask embedding stands in their place.
-            every_layer: False where the last layer's frames are enough; ``layers`` then holds them alone.
-        """
+        """Run everything after the front end; the arguments are those of ``Encoder.encode``."""
         x = features if self.encoder_frontend.model_dim_proj is None else self.encoder_frontend.model_dim_proj(features)
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_embedding.to(x.dtype), x)  # (B, T, D)
@@ -230,13 +210,6 @@ class Wav2Vec2Encoder(nn.Module):
         x = x if frontend.layer_norm is None else frontend.layer_norm(x)
         return x if frontend.dropout is None else frontend.dropout(x)
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, *, every_layer: bool = True) -> EncoderOutput:
-        """Waveforms (B, S) at 16 kHz and lengths (B,) in samples to frames, their lengths and every layer's output.
-
-        Without ``lengths`` every utterance fills its row. ``layers`` holds L + 1 tensors (B, T, D): the input
-        embedding, then each layer's output, the last after the final norm; or that alone without ``every_layer``.
-
-        Raises:
-            ValueError: the batch is shorter than one frame, or lengths do not fit the waveforms.
-        """
-        return self.encode(*self.features(waveforms, lengths), every_layer=every_layer)
+    def settings(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, for ``config.json``."""
+        return asdict(self.config)

@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("mixvec", "pretrain", "finetune", "tools")  # each may import itself and those before it
+from tests.import_rules import (
+    LAYERS,
+    ROOT,
+    cycles,
+    escaping_imports,
+    foreign_imports,
+    import_graph,
+    imports,
+    project_graph,
+    room_breaches,
+    stray_imports,
+    unflat_imports,
+)
+
 BASE_DEPENDENCIES = {"torch", "torchaudio", "numpy", "safetensors", "huggingface_hub", "soundfile"}
 MODEL_DEPENDENCIES = {"torch", "torchaudio", "numpy"}
-MODEL_FILES = ("config", "padding", "mixing", "frontend", "blocks", "encoder", "heads/__init__")
 UNPICKLERS = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 VAGUE_NAMES = {"util", "utils", "helpers", "misc", "common"}
 MAX_FILE_LINES = 300
@@ -56,43 +66,6 @@ def text_files() -> Iterator[Path]:
 
 def label(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def imports(node: ast.AST, lazy: bool = True) -> Iterator[str]:
-    """Every module imported under `node`: absolute names as they are, relative ones with their leading dots.
-
-    Without `lazy`, only what importing the module runs: nothing inside functions or `if TYPE_CHECKING`.
-    """
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            yield from (name.name for name in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            base = "." * child.level + (child.module or "")
-            yield from [base] if child.module else [base + name.name for name in child.names]
-        elif isinstance(child, ast.Call) and ast.unparse(child.func) in ("__import__", "importlib.import_module"):
-            yield from (arg.value for arg in child.args[:1] if isinstance(arg, ast.Constant))
-        if lazy or not (isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) or is_type_checking(child)):
-            yield from imports(child, lazy)
-
-
-def foreign_imports(source: str, allowed: set[str], lazy: bool = True) -> list[str]:
-    """Imports that are neither relative, nor standard library, nor allowed."""
-    tops = {name.split(".")[0] for name in imports(ast.parse(source), lazy) if not name.startswith(".")}
-    return sorted(tops - allowed - set(sys.stdlib_module_names))
-
-
-def upward_imports(source: str, layer: str) -> list[str]:
-    above = (*LAYERS[LAYERS.index(layer) + 1 :], "tests")
-    return sorted(name for name in imports(ast.parse(source)) if name.split(".")[0] in above)
-
-
-def escaping_imports(source: str, depth: int) -> list[str]:
-    """Relative imports with more dots than the file has packages above it: they would leave the package."""
-    return sorted(name for name in imports(ast.parse(source)) if len(name) - len(name.lstrip(".")) > depth)
 
 
 def functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -150,7 +123,7 @@ def test_layers_exist_as_packages() -> None:
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_imports_point_one_way(layer: str) -> None:
-    assert each(lambda source: upward_imports(source, layer), layer) == {}
+    assert each(lambda source: stray_imports(source, layer), layer) == {}
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -162,9 +135,24 @@ def test_relative_imports_stay_in_their_package(layer: str) -> None:
     assert {name: names for name, names in found.items() if names} == {}
 
 
-def test_mixvec_needs_only_its_base_dependencies() -> None:
-    breaches = each(lambda source: foreign_imports(source, BASE_DEPENDENCIES | {"mixvec"}), "mixvec")
-    assert breaches == {"mixvec/kernels.py": ["triton"], "mixvec/wav2vec2.py": ["fairseq2"]}
+def test_inside_mixvec_imports_point_one_way() -> None:
+    """training → data → (audio, model), kernels → model, model → nothing; no library module imports training."""
+    assert room_breaches(project_graph()) == []
+
+
+def test_there_is_no_import_cycle() -> None:
+    """In all product code, imports inside functions and under TYPE_CHECKING included."""
+    graph = project_graph()
+    assert len(graph) > 100 and "mixvec.build" in graph["mixvec.hub"] and "mixvec.wav2vec2" in graph["mixvec.build"]
+    assert cycles(graph) == []
+
+
+def test_the_library_needs_only_its_base_dependencies() -> None:
+    """All but what the extra [train] is for; Triton and fairseq2 are imported where they are there."""
+    training = ("mixvec/data/", "mixvec/training/")
+    found = each(lambda source: foreign_imports(source, BASE_DEPENDENCIES | {"mixvec"}), "mixvec")
+    breaches = {name: names for name, names in found.items() if not name.startswith(training)}
+    assert breaches == {"mixvec/kernels/triton.py": ["triton"], "mixvec/wav2vec2.py": ["fairseq2"]}
 
 
 def test_fairseq2_is_imported_in_one_module() -> None:
@@ -173,31 +161,14 @@ def test_fairseq2_is_imported_in_one_module() -> None:
     def names(source: str) -> list[str]:
         return [name for name in imports(ast.parse(source)) if name.split(".")[0] in ("fairseq2", "fairseq2n")]
 
-    assert list(each(names, *LAYERS)) == ["mixvec/wav2vec2.py", "tools/bench/fairseq2_systems.py"]
+    assert set(each(names, *LAYERS)) - {"tools/bench/fairseq2_systems.py"} == {"mixvec/wav2vec2.py"}
 
 
-@pytest.mark.parametrize("name", MODEL_FILES)
-def test_model_files_travel(name: str) -> None:
-    """They are loaded from hub folders by people without mixvec: relative imports, torch, torchaudio and numpy."""
-    source = (ROOT / "mixvec" / f"{name}.py").read_text(encoding="utf-8")
-    assert foreign_imports(source, MODEL_DEPENDENCIES) == []
-
-
-def test_what_model_files_load_travels_too() -> None:
-    """The same for every module that importing a model file loads, however far down."""
-    waiting, seen = [ROOT / "mixvec" / f"{name}.py" for name in MODEL_FILES], set()
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        source = path.read_text(encoding="utf-8")
-        assert foreign_imports(source, MODEL_DEPENDENCIES, lazy=False) == [], label(path)
-        for name in imports(ast.parse(source), lazy=False):
-            if name.startswith("."):
-                above = path.parents[len(name) - len(name.lstrip(".")) - 1]
-                waiting.append(above / f"{name.lstrip('.').split('.')[0]}.py")
-    assert ROOT / "mixvec/heads/ctc.py" in seen and ROOT / "mixvec/frontend.py" in seen
+def test_model_files_travel() -> None:
+    """They run in hub folders without mixvec: one flat folder, ``from .module import``, torch, torchaudio and numpy."""
+    assert [path for path in (ROOT / "mixvec/model").iterdir() if path.is_dir() and path.name != "__pycache__"] == []
+    assert each(lambda source: foreign_imports(source, MODEL_DEPENDENCIES), "mixvec/model") == {}
+    assert each(unflat_imports, "mixvec/model") == {}
 
 
 def test_files_are_short() -> None:
@@ -241,8 +212,12 @@ def test_no_package_registry_is_named() -> None:
 @pytest.mark.parametrize(
     ("rule", "bad", "good"),
     [
-        (lambda s: upward_imports(s, "pretrain"), "def f():\n    from finetune import asr", "from mixvec import hub"),
-        (lambda s: upward_imports(s, "mixvec"), "import pretrain.data as data", "import pretraining"),
+        (lambda s: stray_imports(s, "pretrain"), "def f():\n    from finetune import asr", "from mixvec import hub"),
+        (lambda s: stray_imports(s, "mixvec"), "import pretrain.data as data", "import pretraining"),
+        (lambda s: stray_imports(s, "finetune"), "def f():\n    import pretrain.train", "from mixvec.data import plan"),
+        (unflat_imports, "def f():\n    from ..hub import load", "from .hub import load\nimport torch"),
+        (unflat_imports, "from . import hub", "from .hub import load"),
+        (unflat_imports, "from .heads.ctc import A", "from .ctc import A"),
         (lambda s: foreign_imports(s, {"torch"}), "import importlib\nimportlib.import_module('tqdm')", "import json"),
         (lambda s: foreign_imports(s, {"torch"}, lazy=False), "import yaml", "def f():\n    import yaml"),
         (lambda s: escaping_imports(s, 1), "from ..pretrain import data", "from .data import a\nfrom . import b"),
@@ -258,3 +233,25 @@ def test_no_package_registry_is_named() -> None:
 )
 def test_each_rule_can_fail(rule: Callable[[str], list[str]], bad: str, good: str) -> None:
     assert rule(bad) and not rule(good)
+
+
+def test_the_rules_on_the_graph_can_fail() -> None:
+    lazy = "def f():\n    from .hub import load"
+    hidden = "if TYPE_CHECKING:\n    from .a import A"
+    for back in (lazy, hidden.replace(".a", ".hub")):
+        sources = {"mixvec": "", "mixvec.hub": "from .a import A", "mixvec.a": back}
+        assert cycles(import_graph(sources, {"mixvec"})) == ["mixvec.a → mixvec.hub → mixvec.a"]
+    sources["mixvec.a"] = "import torch"
+    assert cycles(import_graph(sources, {"mixvec"})) == []
+    package = {"mixvec": "from .a import A", "mixvec.a": "from . import VERSION"}
+    assert cycles(import_graph(package, {"mixvec"})) == ["mixvec → mixvec.a → mixvec"]
+    for module, source, breach in [
+        ("mixvec.model.b", "def f():\n    from ..hub import load", "mixvec.model.b → mixvec.hub"),
+        ("mixvec.data.b", "from ..training.run import Run", "mixvec.data.b → mixvec.training.run"),
+        ("mixvec.hub", "from .training.run import Run", "mixvec.hub → mixvec.training.run"),
+        ("mixvec.kernels.b", "from ..data.plan import plan", "mixvec.kernels.b → mixvec.data.plan"),
+    ]:
+        others = {"mixvec.training.run": "", "mixvec.data.plan": "", "mixvec.hub": ""}
+        assert room_breaches(import_graph(others | {module: source}, set())) == [breach]
+    fine = {"mixvec.training.run": "from ..data.plan import plan\nfrom ..hub import load"}
+    assert room_breaches(import_graph(others | fine, set())) == []

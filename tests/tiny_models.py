@@ -39,11 +39,11 @@ def encoder(config: EncoderConfig = MEL) -> nn.Module:
 
 
 def recogniser(config: EncoderConfig = MEL, layers: Layers = "last") -> CtcRecognizer:
-    return scattered(CtcRecognizer(config, VOCABULARY, layers, dropout=0.2))
+    return scattered(CtcRecognizer(build_encoder(config), VOCABULARY, layers, dropout=0.2))
 
 
 def classifier(config: EncoderConfig = MEL, layers: Layers = "last") -> Classifier:
-    return scattered(Classifier(config, LABELS, layers))
+    return scattered(Classifier(build_encoder(config), LABELS, layers))
 
 
 def scattered(model: Model) -> Model:

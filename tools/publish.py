@@ -178,7 +178,9 @@ def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None
         shutil.copyfile(source / file, folder / file)
     with safe_open(folder / "model.safetensors", framework="pt") as tensors:
         sizes = [torch.Size(tensors.get_slice(key).get_shape()).numel() for key in tensors.keys()]  # noqa: SIM118
-    (folder / "README.md").write_text(model_card(config, sum(sizes), name), encoding="utf-8")
+    (folder / "README.md").write_text(
+        model_card(config, sum(sizes), HEADS.get(config["architecture"]), name), encoding="utf-8"
+    )
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mixvec import EncoderConfig
+from mixvec import Encoder
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
@@ -48,8 +48,8 @@ class LabelledTask(Protocol):
             UserError: the data have no labels for this task.
         """
 
-    def build(self, encoder: EncoderConfig) -> Any:
-        """A ``mixvec.heads.TaskModel`` for this task, its weights drawn at random."""
+    def build(self, encoder: Encoder) -> Any:
+        """A ``mixvec.model.TaskModel`` for this task on ``encoder``, the head's weights drawn at random."""
 
     def reference(self, utterance: Utterance) -> Any:
         """What is scored against."""

@@ -8,7 +8,7 @@ from typing import Any
 import jiwer
 from torch import Tensor
 
-from mixvec import CtcRecognizer, EncoderConfig, HybridRecognizer, UserError
+from mixvec import CtcRecognizer, Encoder, HybridRecognizer, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
@@ -39,7 +39,7 @@ class Task:
         texts = (self.reference(u) for u in train.utterances)
         self.units = open_units(config.asr, texts, Path(config.run.dir))
 
-    def build(self, encoder: EncoderConfig) -> CtcRecognizer:
+    def build(self, encoder: Encoder) -> CtcRecognizer:
         head, asr, vocabulary = self.config.head, self.config.asr, self.units.vocabulary
         if asr.decoder == "none":
             return CtcRecognizer(encoder, vocabulary, head.layers, head.dropout, head.kind, head.width)

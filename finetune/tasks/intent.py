@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixvec import Classifier, EncoderConfig, ProbeClassifier, UserError
+from mixvec import Classifier, Encoder, ProbeClassifier, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
@@ -50,7 +50,7 @@ class Task:
         self.fields = [str(name) for name in config.data.label] if several else []
         self._parts = {self.reference(u): [u.fields[name] for name in self.fields] for u in train.utterances}
 
-    def build(self, encoder: EncoderConfig) -> Classifier:
+    def build(self, encoder: Encoder) -> Classifier:
         if (head := self.config.head).kind != "own":
             return ProbeClassifier(encoder, self.labels, head.layers, head.dropout, head.kind, head.width)
         return Classifier(encoder, self.labels, self.config.head.layers, self.config.head.dropout)

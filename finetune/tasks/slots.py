@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mixvec import EncoderConfig, HybridTagger, SlotTagger, UserError
+from mixvec import Encoder, HybridTagger, SlotTagger, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
@@ -64,7 +64,7 @@ class Task:
         intent = label_of(utterance, self.config.data.label) or None
         return tagged(intent, self.annotation(utterance).segments)
 
-    def build(self, encoder: EncoderConfig) -> SlotTagger:
+    def build(self, encoder: Encoder) -> SlotTagger:
         head, asr = self.config.head, self.config.asr
         if asr.decoder == "none":
             return SlotTagger(encoder, self.vocabulary, head.layers, head.dropout, head.kind, head.width)

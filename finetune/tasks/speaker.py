@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixvec import EncoderConfig, SpeakerEmbedder, UserError
+from mixvec import Encoder, SpeakerEmbedder, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
@@ -44,7 +44,7 @@ class Task:
                             "rows need a key such as speaker (data.label=KEY names another)")  # fmt: skip
         self._numbers = {speaker: i for i, speaker in enumerate(self.speakers)}
 
-    def build(self, encoder: EncoderConfig) -> SpeakerEmbedder:
+    def build(self, encoder: Encoder) -> SpeakerEmbedder:
         head = self.config.head
         return SpeakerEmbedder(encoder, self.speakers, head.layers, head.dropout, head.kind, head.width,
                                self.config.speaker.embedding)  # fmt: skip

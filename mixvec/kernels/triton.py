@@ -1,9 +1,9 @@
-"""SummaryMixing's two branches as Triton kernels: x is read once, both MLPs of a head run on chip, s is never written.
+"""SummaryMixing's two branches as Triton kernels: x is read once, both MLPs of a head run on chip, s is not written.
 
 Symbols: B batch, T frames, D model width, H heads, W = D/H, P paths (f and s, or s alone), N = B·T.
-Forward writes f and, for each block of frames, the sum of s over its real frames in fp32. Backward computes the hidden
-layers anew, writes x's gradient and the factors of the weights' gradients, which are then batched matrix products.
-There are no atomics and no tuning by time, so the same input gives the same bits. ``fused.py`` decides who uses this.
+Forward writes f and, for each block of frames, the sum of s over its valid frames in fp32. Backward recomputes the
+hidden layers, writes x's gradient and the factors of the weights' gradients, which are then batched matrix products.
+There are no atomics and no tuning by time, so the same input gives the same bits. ``choose_branches`` installs it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-MAX_WIDTH = 128
-"""The widest head whose matrices and hidden layers fit on chip."""
 
 
 @triton.jit
@@ -154,14 +151,7 @@ def _launch(kernel: Any, frames_per_block: int, mask: Tensor | None, gelu: bool,
 def branches(
     x: Tensor, mask: Tensor | None, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, gelu: bool
 ) -> tuple[Tensor, Tensor]:
-    """f(x) (B, T, D), empty with one path, and the sum of s(x) over the real frames (B, D) in fp32.
-
-    Args:
-        x: (B, T, D), of one dtype with the weights.
-        mask: (B, T), True at real frames, or None.
-        w1, b1: (H, W, P·W), (H, 1, P·W). w2, b2: (H·P, W, W), (H·P, 1, W), as in ``SummaryMixing``.
-        gelu: the activation; else swish.
-    """
+    """``plain_branches`` in one kernel."""
     batch, frames, dim = x.shape
     blocks = triton.cdiv(frames, FRAMES_FORWARD)
     f = torch.empty_like(x, memory_format=torch.contiguous_format) if w1.shape[2] > w1.shape[1] else x.new_empty(0)

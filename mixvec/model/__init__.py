@@ -1,4 +1,4 @@
-"""Models with a head on an encoder, one kind a file."""
+"""The network and nothing else: encoders, and heads on them, one kind in a file. Only torch and numpy are needed."""
 
 from .classifier import Classifier
 from .ctc import CtcRecognizer
@@ -11,7 +11,7 @@ from .trunks import Kind
 
 _RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer), (Classifier, SlotTagger, HybridTagger, ProbeClassifier)
 HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (*_RECOGNISE, *_UNDERSTAND, SpeakerEmbedder)}
-"""By the ``architecture`` of config.json."""
+"""Heads by the ``architecture`` in config.json."""
 
 __all__ = [
     "HEADS",

@@ -16,25 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from .config import EncoderConfig
-from .mixing import SelfAttention, SummaryMixing, activation
+from .mixing import activation, build_mixer
 from .padding import zero_padding
-from .tiling import in_parts, stretch
-
-
-def build_mixer(config: EncoderConfig) -> SummaryMixing | SelfAttention:
-    """The mixer that ``config.mixer`` names."""
-    if config.mixer == "attention":
-        return SelfAttention(config.dim, config.heads, dropout=config.dropout)
-    mixer = SummaryMixing(
-        config.dim,
-        config.heads,
-        lite=config.mixer == "summary-lite",
-        norm=config.mixer_norm,
-        dropout=config.dropout,
-        act=config.activation,
-    )
-    mixer.in_parts = config.checkpointing != "selective"
-    return mixer
+from .tiling import in_tiles, with_context
 
 
 class FeedForward(nn.Sequential):
@@ -125,17 +109,17 @@ class ConformerBlock(nn.Module):
         return remembered(self.training and self.checkpointing, self._run, x, mask)
 
     def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = in_parts(partial(self._enter, x), x.shape[1], x)
+        x = in_tiles(partial(self._enter, x), x.shape[1], x)
         x = x + self.dropout(self.mixer(self.mixer_norm(x), mask))
-        return in_parts(partial(self._leave, x, mask), x.shape[1], x)
+        return in_tiles(partial(self._leave, x, mask), x.shape[1], x)
 
-    def _enter(self, x: Tensor, first: int, end: int) -> Tensor:
+    def _enter(self, x: Tensor, first: int, end: int | None) -> Tensor:
         x = x[:, first:end]
         return x + 0.5 * self.ffn_in(x)  # type: ignore[no-any-return]
 
-    def _leave(self, x: Tensor, mask: Tensor | None, first: int, end: int) -> Tensor:
-        near, inner = stretch(x, first, end, self.conv.depthwise.reach)
-        own = None if mask is None else stretch(mask, first, end, self.conv.depthwise.reach)[0]
+    def _leave(self, x: Tensor, mask: Tensor | None, first: int, end: int | None) -> Tensor:
+        near, inner = with_context(x, first, end, self.conv.depthwise.reach)
+        own = None if mask is None else with_context(mask, first, end, self.conv.depthwise.reach)[0]
         x = (near + self.conv(near, own))[:, inner]
         x = x + 0.5 * self.ffn_out(x)
         return self.norm(x)  # type: ignore[no-any-return]
@@ -161,7 +145,7 @@ class BranchformerBlock(nn.Module):
     """Two branches side by side, the mixer and the convolutional gating, merged.
 
     With attention the merge is one linear 2D → D; with SummaryMixing it is a two-layer MLP (arXiv 2307.07421), and
-    the lite summary (B, 1, D) enters it once per utterance.
+    the lite summary (B, 1, D) enters it once per utterance (``merges_linearly``).
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -173,7 +157,7 @@ class BranchformerBlock(nn.Module):
         self.local = ConvGating(config)
         self.merge = nn.Linear(2 * dim, dim)
         mlp = [activation(config.activation), nn.Linear(dim, dim), activation(config.activation)]
-        self.merge_act = nn.Sequential(*([] if config.mixer == "attention" else mlp))
+        self.merge_act = nn.Sequential(*([] if self.mixer.merges_linearly else mlp))
         self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(dim)
 
@@ -182,14 +166,14 @@ class BranchformerBlock(nn.Module):
 
     def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         mixed = self.dropout(self.mixer(self.mixer_norm(x), mask))  # (B, T, D), or (B, 1, D) with lite
-        local = in_parts(partial(self._local, x, mask), x.shape[1], x)  # (B, T, D)
+        local = in_tiles(partial(self._local, x, mask), x.shape[1], x)  # (B, T, D)
         w_mixed, w_local = self.merge.weight.chunk(2, dim=1)
         merged = F.linear(local, w_local, self.merge.bias) + F.linear(mixed, w_mixed)
         return self.norm(x + self.dropout(self.merge_act(merged)))  # type: ignore[no-any-return]
 
-    def _local(self, x: Tensor, mask: Tensor | None, first: int, end: int) -> Tensor:
-        near, inner = stretch(x, first, end, self.local.depthwise.reach)
-        own = None if mask is None else stretch(mask, first, end, self.local.depthwise.reach)[0]
+    def _local(self, x: Tensor, mask: Tensor | None, first: int, end: int | None) -> Tensor:
+        near, inner = with_context(x, first, end, self.local.depthwise.reach)
+        own = None if mask is None else with_context(mask, first, end, self.local.depthwise.reach)[0]
         return self.dropout(self.local(self.local_norm(near), own))[:, inner]  # type: ignore[no-any-return]
 
 

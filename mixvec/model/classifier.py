@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .config import EncoderConfig
 from .output import EncoderOutput
-from .padding import padding_mask
+from .pooling import attention_weights
+from .protocol import Encoder
 from .task_model import Layers, TaskModel
+from .vocabulary import names_of
 
 
 class Classifier(TaskModel):
-    """One label per utterance: an encoder, attentive pooling over the real frames, a linear layer.
+    """One label per utterance: an encoder, attentive pooling over the valid frames, a linear layer.
 
     pooled = Σ_t softmax_t(w · tanh(W x_t)) x_t  (arXiv 1703.03130 with one hop), then LayerNorm, dropout, linear.
     """
@@ -26,20 +26,20 @@ class Classifier(TaskModel):
     stored_as, does, title = "labels.json", "classification", "Utterance classifier"
     pipeline, command, example = "audio-classification", "understand", "print(model.understand(waveform))"
 
-    def __init__(self, config: EncoderConfig, labels: list[str], layers: Layers = "last", dropout: float = 0.1) -> None:
-        super().__init__(config, layers, dropout)
+    def __init__(self, encoder: Encoder, labels: list[str], layers: Layers = "last", dropout: float = 0.1) -> None:
+        super().__init__(encoder, layers, dropout)
         self.labels = list(labels)
-        self.score = nn.Sequential(nn.Linear(config.dim, config.dim // 2), nn.Tanh(), nn.Linear(config.dim // 2, 1))
-        self.norm = nn.LayerNorm(config.dim)
-        self.output = nn.Linear(config.dim, len(labels))
+        dim = encoder.dim
+        self.score = nn.Sequential(nn.Linear(dim, dim // 2), nn.Tanh(), nn.Linear(dim // 2, 1))
+        self.head_norm = nn.LayerNorm(dim)
+        self.output = nn.Linear(dim, len(labels))
 
     def head(self, encoded: EncoderOutput) -> Tensor:
         """Logits (B, N) in fp32 from the encoder's output."""
         x = self.choice(encoded)  # (B, T, D)
-        real = padding_mask(encoded.lengths, x.shape[1]).unsqueeze(-1)
-        weights = self.score(x).float().masked_fill(~real, -torch.inf).softmax(dim=1)  # (B, T, 1)
+        weights = attention_weights(self.score, x, encoded.lengths)  # (B, T, 1)
         pooled = (weights.to(x.dtype) * x).sum(dim=1)  # (B, D)
-        return self.output(self.dropout(self.norm(pooled))).float()  # type: ignore[no-any-return]
+        return self.output(self.dropout(self.head_norm(pooled))).float()  # type: ignore[no-any-return]
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Waveforms (B, S) and lengths (B,) to logits (B, N)."""
@@ -66,7 +66,5 @@ class Classifier(TaskModel):
         return self.labels
 
     @classmethod
-    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> Classifier:
-        if not isinstance(stored, list) or not all(isinstance(label, str) for label in stored):
-            raise UserError(f"{cls.stored_as}: not a list of labels")
-        return cls(config, stored, **settings)
+    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> Classifier:
+        return cls(encoder, names_of(stored, "labels"), **settings)

@@ -11,17 +11,16 @@ FrontEnd = Literal["mel", "waveform", "waveform-groupnorm"]
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Everything that decides an encoder's tensors and what it computes.
+    """The configuration of an encoder, which determines its tensors and what it computes.
 
     ``kind`` is the one key that switches between our encoder (``mixvec``), fairseq2's wav2vec 2.0 (``wav2vec2``) and
-    bare log-mel features (``log-mel``: no parameters, ``dim`` mel bins, no layers), the baseline of a head. It is
-    ``transformers`` where the encoder is one of transformers' own, which ``python -m finetune`` alone can build.
+    bare log-mel features (``log-mel``: no parameters, ``dim`` mel bins, no layers), the baseline of a head.
 
     Raises:
         ValueError: two values contradict each other; the message names both keys.
     """
 
-    kind: Literal["mixvec", "wav2vec2", "log-mel", "transformers"] = "mixvec"
+    kind: Literal["mixvec", "wav2vec2", "log-mel"] = "mixvec"
     front_end: FrontEnd = "mel"
     """mel: log-mel and two convolutions. waveform: the seven convolutions of wav2vec 2.0 with LayerNorm (LARGE's).
     waveform-groupnorm: BASE's, whose GroupNorm sees the whole utterance; for ``kind=wav2vec2`` only."""

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from ..text import PIECE_SPACE, SPACE
-from .config import EncoderConfig
 from .output import EncoderOutput
+from .protocol import Encoder
 from .task_model import Layers, TaskModel
 from .trunks import Kind, TrunkChoice
+from .vocabulary import PIECE_SPACE, SPACE, vocabulary_of
 
 
 class CtcModel(TaskModel):
@@ -28,14 +27,14 @@ class CtcModel(TaskModel):
     stored_as = "vocab.json"
 
     def __init__(
-        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1,
+        self, encoder: Encoder, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1,
         kind: Kind = "own", width: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(config, layers, dropout)
+        super().__init__(encoder, layers, dropout)
         self.vocabulary = list(vocabulary)
         self.kind, self.asked_width = kind, width
-        self.choice: TrunkChoice = TrunkChoice(config, layers, kind, width)
-        self.norm = nn.LayerNorm(self.choice.width)
+        self.choice: TrunkChoice = TrunkChoice(encoder.dim, encoder.num_layers, layers, kind, width)
+        self.head_norm = nn.LayerNorm(self.choice.width)
         self.output = nn.Linear(self.choice.width, len(vocabulary))
 
     def settings(self) -> dict[str, Any]:
@@ -44,7 +43,7 @@ class CtcModel(TaskModel):
 
     def head(self, encoded: EncoderOutput) -> Tensor:
         """Log-probabilities (B, T, V) in fp32 from the encoder's output."""
-        return self.output(self.dropout(self.norm(self.choice(encoded)))).float().log_softmax(-1)  # type: ignore[no-any-return]
+        return self.output(self.dropout(self.head_norm(self.choice(encoded)))).float().log_softmax(-1)  # type: ignore[no-any-return]
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
@@ -96,17 +95,5 @@ class CtcRecognizer(CtcModel):
         return " ".join(text.replace(self.space, " ").split())
 
     @classmethod
-    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> CtcRecognizer:
-        return cls(config, vocabulary_of(stored), **settings)
-
-
-def vocabulary_of(stored: Any) -> list[str]:
-    """The entries of a ``vocab.json``, by their number.
-
-    Raises:
-        UserError: it does not give each entry its number.
-    """
-    numbers: list[Any] = list(stored.values()) if isinstance(stored, dict) else [None]
-    if {type(number) for number in numbers} != {int} or sorted(numbers) != list(range(len(numbers))):
-        raise UserError("vocab.json: not a vocabulary: it gives each entry its number, from 0 on")
-    return sorted(stored, key=stored.__getitem__)
+    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> CtcRecognizer:
+        return cls(encoder, vocabulary_of(stored), **settings)

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .beam import PrefixScores
-from .config import EncoderConfig
 from .ctc import CtcModel, CtcRecognizer
 from .encoder import sinusoidal_positions
 from .output import EncoderOutput
 from .padding import padding_mask
+from .protocol import Encoder
 from .tagger import SlotTagger
 from .tags import read_tags
 from .task_model import Layers
@@ -104,7 +104,7 @@ class HybridModel(CtcModel):
     """
 
     def __init__(
-        self, config: EncoderConfig, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1,
+        self, encoder: Encoder, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1,
         decoder_layers: int = 3, ctc_weight: float = 0.3, beam: int = 4,
     ) -> None:  # fmt: skip
         """
@@ -112,13 +112,14 @@ class HybridModel(CtcModel):
             ctc_weight: λ.
             beam: hypotheses kept in a search; 1 is greedy.
         """
-        super().__init__(config, vocabulary, layers, dropout)
+        super().__init__(encoder, vocabulary, layers, dropout)
         self.ctc_weight, self.beam = ctc_weight, beam
-        self.embedding = nn.Embedding(len(vocabulary), config.dim)
-        nn.init.normal_(self.embedding.weight, std=config.dim**-0.5)
-        self.decoder = nn.ModuleList(DecoderLayer(config.dim, config.heads, dropout) for _ in range(decoder_layers))
-        self.decoder_norm = nn.LayerNorm(config.dim)
-        self.decoder_output = nn.Linear(config.dim, len(vocabulary))
+        dim, heads = encoder.dim, encoder.heads
+        self.embedding = nn.Embedding(len(vocabulary), dim)
+        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        self.decoder = nn.ModuleList(DecoderLayer(dim, heads, dropout) for _ in range(decoder_layers))
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.decoder_output = nn.Linear(dim, len(vocabulary))
 
     def settings(self) -> dict[str, Any]:
         own = {"decoder_layers": len(self.decoder), "ctc_weight": self.ctc_weight, "beam": self.beam}
@@ -199,7 +200,7 @@ class HybridModel(CtcModel):
         return cast("list[DecoderLayer]", list(self.decoder))
 
     def _frames(self, encoded: EncoderOutput) -> Tensor:
-        return self.dropout(self.norm(self.choice(encoded)))  # type: ignore[no-any-return]
+        return self.dropout(self.head_norm(self.choice(encoded)))  # type: ignore[no-any-return]
 
     def _embed(self, entries: Tensor, first: int) -> Tensor:
         """Entries (B, U), the first of which stands at position ``first``, to (B, U, D)."""

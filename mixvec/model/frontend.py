@@ -6,15 +6,15 @@ samples beyond an utterance's length are set to zero, and no normalisation runs 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from .padding import padding_mask, zero_padding
-from .tiling import in_parts
+from .tiling import in_tiles
 
 SAMPLE_RATE_HZ = 16_000
 HOP_SAMPLES = 160  # 10 ms
@@ -70,41 +70,82 @@ def convolved(convs: Iterable[Any], norm: nn.LayerNorm, x: Tensor) -> Tensor:
         kernel, stride = layer.kernel, layer.stride
         span, hop, frames = span + (kernel - 1) * hop, hop * stride, conv_length(frames, kernel, stride)
 
-    def part(first: int, end: int) -> Tensor:
-        y = x[:, :, first * hop : (end - 1) * hop + span]
+    def tile(first: int, end: int | None) -> Tensor:
+        y = x[:, :, first * hop : None if end is None else (end - 1) * hop + span]
         for layer in convs:
             y = layer(y)
         return norm(y.transpose(1, 2))  # type: ignore[no-any-return]
 
-    return in_parts(part, frames, x)
+    return in_tiles(tile, frames, x)
 
 
-def mel_tables(mel_bins: int) -> tuple[Tensor, Tensor]:
-    """The filters (bins, M) and the window (samples,) that ``log_mel`` takes."""
-    bins = WINDOW_SAMPLES // 2 + 1
-    with torch.device("cpu"):  # torchaudio looks at the values, which the meta device has none of
-        filters = melscale_fbanks(bins, 0.0, SAMPLE_RATE_HZ / 2, mel_bins, SAMPLE_RATE_HZ)
-    window = torch.hann_window(WINDOW_SAMPLES)
-    return filters.to(window.device), window
+class MelTables:
+    """The mel filters (bins, M) and the window (samples,), in fp32 on any device that asks.
+
+    They are no buffers of a module, which ``model.bfloat16()`` would round and an initialisation on the meta device
+    would lose.
+    """
+
+    def __init__(self, mel_bins: int) -> None:
+        self.mel_bins = mel_bins
+        with torch.device("cpu"):
+            self._cpu = mel_filters(mel_bins), torch.hann_window(WINDOW_SAMPLES, dtype=torch.float32)
+        self._elsewhere: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Filters and window on ``device``, copied there once."""
+        if device.type == "cpu":
+            return self._cpu
+        if device not in self._elsewhere:
+            filters, window = self._cpu
+            self._elsewhere[device] = filters.to(device), window.to(device)
+        return self._elsewhere[device]
 
 
-def log_mel(waveforms: Tensor, lengths: Tensor | None, filters: Tensor, window: Tensor) -> Tensor:
+def mel_filters(mel_bins: int) -> Tensor:
+    """Triangular filters (bins, M) on the mel scale m(f) = 2595 log10(1 + f / 700), from 0 Hz to 8 kHz, unnormalised.
+
+    Filter i rises from edge i to edge i + 1 and falls to edge i + 2, of M + 2 edges that are equally spaced in mel.
+    """
+    frequencies = torch.linspace(0, SAMPLE_RATE_HZ // 2, WINDOW_SAMPLES // 2 + 1, dtype=torch.float32)  # (bins,) in Hz
+    highest = 2595.0 * math.log10(1.0 + SAMPLE_RATE_HZ / 2 / 700.0)
+    edges = torch.linspace(0.0, highest, mel_bins + 2, dtype=torch.float32)
+    edges = 700.0 * (10.0 ** (edges / 2595.0) - 1.0)  # (M + 2,) in Hz
+    width = edges[1:] - edges[:-1]
+    distance = edges.unsqueeze(0) - frequencies.unsqueeze(1)  # (bins, M + 2)
+    rising, falling = -distance[:, :-2] / width[:-1], distance[:, 2:] / width[1:]
+    return torch.minimum(rising, falling).clamp(min=0.0)
+
+
+def log_mel(waveforms: Tensor, lengths: Tensor | None, tables: MelTables) -> Tensor:
     """Log-mel (B, T, M) of waveforms (B, S), each at unit variance over its own samples; in fp32.
 
-    A frame is centred on a multiple of the hop: before the start and behind the end is zero, so that a frame at either
-    sees the same alone and in a padded batch.
+    A frame is centred on a multiple of the hop. Zeros precede the first sample and follow the last, so that a frame at
+    either end is the same alone and in a padded batch.
     """
-    waveforms = normalise(waveforms, lengths)
+    half = WINDOW_SAMPLES // 2
+    waveforms = torch.nn.functional.pad(normalise(waveforms, lengths), (half, half))  # frame t starts at t · hop
+    filters, window = tables.on(waveforms.device)
 
-    def part(first: int, end: int) -> Tensor:
-        begin, stop = first * HOP_SAMPLES - WINDOW_SAMPLES // 2, (end - 1) * HOP_SAMPLES + WINDOW_SAMPLES // 2
-        x = waveforms[:, max(0, begin) : stop]
-        x = torch.nn.functional.pad(x, (max(0, -begin), max(0, stop - waveforms.shape[1])))
-        x = torch.stft(x, WINDOW_SAMPLES, HOP_SAMPLES, window=window.float(), center=False, return_complex=True)
+    def tile(first: int, end: int | None) -> Tensor:
+        x = waveforms[:, first * HOP_SAMPLES : None if end is None else (end - 1) * HOP_SAMPLES + WINDOW_SAMPLES]
+        x = torch.stft(x, WINDOW_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True)
         power = x.real.square() + x.imag.square()  # (B, bins, T)
-        return (power.transpose(1, 2) @ filters.float()).clamp(min=1e-6).log()
+        return (power.transpose(1, 2) @ filters).clamp(min=1e-6).log()
 
-    return in_parts(part, waveforms.shape[1] // HOP_SAMPLES + 1, waveforms)
+    return in_tiles(tile, (waveforms.shape[1] - WINDOW_SAMPLES) // HOP_SAMPLES + 1, waveforms)
+
+
+@torch.no_grad()
+def normalised_log_mel(waveforms: Tensor, lengths: Tensor | None, tables: MelTables) -> Tensor:
+    """Log-mel (B, T, M) of waveforms (B, S) at zero mean and unit variance per utterance and bin; fp32, no gradient."""
+    with torch.autocast(waveforms.device.type, enabled=False):
+        mel = log_mel(waveforms, lengths, tables)
+        if lengths is None:
+            mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
+        else:
+            mask = padding_mask(lengths // HOP_SAMPLES + 1, mel.shape[1])
+        return zero_padding(_standardise(mel, mask), mask)
 
 
 class MelFrontEnd(nn.Module):
@@ -115,19 +156,16 @@ class MelFrontEnd(nn.Module):
     fp32 and takes no gradient.
     """
 
-    filters: Tensor
-    window: Tensor
-
     def __init__(self, mel_bins: int, channels: int, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.strides = strides
-        self.hop_samples = HOP_SAMPLES
-        for stride in strides:
-            self.hop_samples *= stride
-        filters, window = mel_tables(mel_bins)
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("window", window, persistent=False)
+        self.tables = MelTables(mel_bins)
         widths = [mel_bins] + [channels] * len(strides)
+        span, hop = 1, 1  # of a frame, in log-mel frames: kernel 3 and strides (2, 2) give 7 and 4
+        for stride in strides:
+            span, hop = span + (CONV_KERNEL - 1) * hop, hop * stride
+        self.mel_view = 0, hop, span
+        self.hop_samples = hop * HOP_SAMPLES
         self.convs = nn.ModuleList(
             ConvLayer(widths[i], channels, CONV_KERNEL, stride, bias=False) for i, stride in enumerate(strides)
         )
@@ -140,20 +178,10 @@ class MelFrontEnd(nn.Module):
             length = conv_length(length, CONV_KERNEL, stride)
         return length
 
-    @torch.no_grad()
-    def log_mel(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        """Normalised log-mel (B, T, M) of waveforms (B, S), in fp32."""
-        with torch.autocast(waveforms.device.type, enabled=False):
-            mel = log_mel(waveforms, lengths, self.filters, self.window)
-            if lengths is None:
-                mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
-            else:
-                mask = padding_mask(lengths // HOP_SAMPLES + 1, mel.shape[1])
-            return zero_padding(_standardise(mel, mask), mask)
-
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
-        x = self.log_mel(waveforms, lengths).transpose(1, 2).to(self.norm.weight.dtype)  # (B, M, 100 frames/s)
+        x = normalised_log_mel(waveforms, lengths, self.tables)
+        x = x.transpose(1, 2).to(self.norm.weight.dtype)  # (B, M, 100 frames/s)
         return convolved(self.convs, self.norm, x)
 
 
@@ -169,6 +197,7 @@ class WaveformFrontEnd(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.hop_samples = 320
+        self.mel_view = centred_view(400, self.hop_samples)
         layers = zip(self.KERNELS, self.STRIDES, strict=True)
         self.convs = nn.ModuleList(
             ConvLayer(channels if i else 1, channels, kernel, stride, bias=True)
@@ -186,3 +215,14 @@ class WaveformFrontEnd(nn.Module):
         """(B, S) to (B, T, C)."""
         x = normalise(waveforms, lengths).unsqueeze(1).to(self.norm.weight.dtype)  # (B, 1, S)
         return convolved(self.convs, self.norm, x)
+
+
+def centred_view(view_samples: int, hop_samples: int) -> tuple[int, int, int]:
+    """The ``mel_view`` of a front end whose frames see ``view_samples`` and start every ``hop_samples``: the log-mel
+    frames of one hop around the centre.
+
+    wav2vec 2.0: 400 and 320 samples. Frame 0 is centred on sample 200, its hop is [40, 360), and the log-mel frames
+    centred in it are 1 and 2 (samples 160 and 320): (1, 2, 2).
+    """
+    hop = hop_samples // HOP_SAMPLES
+    return -(-(view_samples - hop_samples) // (2 * HOP_SAMPLES)), hop, hop

@@ -10,23 +10,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from .classifier import Classifier
-from .config import EncoderConfig
 from .output import EncoderOutput
+from .pooling import AttentiveStatistics, MeanPooling
+from .protocol import Encoder
 from .task_model import Layers
-from .trunks import STATISTICS, AttentiveStatistics, Kind, MeanPooling, TrunkChoice
+from .trunks import STATISTICS, Kind, TrunkChoice
 
 
 class ProbeClassifier(Classifier):
     """A label behind a trunk: ``kind=linear`` is SUPERB's head, a projection, the mean over time, a linear layer."""
 
     def __init__(
-        self, config: EncoderConfig, labels: list[str], layers: Layers = "weighted", dropout: float = 0.0,
+        self, encoder: Encoder, labels: list[str], layers: Layers = "weighted", dropout: float = 0.0,
         kind: Kind = "linear", width: int | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(config, labels, layers, dropout)
-        del self.score, self.norm
+        super().__init__(encoder, labels, layers, dropout)
+        del self.score, self.head_norm
         self.kind, self.asked_width = kind, width
-        self.choice: TrunkChoice = TrunkChoice(config, layers, kind, width)
+        self.choice: TrunkChoice = TrunkChoice(encoder.dim, encoder.num_layers, layers, kind, width)
         pooling = AttentiveStatistics if kind in STATISTICS else MeanPooling
         self.pooling = pooling(self.choice.width)
         self.output = nn.Linear(self.pooling.width, len(labels))

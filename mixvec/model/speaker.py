@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
-from .config import EncoderConfig
 from .output import EncoderOutput
+from .pooling import AttentiveStatistics
+from .protocol import Encoder
 from .task_model import Layers, TaskModel
-from .trunks import AttentiveStatistics, Kind, TrunkChoice
+from .trunks import Kind, TrunkChoice
+from .vocabulary import names_of
 
 
 class SpeakerEmbedder(TaskModel):
@@ -27,22 +28,22 @@ class SpeakerEmbedder(TaskModel):
     pipeline, command, example = "audio-classification", "embed", "print(model.embed(waveform))"
 
     def __init__(
-        self, config: EncoderConfig, speakers: list[str], layers: Layers = "weighted", dropout: float = 0.0,
+        self, encoder: Encoder, speakers: list[str], layers: Layers = "weighted", dropout: float = 0.0,
         kind: Kind = "own", width: int | None = None, embedding: int = 192,
     ) -> None:  # fmt: skip
-        super().__init__(config, layers, dropout)
+        super().__init__(encoder, layers, dropout)
         self.speakers = list(speakers)
         self.kind, self.asked_width, self.embedding = kind, width, embedding
-        self.choice: TrunkChoice = TrunkChoice(config, layers, kind, width)
+        self.choice: TrunkChoice = TrunkChoice(encoder.dim, encoder.num_layers, layers, kind, width)
         self.pooling = AttentiveStatistics(self.choice.width)
-        self.norm = nn.LayerNorm(self.pooling.width)
+        self.head_norm = nn.LayerNorm(self.pooling.width)
         self.output = nn.Linear(self.pooling.width, embedding)
         self.directions = nn.Parameter(torch.randn(len(speakers), embedding))
 
     def head(self, encoded: EncoderOutput) -> Tensor:
         """Embeddings (B, E) of length 1, in fp32, from the encoder's output."""
         pooled = self.pooling(self.choice(encoded), encoded.lengths)
-        embeddings: Tensor = self.output(self.dropout(self.norm(pooled))).float()
+        embeddings: Tensor = self.output(self.dropout(self.head_norm(pooled))).float()
         return nn.functional.normalize(embeddings, dim=-1)
 
     def cosines(self, embeddings: Tensor) -> Tensor:
@@ -68,7 +69,5 @@ class SpeakerEmbedder(TaskModel):
         return self.speakers
 
     @classmethod
-    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> SpeakerEmbedder:
-        if not isinstance(stored, list) or not all(isinstance(speaker, str) for speaker in stored):
-            raise UserError(f"{cls.stored_as}: not a list of speakers")
-        return cls(config, stored, **settings)
+    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> SpeakerEmbedder:
+        return cls(encoder, names_of(stored, "speakers"), **settings)

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import EncoderConfig
-from .ctc import CtcModel, vocabulary_of
+from .ctc import CtcModel
 from .output import EncoderOutput
+from .protocol import Encoder
 from .tags import read_tags
+from .vocabulary import vocabulary_of
 
 
 class SlotTagger(CtcModel):
@@ -46,5 +47,5 @@ class SlotTagger(CtcModel):
         return answers
 
     @classmethod
-    def restored(cls, config: EncoderConfig, stored: Any, settings: dict[str, Any]) -> SlotTagger:
-        return cls(config, vocabulary_of(stored), **settings)
+    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> SlotTagger:
+        return cls(encoder, vocabulary_of(stored), **settings)

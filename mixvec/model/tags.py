@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..text import SPACE
+from .vocabulary import SPACE
 
 Segment = tuple[str | None, str]
 """A type of slot, or None between slots; and what is said there."""

@@ -1,7 +1,8 @@
-"""Long inputs in parts of time, so that the wide layers of a part exist and not those of an hour.
+"""Long inputs in tiles of time, so that the wide layers of a tile exist at once and not those of an hour.
 
-Symbols: B batch, T frames. What is computed per frame, or from a few frames around, is the same in parts. Only where
-no gradient is wanted: with one, every part's activations would be kept all the same.
+Symbols: B batch, T frames. Whatever is computed per frame, or from a few frames around it, is the same in tiles. Tiles
+are used only where no gradient is wanted (every tile's activations would be kept all the same) and nothing is being
+compiled or exported (their number would fix the batch and the length).
 """
 
 from __future__ import annotations
@@ -11,35 +12,38 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-PART_FRAMES = {"cpu": 1024, "cuda": 65_536}
-"""Frames of a part, over the batch: what a processor's caches hold, or what keeps a GPU busy."""
-LEAST_FRAMES = 64
-"""Of each utterance, however many there are."""
+TILE_FRAMES = {"cpu": 1024, "cuda": 65_536}
+"""Frames of a tile, over the batch: as many as a processor's caches hold, or as keep a GPU busy."""
+MIN_TILE_FRAMES = 64
+"""Minimum frames of a tile per utterance, for any batch size."""
 
 
-def in_parts(part: Callable[[int, int], Tensor], frames: int, like: Tensor) -> Tensor:
-    """The frames (B, T, ...) that ``part`` gives, stretch by stretch; in one where a gradient is wanted.
+def in_tiles(tile: Callable[[int, int | None], Tensor], frames: int, like: Tensor) -> Tensor:
+    """All frames (B, T, ...), computed tile by tile or at once.
 
     Args:
-        part: given the first frame and the end, those frames (B, end - first, ...).
+        tile: called with the first frame and the end, gives those frames (B, end - first, ...); called with 0 and
+            None, gives all of them.
         frames: T.
         like: a tensor with the batch in front, on the device of the work.
     """
-    if torch.is_grad_enabled():
-        return part(0, frames)
-    step = max(LEAST_FRAMES, PART_FRAMES.get(like.device.type, 1 << 30) // len(like))
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return tile(0, None)
+    step = max(MIN_TILE_FRAMES, TILE_FRAMES.get(like.device.type, 1 << 30) // len(like))
     if frames <= step:
-        return part(0, frames)
-    made = part(0, step)
+        return tile(0, None)
+    made = tile(0, step)
     out = made.new_empty(len(made), frames, *made.shape[2:])
     out[:, :step] = made
     for first in range(step, frames, step):
         end = min(frames, first + step)
-        out[:, first:end] = part(first, end)
+        out[:, first:end] = tile(first, end)
     return out
 
 
-def stretch(x: Tensor, first: int, end: int, reach: int) -> tuple[Tensor, slice]:
-    """Frames ``first`` to ``end`` of x (B, T, ...) with up to ``reach`` more on each side; where they lie in that."""
+def with_context(x: Tensor, first: int, end: int | None, reach: int) -> tuple[Tensor, slice]:
+    """Frames ``first`` to ``end`` of x (B, T, ...) with up to ``reach`` more on each side, and their place in that."""
+    if end is None:
+        return x, slice(None)
     begin = max(0, first - reach)
     return x[:, begin : end + reach], slice(first - begin, end - begin)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from .config import EncoderConfig
 from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
 from .task_model import LayerChoice, Layers
@@ -59,12 +57,12 @@ class Lstm(nn.Module):
 class TrunkChoice(LayerChoice):
     """The frames a probing head reads: the choice of layers, then its trunk."""
 
-    def __init__(self, config: EncoderConfig, layers: Layers, kind: Kind, width: int | None) -> None:
+    def __init__(self, dim: int, num_layers: int, layers: Layers, kind: Kind, width: int | None) -> None:
         """
         Raises:
             ValueError: there is no such kind, or ``width`` does not suit it.
         """
-        super().__init__(config.num_layers, layers)
+        super().__init__(num_layers, layers)
         makers: dict[str, Any] = {
             "linear": Linear, "lstm": Lstm, "contextnet": ContextNet, "xvector": XVector, "ecapa": Ecapa,
         }  # fmt: skip
@@ -72,45 +70,10 @@ class TrunkChoice(LayerChoice):
             raise ValueError(f"head.kind={kind} is unknown; choose own or one of {', '.join(makers)}")
         if width is not None and (width < 8 or width % 8):
             raise ValueError(f"head.width={width} must be a multiple of 8")
-        self.trunk = None if kind == "own" else makers[kind](config.dim, width or WIDTHS[kind])
-        self.width: int = config.dim if self.trunk is None else self.trunk.width
+        self.trunk = None if kind == "own" else makers[kind](dim, width or WIDTHS[kind])
+        self.width: int = dim if self.trunk is None else self.trunk.width
 
     def forward(self, output: EncoderOutput) -> Tensor:
         """To (B, T, ``width``)."""
         x = super().forward(output)
         return x if self.trunk is None else self.trunk(x, output.lengths)
-
-
-class MeanPooling(nn.Module):
-    """The mean of the real frames."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.width = dim
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, D), lengths (B,) to (B, D)."""
-        count = lengths.clamp(min=1).unsqueeze(1)
-        return zero_padding(x.float(), padding_mask(lengths, x.shape[1])).sum(dim=1) / count
-
-
-class AttentiveStatistics(nn.Module):
-    """Weighted mean and standard deviation over the real frames (arXiv 1803.10963, equations 1 to 6).
-
-    e_t = v · tanh(W x_t + b), α = softmax(e), μ = Σ_t α_t x_t, σ² = Σ_t α_t x_t² - μ²; to [μ, σ]. (Its k, added to each
-    e_t, leaves the softmax as it is.)
-    """
-
-    def __init__(self, dim: int, hidden: int = 128) -> None:
-        super().__init__()
-        self.width = 2 * dim
-        self.score = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), nn.Linear(hidden, 1, bias=False))
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        """(B, T, D), lengths (B,) to (B, 2 D) in fp32."""
-        real = padding_mask(lengths.clamp(min=1), x.shape[1]).unsqueeze(-1)
-        weights = self.score(x).float().masked_fill(~real, -torch.inf).softmax(dim=1)  # (B, T, 1)
-        x = x.float()
-        mean = (weights * x).sum(dim=1)  # (B, D)
-        variance = (weights * (x - mean.unsqueeze(1)).square()).sum(dim=1)
-        return torch.cat([mean, variance.clamp(min=1e-8).sqrt()], dim=1)

@@ -9,7 +9,7 @@ import pytest
 
 from finetune.config import FinetuneConfig
 from finetune.setup import parameter_groups
-from mixvec import CtcRecognizer, EncoderConfig, UserError
+from mixvec import CtcRecognizer, EncoderConfig, UserError, build_encoder
 from mixvec.hub import load_encoder
 from tests.runs import SMALLEST, finetune, pretrain, rows
 from tests.tiny_models import MEL, VOCABULARY, WAV2VEC2
@@ -19,7 +19,7 @@ OPTIM = replace(FinetuneConfig().optim, lr=1e-3, encoder_lr=2e-4)
 
 @pytest.mark.parametrize("shape", [MEL, replace(WAV2VEC2, num_layers=3)], ids=["mixvec", "wav2vec2"])
 def test_each_layer_learns_slower_than_the_one_above(shape: EncoderConfig) -> None:
-    model = CtcRecognizer(shape, VOCABULARY)
+    model = CtcRecognizer(build_encoder(shape), VOCABULARY)
     groups = parameter_groups(replace(OPTIM, layer_decay=0.5), model)
     scales = {id(p): group["scale"] for group in groups for p in group["params"]}
     assert len(scales) == len(list(model.parameters())) == sum(len(group["params"]) for group in groups)
@@ -34,7 +34,7 @@ def test_each_layer_learns_slower_than_the_one_above(shape: EncoderConfig) -> No
 
 def test_without_decay_there_are_two_groups() -> None:
     """As in checkpoints from before there was one."""
-    model = CtcRecognizer(MEL, VOCABULARY)
+    model = CtcRecognizer(build_encoder(MEL), VOCABULARY)
     encoder, head = parameter_groups(OPTIM, model)
     assert encoder["params"] == list(model.encoder.parameters()) and encoder["scale"] == pytest.approx(0.2)
     assert len(head["params"]) == 4 and head["scale"] == 1.0

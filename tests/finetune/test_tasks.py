@@ -23,7 +23,7 @@ from finetune.tasks import Scored
 from finetune.tasks.asr import Task as AsrTask
 from finetune.tasks.intent import Task as IntentTask
 from finetune.tasks.language import Task as LanguageTask
-from mixvec import UserError
+from mixvec import UserError, build_encoder
 from mixvec.data.batches import Clip
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance, Utterances
@@ -235,7 +235,7 @@ def test_a_batch_costs_what_its_utterances_cost_alone(decoder: Any) -> None:
     """Texts of two lengths, and the silence that stands in where nothing could be read."""
     config = FinetuneConfig(asr=AsrConfig(decoder=decoder, label_smoothing=0.0), augment=AugmentConfig(0.0, 10, 0.0))
     task = AsrTask(config, corpus("abc a", "b"))
-    model = task.build(MEL).eval()
+    model = task.build(build_encoder(MEL)).eval()
     clips = [Clip(Utterance(f"{i}.wav", s, text=t), torch.randn(round(16_000 * s)), np.random.default_rng(i))
              for i, (s, t) in enumerate([(1.5, "abc a"), (0.8, "b")])]  # fmt: skip
 

@@ -11,7 +11,7 @@ import torch
 
 from finetune.asr_config import AsrConfig
 from finetune.units import load_units, open_units, train_tokenizer
-from mixvec import CtcRecognizer, HybridRecognizer, UserError
+from mixvec import CtcRecognizer, HybridRecognizer, UserError, build_encoder
 from tests.runs import SMALLEST, finetune, identical, weights
 from tests.tiny_models import MEL
 
@@ -21,7 +21,7 @@ TEXTS = ["the cat sat on the mat", "it's é a day", "the dog saw the other cat",
 @pytest.mark.parametrize("kind", ["characters", "bpe", "unigram"])
 def test_text_to_entries_and_back_without_sentencepiece(kind: str, tmp_path: Path) -> None:
     units = open_units(AsrConfig(units=kind, vocabulary_size=24), TEXTS, tmp_path)  # type: ignore[arg-type]
-    model = CtcRecognizer(MEL, units.vocabulary)
+    model = CtcRecognizer(build_encoder(MEL), units.vocabulary)
     assert units.vocabulary[0] == "[PAD]" and len(set(units.vocabulary)) == len(units.vocabulary)
     for text in [*TEXTS, "cat dog", "tea on day"]:
         entries = units.encode(text)

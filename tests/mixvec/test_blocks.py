@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixvec import EncoderConfig
-from mixvec.model.blocks import BranchformerBlock, ConformerBlock, ConvModule, build_mixer, zero_gradient
+from mixvec.model.blocks import BranchformerBlock, ConformerBlock, ConvModule, zero_gradient
+from mixvec.model.mixing import build_mixer
 
 DIM, FRAMES = 16, 20
 LENGTHS = (20, 1, 13)

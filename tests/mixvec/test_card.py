@@ -11,9 +11,10 @@ import yaml
 from huggingface_hub import ModelCard
 from torch import nn
 
+from mixvec import CtcRecognizer, EncoderConfig, build_encoder
 from mixvec.card import model_card
 from mixvec.hub import save_folder
-from tests.tiny_models import WAV2VEC2, classifier, encoder, recogniser
+from tests.tiny_models import VOCABULARY, WAV2VEC2, classifier, encoder, recogniser
 
 MODELS: dict[str, nn.Module] = {
     "encoder": encoder(),
@@ -50,7 +51,8 @@ def test_the_card_has_sane_front_matter(kind: str, tmp_path: Path) -> None:
     assert values == {"wer": 1e-05, "cer": 0.25, "accuracy": 1}
     assert r'| training data | Bob\'s "read: speech" \| test set |'.replace("\\'", "'") in body
     assert ("load_encoder(" in body) == (kind == "wav2vec2")
-    assert ("mixvec[train]" in body) == ("wav2vec2" in kind)
+    assert ("mixvec[fairseq2]" in body) == ("wav2vec2" in kind)
+    assert "from mixvec.audio import" in body
 
 
 def test_the_client_reads_the_card_too(tmp_path: Path) -> None:
@@ -70,6 +72,17 @@ def test_a_card_of_nothing_known_says_nothing(tmp_path: Path) -> None:
 
 def test_a_strange_place_is_quoted(tmp_path: Path) -> None:
     save_folder(recogniser(), tmp_path / "m")
-    text = model_card(json.loads((tmp_path / "m" / "config.json").read_text()), 1, 'my models/o\'neil "x"')
+    text = model_card(
+        json.loads((tmp_path / "m" / "config.json").read_text()), 1, CtcRecognizer, 'my models/o\'neil "x"'
+    )
     assert "--model 'my models/o'\"'\"'neil \"x\"' speech.wav" in text
     assert 'from_pretrained("my models/o\'neil \\"x\\"")' in text
+
+
+def test_log_mel_is_no_summary_mixing_encoder(tmp_path: Path) -> None:
+    encoder = build_encoder(EncoderConfig(kind="log-mel", dim=20, heads=1, num_layers=0))
+    save_folder(CtcRecognizer(encoder, VOCABULARY), tmp_path / "m")
+    text = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(text.split("---\n")[1])["tags"] == ["speech"]
+    assert "log-mel" in text and not {"summary", "conformer"} & set(text.replace("-", " ").split())
+    assert "summary" not in text

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mixvec import EncoderOutput, HybridRecognizer, SpeechEncoder, UserError
+from mixvec import EncoderOutput, HybridRecognizer, SpeechEncoder, UserError, build_encoder
 from mixvec.hub import load_model
 from mixvec.model.decoder import Hypotheses
 from mixvec.model.output import EncoderOutput as Output
@@ -21,7 +21,7 @@ TOY = replace(MEL, dim=16, heads=2, ffn_dim=16)
 
 
 def hybrid(ctc_weight: float = 0.3, beam: int = 4, vocabulary: list[str] = VOCABULARY[:4]) -> HybridRecognizer:
-    return scattered(HybridRecognizer(TOY, vocabulary, "weighted", 0.1, 2, ctc_weight, beam))
+    return scattered(HybridRecognizer(build_encoder(TOY), vocabulary, "weighted", 0.1, 2, ctc_weight, beam))
 
 
 def heard(frames: int) -> EncoderOutput:
@@ -132,7 +132,7 @@ def test_saved_equals_reloaded(tmp_path: Path) -> None:
 
 def test_it_learns_a_sentence_in_both_ways() -> None:
     """Attention by itself reads the texts back, and every parameter of the decoder learns."""
-    model = HybridRecognizer(replace(TOY, dropout=0.0), VOCABULARY, "last", 0.0, 2, 0.3)
+    model = HybridRecognizer(build_encoder(replace(TOY, dropout=0.0)), VOCABULARY, "last", 0.0, 2, 0.3)
     waveforms, lengths = speech()
     texts, ends = torch.tensor([[3, 4, 1, 3], [5, 3, 0, 0]]), torch.tensor([4, 2])
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from mixvec.model.frontend import ConvLayer, MelFrontEnd, WaveformFrontEnd, conv_length, normalise
+from mixvec.model.frontend import (
+    ConvLayer,
+    MelFrontEnd,
+    WaveformFrontEnd,
+    conv_length,
+    mel_filters,
+    normalise,
+    normalised_log_mel,
+)
 
 FRONT_ENDS = ["mel-20ms", "mel-40ms", "waveform"]
 SHORTEST = {"mel-20ms": 960, "mel-40ms": 960, "waveform": 400}
@@ -85,7 +93,7 @@ def test_log_mel_equals_windows_of_an_fft() -> None:
     front = build("mel-20ms")
     assert isinstance(front, MelFrontEnd)
     waveforms, lengths = speech([2_000, 3_111], 7.0)
-    got = front.log_mel(waveforms, lengths)
+    got = normalised_log_mel(waveforms, lengths, front.tables)
     for row, samples in enumerate(lengths.tolist()):
         expected = mel_oracle(waveforms[row, :samples].double().numpy())
         expected = (expected - expected.mean(0)) / np.sqrt(expected.var(0) + 1e-5)
@@ -99,7 +107,7 @@ def test_convolutions_are_each_followed_by_layer_norm_and_gelu() -> None:
     front = build("mel-20ms")
     assert isinstance(front, MelFrontEnd)
     waveforms = torch.randn(1, 3_200)
-    x = front.log_mel(waveforms, None)[0].double()  # (T, M)
+    x = normalised_log_mel(waveforms, None, front.tables)[0].double()  # (T, M)
     for layer, stride in zip(front.convs, (2, 1), strict=True):
         assert isinstance(layer, ConvLayer)
         weight = layer.conv.weight.double()  # (C, M, 3)
@@ -146,14 +154,30 @@ def test_every_parameter_learns(name: str) -> None:
         assert parameter.grad.abs().sum() > 0, parameter_name
 
 
-def test_buffers_are_made_anew_and_not_saved() -> None:
-    names = [*build("mel-20ms").state_dict(), *build("waveform").state_dict()]
-    assert all(name.startswith(("convs.", "norm.")) for name in names)
+@pytest.mark.parametrize("mel_bins", [20, 40, 64, 80, 128])
+def test_the_filters_are_torchaudios(mel_bins: int) -> None:
+    assert torch.equal(mel_filters(mel_bins), melscale_fbanks(201, 0.0, 8_000.0, mel_bins, 16_000))
+
+
+def test_mel_tables_survive_another_dtype_and_the_meta_device() -> None:
+    """They are in no state dict, and neither bfloat16() nor an initialisation without data changes the filters."""
+    front, waveforms = build("mel-20ms"), torch.randn(1, 4_000)
+    assert isinstance(front, MelFrontEnd) and list(front.buffers()) == []
+    expected = normalised_log_mel(waveforms, None, front.tables)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            empty = MelFrontEnd(80, 32, (2, 1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for other in (front.bfloat16(), empty.to_empty(device="cpu")):
+        assert torch.equal(normalised_log_mel(waveforms, None, other.tables), expected)
+    assert all(name.startswith(("convs.", "norm.")) for name in [*front.state_dict(), *build("waveform").state_dict()])
 
 
 def test_under_autocast_the_spectrogram_stays_in_fp32() -> None:
     front, waveforms = build("mel-20ms"), torch.randn(1, 4_000)
     assert isinstance(front, MelFrontEnd)
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = front.log_mel(waveforms, None)
-    assert torch.equal(mixed, front.log_mel(waveforms, None))
+        mixed = normalised_log_mel(waveforms, None, front.tables)
+    assert torch.equal(mixed, normalised_log_mel(waveforms, None, front.tables))

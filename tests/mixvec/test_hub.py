@@ -112,22 +112,22 @@ def test_each_class_loads_its_own_kind(tmp_path: Path) -> None:
 
 def test_missing_extra_and_misshapen_tensors_are_named(folder: Path) -> None:
     def change(tensors: dict[str, Any]) -> None:
-        del tensors["norm.bias"]
+        del tensors["head_norm.bias"]
         tensors["a.stranger"] = torch.zeros(1)
         tensors["output.weight"] = torch.zeros(7, 32)
 
     edit(folder / "model.safetensors", change)
     message = refusal(folder)
     assert str(folder) in message
-    assert "1 missing: norm.bias" in message
+    assert "1 missing: head_norm.bias" in message
     assert "1 extra: a.stranger" in message
     assert "1 misshapen: output.weight (7, 32) for (6, 32)" in message
 
 
 ONE_TENSOR: dict[str, Callable[[dict[str, Any]], object]] = {
-    "missing": lambda tensors: tensors.pop("norm.bias"),
-    "extra": lambda tensors: tensors.update({"norm.bias2": torch.zeros(32)}),
-    "misshapen": lambda tensors: tensors.update({"norm.bias": torch.zeros(1, 32)}),
+    "missing": lambda tensors: tensors.pop("head_norm.bias"),
+    "extra": lambda tensors: tensors.update({"head_norm.bias2": torch.zeros(32)}),
+    "misshapen": lambda tensors: tensors.update({"head_norm.bias": torch.zeros(1, 32)}),
 }
 
 
@@ -135,7 +135,7 @@ ONE_TENSOR: dict[str, Callable[[dict[str, Any]], object]] = {
 def test_one_wrong_tensor_is_enough(folder: Path, fault: str) -> None:
     edit(folder / "model.safetensors", ONE_TENSOR[fault])
     message = refusal(folder)
-    assert f"the weights do not fit the model: 1 {fault}: norm.bias" in message and ";" not in message
+    assert f"the weights do not fit the model: 1 {fault}: head_norm.bias" in message and ";" not in message
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"])
@@ -177,7 +177,7 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "contradiction": (lambda c: c["encoder"].update(heads=5), "encoder.heads=5"),
     "unknown head key": (lambda c: c["head"].update(beams=3), "beams"),
     "no encoder": (lambda c: c.pop("encoder"), "no encoder"),
-    "newer": (lambda c: c.update(format=2, mixvec_version="9.9"), "written by mixvec 9.9"),
+    "newer": (lambda c: c.update(format=3, mixvec_version="9.9"), "written by mixvec 9.9"),
     "no format": (lambda c: c.pop("format"), "format None"),
     "architecture": (lambda c: c.update(architecture="Translator"), "unknown architecture 'Translator'"),
     "no architecture": (lambda c: c.pop("architecture"), "unknown architecture None"),

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import sys
-import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from mixvec import SummaryMixing, UserError, fused
-from mixvec.kernels.select import usable
+from mixvec import SummaryMixing, UserError
+from mixvec.kernels import select
+from mixvec.kernels.select import choose_branches, largest_difference
+from mixvec.model.mixing import Branches, SelfAttention, plain_branches
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-TRIED = fused._tried
 FRAMES = 40  # two programs forward, three backward
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # the interpreter's exp(1e4)
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test decides anew, and the interpreter, which takes bf16's bits for numbers in a product, is mended;
-    programs are small and there is no trial, since it is slow."""
-    monkeypatch.delenv(fused.ENVIRONMENT, raising=False)
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small programs, and a fix for the interpreter, which takes the bits of bf16 for numbers in a product."""
+    monkeypatch.delenv(select.ENVIRONMENT, raising=False)
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
@@ -38,21 +39,20 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         return product(self, widened(a), widened(b), *rest)
 
     monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
-    monkeypatch.setattr("mixvec.kernels.FRAMES_FORWARD", 32)
-    monkeypatch.setattr("mixvec.kernels.FRAMES_BACKWARD", 16)
-    monkeypatch.setattr(fused, "_tried", lambda *_: True)
-    fused._warn.cache_clear()
-    TRIED.cache_clear()
+    monkeypatch.setattr("mixvec.kernels.triton.FRAMES_FORWARD", 32)
+    monkeypatch.setattr("mixvec.kernels.triton.FRAMES_BACKWARD", 16)
 
 
 def mixers(
     width: int, heads: int, lite: bool, act: str, dtype: torch.dtype = torch.float32
 ) -> tuple[SummaryMixing, SummaryMixing]:
     """The same weights, once to run plain and once in the kernels."""
+    from mixvec.kernels.triton import branches
+
     made = []
-    for asked in (False, True):
+    for form in (plain_branches, branches):
         mixer = SummaryMixing(width * heads, heads, lite=lite, act=act, dropout=0.0)  # type: ignore[arg-type]
-        mixer.fused = asked
+        mixer.branches = form
         made.append(mixer.to(DEVICE, dtype))
     made[1].load_state_dict(made[0].state_dict())
     return made[0], made[1]
@@ -88,22 +88,9 @@ def test_fused_equals_plain(width: int, heads: int, lite: bool, act: str, masked
     if not masked:
         x = torch.randn_like(x)
     expected = results(plain, x, mask if masked else None)
-    calls = count_calls(fast)
     got = results(fast, x, mask if masked else None)
-    assert calls == [1], "the kernels ran"
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, rtol=2e-5, atol=2e-5 * float(value.abs().max()), msg=name)
-
-
-def count_calls(mixer: SummaryMixing) -> list[int]:
-    calls, branches = [], mixer.fused_branches
-
-    def counted(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        calls.append(1)
-        return branches(x, mask)
-
-    mixer.fused_branches = counted  # type: ignore[method-assign]
-    return calls
 
 
 @pytest.mark.parametrize("autocast", [True, False])
@@ -131,10 +118,6 @@ def test_the_same_input_gives_the_same_bits() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_trial_is_passed() -> None:
-    assert TRIED(DEVICE, torch.float32, 8, 2, "swish")
-
-
 def test_padding_never_enters_the_sum() -> None:
     _, fast = mixers(16, 2, True, "swish")
     x, mask = inputs(32)
@@ -155,78 +138,104 @@ def test_the_operators_keep_torchs_rules() -> None:
     torch.library.opcheck(branches, (x, mask[:, :20].contiguous(), *weights, False), test_utils=kinds)
 
 
-def test_compiled_the_kernels_are_one_step_of_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the trial may come while the graph is made."""
+def test_compiled_the_kernels_are_one_step_of_the_graph() -> None:
     _, fast = mixers(8, 2, False, "swish")
     x, mask = inputs(16)
     expected = results(fast, x, mask)
     torch._dynamo.reset()
     fast.compile(backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(fused, "_tried", TRIED)
     got = results(fast, x, mask)
-    assert TRIED.cache_info().currsize == 1
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, rtol=1e-5, atol=1e-5 * float(value.abs().max()), msg=name)
 
 
-def ask(device: str = "cuda", dtype: torch.dtype = torch.bfloat16, width: int = 96, asked: bool | None = None) -> bool:
-    return usable(asked, torch.device(device), dtype, width, 2, "swish")  # type: ignore[no-any-return]
+def clock(monkeypatch: pytest.MonkeyPatch, kernel_s: float, plain_s: float) -> list[tuple[int, int]]:
+    """A GPU's clock: how long each form takes. Returns the shapes that were timed."""
+    shapes: list[tuple[int, int]] = []
+
+    def seconds(form: Branches, mixer: SummaryMixing, shape: tuple[int, int], dtype: torch.dtype) -> float:
+        shapes.append(shape)
+        return plain_s if form is plain_branches else kernel_s
+
+    monkeypatch.setattr(select, "seconds", seconds)
+    monkeypatch.setattr(select, "can_choose", lambda mixer: True)
+    return shapes
 
 
-def test_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the device and for the trial on it."""
-    tried: list[object] = []
-    monkeypatch.setattr(fused, "_tried", lambda *given: tried.append(given) or True)
-    for capability, expected in (((9, 0), True), ((8, 0), True), ((7, 5), False)):
-        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device, found=capability: found)
-        assert ask() is expected
-    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
-    assert not ask(dtype=torch.float32) and not ask(width=768) and not ask(width=8) and not ask(device="cpu")
-    assert not ask(asked=False) and ask(device="cpu", dtype=torch.float32, asked=True)
-    assert not ask(dtype=torch.float64, asked=True)
-    monkeypatch.setenv(fused.ENVIRONMENT, "off")
-    assert not ask() and ask(asked=True)
-    monkeypatch.setenv(fused.ENVIRONMENT, "on")
-    assert ask(device="cpu", dtype=torch.float32)
-    monkeypatch.setenv(fused.ENVIRONMENT, "yes")
-    with pytest.raises(UserError, match="MIXVEC_FUSED=yes must be one of auto, on, off"):
-        ask()
+@pytest.mark.parametrize(("kernel_s", "plain_s", "chosen"), [(1e-3, 2e-3, "Triton kernel"), (2e-3, 1e-3, "plain path")])
+def test_the_faster_form_is_installed(
+    kernel_s: float, plain_s: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = clock(monkeypatch, kernel_s, plain_s)
+    encoder = torch.nn.ModuleList(mixers(8, 2, False, "swish"))
+    state = torch.get_rng_state()
+    line = choose_branches(encoder, (4, 100), torch.float32)
+    assert torch.equal(torch.get_rng_state(), state), "the trial draws from a generator of its own"
+    assert chosen in line and "\n" not in line and shapes == [(4, 100)] * 2
+    assert re.findall(r"[\d.]+ ms", line) == [f"{kernel_s * 1e3:.3f} ms", f"{plain_s * 1e3:.3f} ms"]
+    plain = [mixer.branches is plain_branches for mixer in encoder]  # type: ignore[union-attr]
+    assert plain == [chosen == "plain path"] * 2
 
 
-def test_on_a_cpu_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixvec.model.mixing.usable", lambda *_: pytest.fail("asked"))
-    SummaryMixing(32, 2)(torch.randn(1, 5, 32))
+def test_the_variable_overrides_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = clock(monkeypatch, 2.0, 1.0)
+    _, mixer = mixers(8, 2, False, "swish")
+    for value, installed in (("off", False), ("on", True)):
+        monkeypatch.setenv(select.ENVIRONMENT, value)
+        assert f"{select.ENVIRONMENT}={value}" in choose_branches(mixer, (1, 40), torch.float32)
+        assert (mixer.branches is not plain_branches) == installed
+    assert shapes == []
+    monkeypatch.setenv(select.ENVIRONMENT, "yes")
+    with pytest.raises(UserError, match=r"MIXVEC_FUSED=yes.*auto, on, off"):
+        choose_branches(mixer, (1, 40), torch.float32)
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, cause: str) -> None:
-    monkeypatch.setattr(fused, "_tried", TRIED)
-    if cause == "missing":
-        monkeypatch.setitem(sys.modules, "mixvec.kernels", None)
-    elif cause == "wrong":
-        monkeypatch.setattr(SummaryMixing, "fused_branches", lambda *given: [2 * t for t in plain_branches(*given)])
-    else:
-        monkeypatch.setattr(
-            SummaryMixing, "fused_branches", lambda *_: (_ for _ in ()).throw(RuntimeError("no gcc\n!"))
-        )
+def wrong(*given: object) -> list[Tensor]:
+    return [2 * tensor for tensor in plain_branches(*given)]  # type: ignore[arg-type]
 
 
-plain_branches = SummaryMixing.plain_branches
+def broken(*_: object) -> None:
+    raise RuntimeError("no gcc\nand more")
 
 
 @pytest.mark.parametrize(
-    ("cause", "said"),
-    [("missing", "ModuleNotFoundError: import of mixvec.kernels"), ("wrong", "ArithmeticError: the kernels' results "),
-     ("raises", "RuntimeError: no gcc$")],
-)  # fmt: skip
-def test_what_fails_is_one_warning_and_the_plain_path(monkeypatch: pytest.MonkeyPatch, cause: str, said: str) -> None:
-    plain, fast = mixers(16, 2, False, "swish")
-    x, mask = inputs(32)
-    expected, before = plain(x, mask), torch.get_rng_state()
-    failing(monkeypatch, cause)
-    with pytest.warns(RuntimeWarning, match=f"^SummaryMixing runs without its Triton kernels: {said}"):
-        assert torch.equal(fast(x, mask), expected)
-    assert torch.equal(torch.get_rng_state(), before), "the trial's random numbers are its own"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert torch.equal(fast(x, mask), expected), "and is not tried again"
-        mixers(32, 2, False, "swish")[1](torch.cat([x, x], dim=-1), mask)
+    ("fault", "cause"), [(wrong, "differ"), (broken, "RuntimeError: no gcc$"), (None, "ImportError")]
+)
+def test_a_kernel_that_is_wrong_or_cannot_run_is_not_installed(
+    fault: Callable[..., object] | None, cause: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock(monkeypatch, 1.0, 2.0)
+    _, mixer = mixers(8, 2, False, "swish")
+    if fault is None:
+        monkeypatch.setitem(sys.modules, "mixvec.kernels.triton", None)
+    else:
+        monkeypatch.setattr("mixvec.kernels.triton.branches", fault)
+    assert re.search(f"plain path.*{cause}", choose_branches(mixer, (1, 40), torch.float32))
+    assert mixer.branches is plain_branches
+
+
+def test_the_trial_finds_the_kernel_right_and_a_wrong_gradient_wrong() -> None:
+    from mixvec.kernels.triton import branches
+
+    _, mixer = mixers(8, 2, False, "swish")
+
+    def detached(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+        f, sums = plain_branches(x, *rest)  # type: ignore[arg-type]
+        return f, sums + 0.5 * (sums.detach() - sums)
+
+    assert largest_difference(branches, mixer, torch.float32) < 1e-4
+    assert largest_difference(detached, mixer, torch.float32) > 0.01
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_without_a_gpu_there_is_nothing_to_choose() -> None:
+    mixer = SummaryMixing(32, 2)
+    form = mixer.branches
+    assert choose_branches(mixer, (1, 40), torch.float32) == "" and mixer.branches is form
+    assert choose_branches(SelfAttention(32, 2), (1, 40), torch.float32) == ""
+
+
+def test_real_timing_runs_both_forms() -> None:
+    _, mixer = mixers(8, 2, False, "swish")
+    for form in (mixer.branches, plain_branches):
+        assert 0 < select.seconds(form, mixer, (2, 20), torch.float32) < 60

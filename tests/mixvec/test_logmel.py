@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_padded_equals_alone_and_loudness_is_gone() -> None:
 
 
 def test_a_head_on_it_is_published_like_any_other(tmp_path: Path) -> None:
-    model = CtcRecognizer(LOG_MEL, VOCABULARY, "weighted").eval()
+    model = CtcRecognizer(build_encoder(LOG_MEL), VOCABULARY, "weighted").eval()
     model.save_pretrained(tmp_path / "hub")
     again = load_model(tmp_path / "hub")
     waveforms, lengths = speech()
@@ -45,8 +46,12 @@ def test_a_head_on_it_is_published_like_any_other(tmp_path: Path) -> None:
     assert load_encoder(tmp_path / "hub").config.kind == "log-mel"
 
 
-def test_an_encoder_of_transformers_is_refused_plainly() -> None:
-    with pytest.raises(UserError, match=r"encoder\.kind=transformers: .* cannot be loaded or published"):
-        build_encoder(EncoderConfig(kind="transformers", mixer="attention"))
+def test_a_folder_with_an_encoder_of_transformers_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "hub/config.json"
+    CtcRecognizer(build_encoder(LOG_MEL), VOCABULARY).save_pretrained(tmp_path / "hub")
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"encoder": {"kind": "transformers", "model_type": "hubert"}}))
+    with pytest.raises(UserError, match=r"encoder\.kind=transformers"):
+        load_model(tmp_path / "hub")
     with pytest.raises(ValueError, match=r"encoder\.num_layers=0 must be at least 1"):
         EncoderConfig(num_layers=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixvec import SelfAttention, SummaryMixing
-from mixvec.model.mixing import BlockLinear, _mean_over_time
+from mixvec.kernels import cpu
+from mixvec.model.mixing import BlockLinear, Branches, plain_branches
 
 BATCH, FRAMES, DIM = 3, 6, 8
+Module = TypeVar("Module", bound=nn.Module)
 LENGTHS = (6, 1, 4)
 
 
@@ -25,7 +28,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return x.masked_fill(~mask.unsqueeze(-1), 1e4), mask
 
 
-def lively(module: nn.Module) -> nn.Module:
+def lively(module: Module) -> Module:
     """Norms and biases away from one and zero, so that none can be forgotten."""
     with torch.no_grad():
         for parameter in module.parameters():
@@ -83,12 +86,13 @@ def assert_same_gradients(module: nn.Module, oracle: dict[str, Tensor]) -> None:
 def test_summary_mixing_equals_the_equations(
     lite: bool, heads: int, norm: bool, masked: bool, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plainly, and in parts of two frames, of which the last may be one."""
-    monkeypatch.setattr("mixvec.kernels.cpu.PART_NUMBERS", 2 * BATCH * DIM)
-    if plain:
-        monkeypatch.setattr(SummaryMixing, "branches_in_parts", SummaryMixing.plain_branches)
+    """Plainly, and in tiles of two frames, of which the last may be one."""
+    monkeypatch.setattr(cpu, "TILE_NUMBERS", 2 * BATCH * DIM)
     act = "gelu" if heads == 1 else "swish"
     mixer = lively(SummaryMixing(DIM, heads, lite=lite, norm=norm, act=act))  # type: ignore[arg-type]
+    assert mixer.branches is cpu.branches, "what importing mixvec makes the default"
+    if plain:
+        mixer.branches = plain_branches
     x, mask = inputs()
     if not masked:
         x = torch.randn_like(x)
@@ -113,7 +117,7 @@ def test_summary_mixing_equals_the_equations(
     torch.testing.assert_close(x.grad.double(), doubles.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_others_reach_a_frame_through_the_mean_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_reach_a_frame_through_the_mean_alone() -> None:
     mixer = lively(SummaryMixing(DIM, 4))
     x, _ = inputs()
     x, order = torch.randn_like(x), torch.randperm(FRAMES)
@@ -121,10 +125,7 @@ def test_others_reach_a_frame_through_the_mean_alone(monkeypatch: pytest.MonkeyP
     other = x.clone()
     other[:, 1:] += 1.0
     assert not torch.allclose(mixer(other)[:, 0], mixer(x)[:, 0], atol=1e-3)
-    branches = SummaryMixing.branches_in_parts
-    monkeypatch.setattr(
-        SummaryMixing, "branches_in_parts", lambda *given: (branches(*given)[0], torch.ones(BATCH, DIM))
-    )
+    mixer.branches = lambda *given: (plain_branches(*given)[0], torch.ones(BATCH, DIM))
     assert torch.equal(mixer(other)[:, 0], mixer(x)[:, 0])
 
 
@@ -176,16 +177,19 @@ def test_heads_cut_parameters() -> None:
         SelfAttention(8, 3)
 
 
+@pytest.mark.parametrize("form", [plain_branches, cpu.branches])
 @pytest.mark.parametrize("with_mask", [False, True])
-def test_mean_is_accumulated_in_fp32(with_mask: bool) -> None:
-    """20 000 frames: a mean kept in bf16 has three digits, and a sum in fp16 leaves its range."""
+def test_sums_are_accumulated_in_fp32(form: Branches, with_mask: bool) -> None:
+    """20 000 frames: a sum kept in bf16 has three digits, and one in fp16 leaves its range."""
     mask = torch.ones(2, 20_000, dtype=torch.bool) if with_mask else None
-    s = (torch.randn(1, 2, 20_000, 4) + 1).bfloat16()
-    mean = _mean_over_time(s, mask)
-    assert mean.dtype == torch.float32
-    torch.testing.assert_close(mean.double(), s.double().mean(dim=2)[0], rtol=1e-6, atol=1e-6)
-    ten = torch.full((1, 2, 20_000, 4), 10.0, dtype=torch.float16)
-    torch.testing.assert_close(_mean_over_time(ten, mask), torch.full((2, 4), 10.0))
+    for dtype, scale in ((torch.bfloat16, 1.0), (torch.float16, 10.0)):
+        one = torch.eye(4).expand(1, 4, 4).to(dtype)
+        zero = torch.zeros(1, 1, 4, dtype=dtype)
+        x = (scale * (torch.rand(2, 20_000, 4) + 1)).to(dtype)
+        _, sums = form(x, mask, one, zero, one, zero, False)
+        expected = F.silu(F.silu(x)).double().sum(dim=1)
+        assert sums.dtype == torch.float32
+        torch.testing.assert_close(sums.double(), expected, rtol=1e-5, atol=0.0)
 
 
 def mixers() -> list[nn.Module]:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from mixvec import CtcRecognizer, EncoderConfig, ProbeClassifier, SlotTagger, SpeakerEmbedder, UserError
+from mixvec import CtcRecognizer, ProbeClassifier, SlotTagger, SpeakerEmbedder, build_encoder
 from mixvec.hub import load_model
-from mixvec.model.trunks import WIDTHS, AttentiveStatistics, MeanPooling, TrunkChoice
+from mixvec.model.pooling import AttentiveStatistics, MeanPooling
+from mixvec.model.trunks import WIDTHS, TrunkChoice
+from mixvec.model.vocabulary import MalformedError
 from tests.tiny_models import LABELS, MEL, VOCABULARY, scattered, speech, write_wav
 
 KINDS = ["own", *WIDTHS]
@@ -19,10 +21,10 @@ KINDS = ["own", *WIDTHS]
 def heads(kind: str) -> list[nn.Module]:
     width = 64 if kind == "ecapa" else 16
     """ECAPA's norms are over an eighth of the channels: over two of them rounding grows a thousandfold."""
-    made = [CtcRecognizer(MEL, VOCABULARY, "weighted", 0.1, kind, width),  # type: ignore[arg-type]
-            SlotTagger(MEL, VOCABULARY, "last", 0.1, kind, width),  # type: ignore[arg-type]
-            ProbeClassifier(MEL, LABELS, "last", 0.1, kind, width),  # type: ignore[arg-type]
-            SpeakerEmbedder(MEL, LABELS, "weighted", 0.1, kind, width, 12)]  # type: ignore[arg-type]  # fmt: skip
+    made = [CtcRecognizer(build_encoder(MEL), VOCABULARY, "weighted", 0.1, kind, width),  # type: ignore[arg-type]
+            SlotTagger(build_encoder(MEL), VOCABULARY, "last", 0.1, kind, width),  # type: ignore[arg-type]
+            ProbeClassifier(build_encoder(MEL), LABELS, "last", 0.1, kind, width),  # type: ignore[arg-type]
+            SpeakerEmbedder(build_encoder(MEL), LABELS, "weighted", 0.1, kind, width, 12)]  # type: ignore[arg-type]  # fmt: skip
     return [scattered(model) for model in made]
 
 
@@ -47,18 +49,17 @@ def test_padded_equals_alone_and_a_hub_folder_holds_it_all(kind: str, tmp_path: 
 
 
 def test_the_papers_widths() -> None:
-    config = EncoderConfig(dim=768, num_layers=12)
-    count = {kind: sum(p.numel() for p in TrunkChoice(config, "weighted", kind, None).parameters()) for kind in WIDTHS}  # type: ignore[arg-type]
+    count = {kind: sum(p.numel() for p in TrunkChoice(768, 12, "weighted", kind, None).parameters()) for kind in WIDTHS}  # type: ignore[arg-type]
     assert count["linear"] == 13 + 769 * 256
     each_way = 4 * 1024 * (1024 + 1024 + 2), 4 * 1024 * (2048 + 1024 + 2)
     assert count["lstm"] == 13 + 769 * 1024 + 2 * sum(each_way)
     assert (
-        TrunkChoice(config, "last", "xvector", None).width == TrunkChoice(config, "last", "ecapa", None).width == 1536
+        TrunkChoice(768, 12, "last", "xvector", None).width == TrunkChoice(768, 12, "last", "ecapa", None).width == 1536
     )
 
 
 def test_a_linear_probe_is_a_projection_the_mean_and_a_linear_layer() -> None:
-    model = ProbeClassifier(MEL, LABELS, "last", 0.0, "linear", 16).eval()
+    model = ProbeClassifier(build_encoder(MEL), LABELS, "last", 0.0, "linear", 16).eval()
     encoded = model.encoder(*speech())
     frames = [encoded.frames[row, :count].mean(0) for row, count in enumerate(encoded.lengths.tolist())]
     trunk = model.choice.trunk
@@ -101,8 +102,8 @@ def test_embeddings_lie_on_the_sphere_and_the_command_line_prints_them(
 
 def test_what_no_head_is() -> None:
     with pytest.raises(ValueError, match=r"head\.kind=mlp is unknown"):
-        ProbeClassifier(MEL, LABELS, kind="mlp")  # type: ignore[arg-type]
+        ProbeClassifier(build_encoder(MEL), LABELS, kind="mlp")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"head\.width=12 must be a multiple of 8"):
-        ProbeClassifier(MEL, LABELS, width=12)
-    with pytest.raises(UserError, match=r"speakers\.json: not a list of speakers"):
-        SpeakerEmbedder.restored(MEL, {"a": 1}, {})
+        ProbeClassifier(build_encoder(MEL), LABELS, width=12)
+    with pytest.raises(MalformedError, match="not a list of speakers"):
+        SpeakerEmbedder.restored(build_encoder(MEL), {"a": 1}, {})

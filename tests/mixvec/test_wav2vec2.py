@@ -223,5 +223,5 @@ def test_bad_configurations_and_batches_are_named() -> None:
 def test_without_fairseq2_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "mixvec.wav2vec2")
     monkeypatch.setitem(sys.modules, "fairseq2.models.transformer", None)
-    with pytest.raises(UserError, match=r"pip install 'mixvec\[train\]'"):
+    with pytest.raises(UserError, match=r"mixvec\[fairseq2\]"):
         importlib.import_module("mixvec.wav2vec2")

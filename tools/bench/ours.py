@@ -9,7 +9,6 @@ workers do it.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -17,9 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixvec import CtcRecognizer, EncoderConfig, EncoderOutput, SelfAttention, SummaryMixing, encoder_config
-from mixvec.model.blocks import ConformerBlock, build_mixer
+from mixvec import (
+    CtcRecognizer,
+    EncoderConfig,
+    EncoderOutput,
+    SelfAttention,
+    SummaryMixing,
+    build_encoder,
+    encoder_config,
+)
+from mixvec.kernels.select import install
+from mixvec.model.blocks import ConformerBlock
 from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.model.mixing import build_mixer
 from mixvec.training.compiling import GraphCounter, compile_blocks, warm_up
 from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, ObjectiveConfig, Totals, draw_distractors
 
@@ -62,19 +71,20 @@ def mixer(case: Case, variant: str) -> Work:
 
 
 def fuse(case: Case, model: nn.Module, variant: str) -> None:
-    """Let SummaryMixing run in its kernels, or not, as ``variant`` says.
+    """Let SummaryMixing run in its Triton kernel, or on a GPU without it, as ``variant`` asks.
 
     Raises:
-        RuntimeWarning: it cannot; the message names the cause. Else a row would state what was not measured.
+        Exception: the kernel cannot run here; else a row would state what was not measured.
     """
-    for module in model.modules():
-        if isinstance(module, SummaryMixing):
-            module.fused = "fused" in variant
-            if module.fused:
-                x = torch.zeros(1, 1, module.first.weight.shape[:2].numel(), device=case.device)
-                with warnings.catch_warnings(), precision(case), torch.no_grad():
-                    warnings.simplefilter("error", RuntimeWarning)
-                    module(x)
+    mixers = [module for module in model.modules() if isinstance(module, SummaryMixing)]
+    if not mixers or "fused" not in variant:
+        return
+    from mixvec.kernels.triton import branches
+
+    install(mixers, branches)
+    x = torch.zeros(1, 1, mixers[0].first.weight.shape[:2].numel(), device=case.device)
+    with precision(case), torch.no_grad():
+        mixers[0](x)
 
 
 class MaterialisedAttention(SelfAttention):
@@ -150,7 +160,7 @@ def training(case: Case, variant: str) -> tuple[MaskedPrediction, list[tuple[Mas
 def inference(case: Case, variant: str) -> Work:
     """Waveforms to text with greedy CTC, ``small``."""
     torch.manual_seed(0)
-    model = CtcRecognizer(_config(case, "small", variant), VOCABULARY).to(case.device).eval()
+    model = CtcRecognizer(build_encoder(_config(case, "small", variant)), VOCABULARY).to(case.device).eval()
     fuse(case, model, variant)
     (audio,) = waveforms(case)
 

@@ -1,4 +1,4 @@
-"""In parts of time = whole: the mixer's branches with their gradients, the blocks, the front ends, a whole encoder."""
+"""In tiles of time = whole: the mixer's branches with their gradients, the blocks, the front ends, a whole encoder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixvec import CtcRecognizer, EncoderConfig, SpeechEncoder, SummaryMixing, branches, parts
-from mixvec.model.tiling import in_parts, stretch
+from mixvec import CtcRecognizer, EncoderConfig, SpeechEncoder, SummaryMixing
+from mixvec.kernels import cpu
+from mixvec.model import tiling
+from mixvec.model.mixing import plain_branches
+from mixvec.model.tiling import in_tiles, with_context
 
 TOY = EncoderConfig(
     mel_bins=20, conv_channels=16, dim=16, num_layers=2, ffn_dim=24, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0
@@ -25,11 +28,11 @@ KINDS = [
 
 
 @pytest.fixture(params=[5, 12])
-def part_frames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+def tile_frames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """So few frames a part, whatever the batch."""
-    monkeypatch.setattr(parts, "PART_FRAMES", {"cpu": 1})
-    monkeypatch.setattr(parts, "LEAST_FRAMES", request.param)
-    monkeypatch.setattr(branches, "PART_NUMBERS", request.param * 3 * TOY.dim)
+    monkeypatch.setattr(tiling, "TILE_FRAMES", {"cpu": 1})
+    monkeypatch.setattr(tiling, "MIN_TILE_FRAMES", request.param)
+    monkeypatch.setattr(cpu, "TILE_NUMBERS", request.param * 3 * TOY.dim)
     return int(request.param)
 
 
@@ -51,7 +54,7 @@ def speech(lengths: list[int]) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.front_end}-{c.conv_strides}-{c.block}-{c.mixer}")
-@pytest.mark.usefixtures("part_frames")
+@pytest.mark.usefixtures("tile_frames")
 def test_an_encoder_in_parts_equals_the_whole(config: EncoderConfig) -> None:
     """Every layer, in a padded batch and alone; a gradient being wanted, nothing is done in parts."""
     encoder = lively(SpeechEncoder(config))
@@ -67,7 +70,7 @@ def test_an_encoder_in_parts_equals_the_whole(config: EncoderConfig) -> None:
     torch.testing.assert_close(alone.frames, encoder(waveforms[:1]).frames, rtol=0, atol=1e-5)
 
 
-def test_a_part_is_all_that_the_wide_layers_see(part_frames: int) -> None:
+def test_a_part_is_all_that_the_wide_layers_see(tile_frames: int) -> None:
     encoder = lively(SpeechEncoder(TOY))
     seen: list[int] = []
     for name in ("ffn_in", "conv", "ffn_out"):
@@ -77,7 +80,7 @@ def test_a_part_is_all_that_the_wide_layers_see(part_frames: int) -> None:
         layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[2] // 4))
     with torch.no_grad():
         encoder(torch.randn(1, 16_000))
-    assert part_frames <= max(seen) <= part_frames + 2 * (TOY.conv_kernel // 2)
+    assert tile_frames <= max(seen) <= tile_frames + 2 * (TOY.conv_kernel // 2)
     seen.clear()
     encoder(torch.randn(1, 16_000))
     assert max(seen) == encoder.frame_lengths(16_000) == 48
@@ -85,35 +88,37 @@ def test_a_part_is_all_that_the_wide_layers_see(part_frames: int) -> None:
 
 @pytest.mark.parametrize("frames", [1, 4, 5, 6, 17])
 @torch.no_grad()
-def test_parts_are_joined_in_order(part_frames: int, frames: int) -> None:
+def test_parts_are_joined_in_order(tile_frames: int, frames: int) -> None:
     x = torch.randn(2, frames, 3)
     asked: list[tuple[int, int]] = []
 
-    def part(first: int, end: int) -> Tensor:
+    def tile(first: int, end: int | None) -> Tensor:
+        end = frames if end is None else end
         asked.append((first, end))
-        near, inner = stretch(x, first, end, 2)
+        near, inner = with_context(x, first, end, 2)
         assert near.shape[1] == min(frames, end + 2) - max(0, first - 2)
         return near[:, inner]
 
-    assert torch.equal(in_parts(part, frames, x), x)
-    assert asked == [(i, min(frames, i + part_frames)) for i in range(0, frames, part_frames)]
+    assert torch.equal(in_tiles(tile, frames, x), x)
+    assert asked == [(i, min(frames, i + tile_frames)) for i in range(0, frames, tile_frames)]
 
 
 @pytest.mark.parametrize("lite", [False, True])
 @pytest.mark.parametrize("act", ["swish", "gelu"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.usefixtures("part_frames")
-def test_branches_in_parts_equal_the_plain_ones(lite: bool, act: str, masked: bool, bf16: bool) -> None:
+@pytest.mark.usefixtures("tile_frames")
+def test_the_cpu_form_equals_the_plain_one(lite: bool, act: str, masked: bool, bf16: bool) -> None:
     """Forwards and backwards, with NaN under the padding where there is any."""
     mixer = lively(SummaryMixing(16, 4, lite=lite, act=act))  # type: ignore[arg-type]
     assert isinstance(mixer, SummaryMixing)
     mask = torch.arange(23) < torch.tensor([[23], [1], [11]]) if masked else None
     x = torch.randn(3, 23, 16, requires_grad=True)
-    weights, found = [*mixer.first.parameters(), *mixer.second.parameters()], []
-    for way in (mixer.plain_branches, mixer.branches_in_parts):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            f, mean = way(x, mask)
+    named, found = [*mixer.first.parameters(), *mixer.second.parameters()], []
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    for form in (plain_branches, cpu.branches):
+        weights = [weight.detach().to(dtype).requires_grad_() for weight in named]
+        f, mean = form(x.to(dtype), mask, *weights, act == "gelu")  # type: ignore[arg-type]
         torch.manual_seed(1)
         loss = (mean * torch.randn(mean.shape)).sum() + (f * torch.randn(f.shape)).sum()
         found.append([f, mean, *torch.autograd.grad(loss, [x, *weights])])
@@ -142,7 +147,7 @@ def test_nothing_but_the_input_waits_for_the_backward_pass() -> None:
 @pytest.mark.parametrize(("layers", "count"), [("last", 1), ("weighted", 3)])
 @torch.no_grad()
 def test_a_head_keeps_the_layers_that_it_reads(layers: str, count: int) -> None:
-    model = lively(CtcRecognizer(TOY, ["[PAD]", "|", "a"], layers))  # type: ignore[arg-type]
+    model = lively(CtcRecognizer(SpeechEncoder(TOY), ["[PAD]", "|", "a"], layers))  # type: ignore[arg-type]
     assert isinstance(model, CtcRecognizer)
     given: list[int] = []
     model.choice.register_forward_pre_hook(lambda _, args: given.append(len(args[0].layers)))

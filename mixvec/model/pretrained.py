@@ -1,0 +1,37 @@
+"""``from_pretrained`` and ``save_pretrained``, which the package that reads and writes folders implements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+Model = TypeVar("Model", bound="Pretrained")
+
+
+class Pretrained:
+    """A model that can be loaded and saved once ``mixvec`` is imported, which sets ``loader`` and ``saver``."""
+
+    loader: ClassVar[Callable[[type[Any], str | Path, str | None], Any] | None] = None
+    saver: ClassVar[Callable[[Any, str | Path], None] | None] = None
+
+    @classmethod
+    def from_pretrained(cls: type[Model], name_or_path: str | Path, revision: str | None = None) -> Model:
+        """Load a model of this class from a hub folder, run directory or hub repository, in eval mode.
+
+        Raises:
+            UserError: there is no such model, it is of another class, or a tensor is missing, extra or misshapen.
+        """
+        if cls.loader is None:
+            raise RuntimeError(f"{cls.__name__}.from_pretrained needs the package mixvec")
+        return cls.loader(cls, name_or_path, revision)  # type: ignore[no-any-return]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a hub folder: configuration, weights, preprocessor configuration, model card and what a head needs.
+
+        Raises:
+            UserError: ``folder`` holds files that are not a model of mixvec.
+        """
+        if self.saver is None:
+            raise RuntimeError(f"{type(self).__name__}.save_pretrained needs the package mixvec")
+        type(self).saver(self, folder)  # type: ignore[misc]

@@ -1,0 +1,52 @@
+"""What importing mixvec costs and needs: no torch._dynamo, no fairseq2; and the model files in transformers' loader."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import check_imports, get_relative_import_files
+
+MODEL = Path(__file__).resolve().parents[2] / "mixvec" / "model"
+BLOCKED = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("fairseq2", "fairseq2n"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in MODEL.glob("*.py")))
+def test_transformers_finds_every_file_that_a_model_file_needs(name: str) -> None:
+    found = get_relative_import_files(MODEL / name)
+    assert {Path(file).parent for file in found} <= {MODEL} and all(Path(file).is_file() for file in found)
+    assert set(check_imports(MODEL / name)) <= {Path(file).stem for file in found}
+
+
+def test_importing_mixvec_does_not_load_the_compiler() -> None:
+    code = "import sys, torch; before = set(sys.modules); import mixvec; print([m for m in ('torch._dynamo', 'triton')"
+    assert run(f"{code} if m in set(sys.modules) - before])") == "[]"
+
+
+def test_everything_but_wav2vec2_works_without_fairseq2() -> None:
+    """Both applications import, every other kind of encoder is built, and the error names the extra."""
+    code = """
+import finetune.train, pretrain.train, mixvec
+from mixvec import SIZES, UserError, build_encoder
+build_encoder(SIZES["tiny"])
+try:
+    build_encoder(SIZES["wav2vec2-base"])
+except UserError as error:
+    print(error)
+"""
+    assert "mixvec[fairseq2]" in run(BLOCKED + code)
