@@ -199,7 +199,7 @@ def broken(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause"), [(wrong, "differ"), (broken, "RuntimeError: no gcc$"), (None, "ImportError")]
+    ("fault", "cause"), [(wrong, "differ"), (broken, "RuntimeError: no gcc$"), (None, "ModuleNotFoundError")]
 )
 def test_a_kernel_that_is_wrong_or_cannot_run_is_not_installed(
     fault: Callable[..., object] | None, cause: str, monkeypatch: pytest.MonkeyPatch
