@@ -18,7 +18,7 @@ BASE = replace(WAV2VEC2, front_end="waveform-groupnorm", mixer="attention")
 LOG_MEL = EncoderConfig(kind="log-mel", dim=20, heads=1, num_layers=0)
 CASES: dict[str, tuple[EncoderConfig, tuple[int, int, int], int]] = {
     "mel 40 ms": (MEL, (0, 4, 7), 20),
-    "mel 20 ms": (replace(MEL, conv_strides=(2, 1)), (0, 2, 5), 20),
+    "mel 20 ms": (replace(MEL, conv_strides=(2, 1)), (0, 2, 7), 20),
     "waveform": (WAVEFORM, (1, 2, 2), 80),
     "wav2vec2": (WAV2VEC2, (1, 2, 2), 80),
     "wav2vec2 groupnorm": (BASE, (1, 2, 2), 80),

@@ -96,10 +96,10 @@ def test_an_incomplete_folder_is_refused(run: Run, run_dir: Path, tmp_path: Path
 
 def test_wrong_weights_are_refused(run: Run, run_dir: Path, tmp_path: Path) -> None:
     tensors = load_file(run_dir / "hub" / "model.safetensors")
-    del tensors["norm.bias"]
+    del tensors["head_norm.bias"]
     save_file(tensors, run_dir / "hub" / "model.safetensors")
     done = run(run_dir, "--to", tmp_path / "out")
-    assert done.code == 1 and "1 missing: norm.bias" in done.err and not (tmp_path / "out").exists()
+    assert done.code == 1 and "1 missing: head_norm.bias" in done.err and not (tmp_path / "out").exists()
 
 
 def test_a_model_takes_a_models_place(run: Run, quick: None, run_dir: Path, tmp_path: Path) -> None:
