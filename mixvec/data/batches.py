@@ -29,7 +29,6 @@ from .sources import Corpus
 from .utterances import Utterance
 
 Batch = TypeVar("Batch")
-BatchOut = TypeVar("BatchOut", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -89,13 +88,13 @@ class Loaded(Generic[Batch]):
         return len(self.sources) * self.longest_s
 
 
-class UpdateSource(Protocol[BatchOut]):
+class UpdateSource(Protocol[Batch]):
     """Where a training loop gets its updates: ``Updates`` of a corpus or ``StreamedUpdates``."""
 
     waited_s: float
     """Seconds that ``start`` has waited for audio, the first update, for which workers start, excepted."""
 
-    def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[BatchOut]]]]:
+    def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
         """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it."""
 
     def fingerprint(self) -> Fingerprint:
@@ -184,7 +183,7 @@ class Updates(Loader[Batch]):
     ) -> None:
         super().__init__(collate, config, augment)
         self.corpus, self.utterances = corpus, corpus.utterances
-        self.durations_s = np.minimum(corpus.utterances.durations_s, config.crop_s)
+        self.durations_s: np.ndarray = np.minimum(corpus.utterances.durations_s, config.crop_s)
         self.repeats = corpus.repeats(temperature)
 
     def fingerprint(self) -> Fingerprint:
@@ -211,7 +210,8 @@ class Updates(Loader[Batch]):
             return self.durations_s
         recorded_s = self.utterances.durations_s
         seconds: np.ndarray = recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s))
-        return np.minimum(seconds, self.config.crop_s)
+        capped: np.ndarray = np.minimum(seconds, self.config.crop_s)
+        return capped
 
     @property
     def epoch_utterances(self) -> float:
@@ -249,7 +249,7 @@ class Updates(Loader[Batch]):
         return DataLoader(
             _MicroBatches(self, augmented),
             batch_size=None,
-            sampler=asked,  # type: ignore[arg-type]
+            sampler=asked,
             num_workers=self.config.workers,
             prefetch_factor=4 if self.config.workers else None,
             pin_memory=torch.cuda.is_available(),

@@ -9,7 +9,6 @@ Fingerprint = dict[str, Any]
 
 COUNTS = {"utterances": "utterances", "seconds": "seconds of audio", "shards": "shards"}
 CHECKSUMS = {
-    "sources": "other sources",
     "names": "other files, or the same ones in another order",
     "times": "other starts or durations of utterances",
     "labels": "other texts or labels",

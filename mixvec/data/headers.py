@@ -1,7 +1,7 @@
-"""Looking at the headers of a source's audio: several files at a time, and only those that the index does not know.
+"""Reading the headers of a source's audio: several files at a time, and only those that are not in the index.
 
-Threads, not processes: libsndfile and the file system work outside the interpreter's lock, and the wait for a disk or
-a network is most of it.
+Threads, not processes: libsndfile and the file system work outside the interpreter's lock, and most of the time is
+spent waiting for a disk or a network.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import BinaryIO
 
 from ..audio import AudioHeader, audio_header
 from ..errors import UserError, redacted
-from .index import Entries, Entry, index_path, load_index, save_index
-from .index_lock import Turn
+from .index import Entries, Entry, IndexLock, index_path, load_index, save_index
 from .readers.archives import TarMember
+from .readers.parquet import ParquetRow
 from .readers.ranges import RemoteFile, is_url, state
 from .readers.rows import Fault, Row, Rows, Stored
-from .readers.tables import ParquetRow
 
 THREADS = 16
 BATCH_ROWS = 64
@@ -34,26 +33,26 @@ REMOTE_THREADS, REMOTE_BATCH_ROWS = 48, 8
 SILENT_S, TERMINAL_EVERY_S, LOG_EVERY_S = 3.0, 0.5, 10.0
 
 Place = tuple[str, int]
-"""As the index has it: absolute path and offset."""
+"""The key of an entry of the index: absolute path and offset."""
 Looked = list[tuple[Place, Entry | UserError]]
 
 
 def with_headers(rows: Rows, source: str, labels: bool) -> Iterator[tuple[Row, AudioHeader] | Fault]:
     """The rows of ``source`` in their order, each with its header; a fault in place of those that have none.
 
-    What was found goes into the index of ``source`` at the end, or when it is interrupted. Where another process is at
-    it, this one waits for that index.
+    The headers are written to the index of ``source`` at the end, or when interrupted. Where another process scans the
+    source, this one waits for its index.
     """
-    with closing(Turn(index_path(source, labels), redacted(source))) as turn:
-        yield from _with_headers(rows, source, turn)
+    with closing(IndexLock(index_path(source, labels), redacted(source))) as lock:
+        yield from _with_headers(rows, source, lock)
 
 
-def _with_headers(rows: Rows, source: str, turn: Turn) -> Iterator[tuple[Row, AudioHeader] | Fault]:
+def _with_headers(rows: Rows, source: str, lock: IndexLock) -> Iterator[tuple[Row, AudioHeader] | Fault]:
     threads, batch_rows = (REMOTE_THREADS, REMOTE_BATCH_ROWS) if is_url(source) else (THREADS, BATCH_ROWS)
     old: Entries = {}
     found: dict[Place, Entry | UserError] = {}
     asked: set[Place] = set()
-    progress, whole, loaded = Progress("looked at", "utterances"), False, False
+    progress, whole, loaded = Progress("scanned", "utterances"), False, False
     waiting: deque[tuple[list[Row | Fault], Future[Looked] | None]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="headers")
     rows = iter(rows)
@@ -62,15 +61,14 @@ def _with_headers(rows: Rows, source: str, turn: Turn) -> Iterator[tuple[Row, Au
             batch = list(islice(rows, batch_rows))
             jobs = _jobs(batch, asked)
             if jobs and not loaded:
-                turn.take()
-                old, loaded = load_index(turn.path), True
+                lock.acquire()
+                old, loaded = load_index(lock.path), True
             asked.update(jobs)
             waiting.append((batch, pool.submit(_look, jobs, old) if jobs else None))
             while waiting and (len(waiting) > 4 * threads or not batch):
                 ready, future = waiting.popleft()
                 found.update(future.result() if future else [])
                 progress.add(len(ready))
-                turn.go_on()
                 yield from (_with_header(row, found) for row in ready)
             if not batch:
                 break
@@ -80,11 +78,11 @@ def _with_headers(rows: Rows, source: str, turn: Turn) -> Iterator[tuple[Row, Au
         progress.close()
         for future in [future for _, future in waiting if future and future.done() and not future.cancelled()]:
             found.update([] if future.exception() else future.result())
-        _keep(turn.path, old, {place: entry for place, entry in found.items() if isinstance(entry, Entry)}, whole)
+        _keep(lock.path, old, {place: entry for place, entry in found.items() if isinstance(entry, Entry)}, whole)
 
 
 def _jobs(batch: list[Row | Fault], asked: set[Place]) -> dict[Place, Row]:
-    """What is to be looked at, each file once: a long one stands in many rows."""
+    """The rows whose headers are to be read, each file once, as a long one may be in many rows."""
     jobs = {}
     for row in batch:
         if isinstance(row, Row):
@@ -95,9 +93,9 @@ def _jobs(batch: list[Row | Fault], asked: set[Place]) -> dict[Place, Row]:
 
 
 def _keep(path: Path | None, old: Entries, new: Entries, whole: bool) -> None:
-    """Write the index where it has changed. A source of one file needs none, once it is through.
+    """Write the index where it has changed. A source of one file needs none, once it is complete.
 
-    A remote file is looked at anew where nothing tells its versions apart.
+    A remote file is opened again next time where nothing tells its versions apart.
     """
     new = {place: entry for place, entry in new.items() if entry.mtime_ns != -1}
     if not whole:
@@ -108,25 +106,25 @@ def _keep(path: Path | None, old: Entries, new: Entries, whole: bool) -> None:
 
 
 def _place(row: Row) -> Place | None:
-    """Where the audio of a row lies; None for what the index does not keep, a data set on disk."""
+    """The index key of the audio of a row; None for what is not indexed, a data set on disk."""
     if row.stored is None:
         return row.source if row.source.startswith("/") else os.path.abspath(row.source), -1
     offset = row.stored.offset if isinstance(row.stored, TarMember | ParquetRow) else -1
     if (url := _url(row)) is None:
         return (os.path.abspath(row.stored.path), offset) if isinstance(row.stored, TarMember | ParquetRow) else None
-    shown = redacted(url)  # the index keeps no secrets either, but tells such URLs apart
+    shown = redacted(url)  # the index keeps no secrets, but tells such URLs apart
     return (url if shown == url else f"{shown}#{hashlib.sha256(url.encode()).hexdigest()[:16]}"), offset
 
 
 def _url(row: Row) -> str | None:
-    """The remote file that holds the row; None where it lies on disk."""
+    """The remote file that holds the row; None where it is on disk."""
     if isinstance(row.stored, RemoteFile):
         return row.stored.url
     return row.stored.path if isinstance(row.stored, TarMember | ParquetRow) and is_url(row.stored.path) else None
 
 
 def _look(jobs: dict[Place, Row], old: Entries) -> Looked:
-    """In a thread: each file's entry, the old one where neither size nor mtime has changed, or why there is none."""
+    """In a thread: the entry of each file, the old one where size and mtime are the same, or why there is none."""
     looked: Looked = []
     for place, row in jobs.items():
         try:
@@ -142,7 +140,7 @@ def _look(jobs: dict[Place, Row], old: Entries) -> Looked:
 
 
 def _state(row: Row, path: str) -> tuple[int, int]:
-    """Size in bytes and mtime in ns of the file that holds the row; of a remote one what tells its versions apart."""
+    """Size in bytes and mtime in ns of the file that holds the row; for a remote one its version."""
     if isinstance(row.stored, RemoteFile) and row.stored.version >= 0:
         return row.stored.size, row.stored.version
     if (url := _url(row)) is not None:
@@ -183,7 +181,7 @@ def _header(row: Row) -> AudioHeader:
 
 @contextmanager
 def opened(source: str, stored: Stored | None) -> Iterator[str | BinaryIO]:
-    """What libsndfile opens. Faults of stored audio are told under the name ``source``."""
+    """What libsndfile opens. Errors of stored audio are reported under the name ``source``."""
     if stored is None:
         yield source
         return
@@ -217,7 +215,7 @@ class _Calls:
 
 
 class Progress:
-    """A line on stderr once it takes seconds: renewed in place on a terminal, every ten seconds elsewhere."""
+    """A line on stderr once work takes seconds: updated in place on a terminal, every ten seconds elsewhere."""
 
     def __init__(self, what: str, unit: str) -> None:
         self.what, self.unit = what, unit

@@ -1,29 +1,31 @@
-"""The index: what the headers of a source's files said, kept so that the next start opens only what has changed.
+"""The index: the headers of a source's files, kept so that the next start opens only what has changed.
 
-One Arrow file for each source, in ``$MIXVEC_CACHE/index`` (else ``~/.cache/mixvec/index``), with a row for each file,
-tar member or row of Parquet: path, offset (-1: the whole file), size in bytes and mtime in ns of the file (of a remote
-one a digest of its etag or time), frames, rate in Hz, channels.
-It is a cache and no more: never any audio, and where it is lost, damaged or cannot be kept, files are opened again.
+One file of the cache for each source, with a row for each audio file, tar member or row of Parquet: path, offset (-1:
+the whole file), size in bytes and mtime in ns of the file (of a remote one a digest of its etag or time), and its
+header. Where the index is lost, damaged or cannot be written, files are opened again.
 """
 
 from __future__ import annotations
 
-import hashlib
+import fcntl
 import os
-import zlib
+import sys
+import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
-from ..atomic import whole_file
+import numpy as np
+
 from ..audio import AudioHeader
+from .cache import cache_path, load_arrays, save_arrays
 from .readers.ranges import is_url
 
-VERSION = "1"
-COLUMNS = ("path", "offset", "size", "mtime_ns", "frames", "rate_hz", "channels")
+VERSION = b"2"
+PAUSE_S, SILENT_S = 0.2, 3.0
 
 
 class Entry(NamedTuple):
-    """What was found in a file, and what the file was like then."""
+    """The header of a file, with the file's size and mtime when it was read."""
 
     size: int
     mtime_ns: int
@@ -34,71 +36,71 @@ Entries = dict[tuple[str, int], Entry]
 """By absolute path and, in a tar, the member's offset; -1 for a whole file."""
 
 
-def cache_path(kind: str, identity: bytes, suffix: str) -> Path | None:
-    """A file of the cache; None where there is no home."""
-    folder = os.environ.get("MIXVEC_CACHE")
-    try:
-        cache = Path(folder) if folder else Path.home() / ".cache" / "mixvec"
-    except RuntimeError:
-        return None
-    return cache / kind / (hashlib.sha256(identity).hexdigest()[:32] + suffix)
-
-
 def index_path(source: str, labels: bool) -> Path | None:
-    """Where the index of a source lies, whatever folder it is named from; None where there is no home."""
+    """The file of a source's index, from whatever folder it is named; None where there is no home folder."""
     name = source if is_url(source) else os.path.abspath(source)
-    return cache_path("index", os.fsencode(name) + (b"\0labels" if labels else b""), ".arrow")
+    return cache_path("index", os.fsencode(name) + (b"\0labels" if labels else b"") + b"\0" + VERSION)
 
 
 def load_index(path: Path | None) -> Entries:
-    """What an index holds; nothing where there is none, or none that is whole and of this version."""
-    if path is None or not path.is_file():
+    """The entries of an index; none where there is no such file, or it is damaged."""
+    arrays = load_arrays(path)
+    if arrays is None or not arrays["numbers"].size:
         return {}
-    import pyarrow
-
-    try:
-        with pyarrow.ipc.open_file(
-            pyarrow.BufferReader(path.read_bytes()), options=pyarrow.ipc.IpcReadOptions(use_threads=False)
-        ) as file:
-            table = file.read_all()
-        table.validate(full=True)
-        paths = b"\0".join(table["path"].to_pylist())
-        numbers = [table[name].to_numpy() for name in COLUMNS[1:]]
-        if table.schema.metadata != _metadata(paths, numbers) or not len(table):
-            return {}
-        offset, size, mtime_ns, *header = (column.tolist() for column in numbers)
-        entries = map(Entry, size, mtime_ns, map(AudioHeader, *header))
-        return dict(zip(zip(os.fsdecode(paths).split("\0"), offset, strict=True), entries, strict=True))
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, pyarrow.ArrowException):
-        return {}
+    paths = os.fsdecode(arrays["paths"].tobytes()).split("\0")
+    offset, size, mtime_ns, *header = arrays["numbers"].tolist()
+    entries = map(Entry, size, mtime_ns, map(AudioHeader, *header))
+    return dict(zip(zip(paths, offset, strict=True), entries, strict=True))
 
 
 def save_index(path: Path | None, entries: Entries) -> None:
-    """Write an index so that others find the old or the new one; where that cannot be, let it be."""
-    if path is None:
-        return
-    import numpy as np
-    import pyarrow
+    """Write an index so that other processes find the old or the new one; do nothing where that is not possible."""
+    paths = np.frombuffer(os.fsencode("\0".join(name for name, _ in entries)), np.uint8)
+    numbers = [(offset, *entry[:2], *entry.header) for (_, offset), entry in entries.items()]
+    save_arrays(path, {"paths": paths, "numbers": np.array(numbers, np.int64).T})
 
-    paths = os.fsencode("\0".join(name for name, _ in entries))
-    rows = [(offset, *entry[:2], *entry.header) for (_, offset), entry in entries.items()]
-    numbers = list(np.array(rows, dtype=np.int64).reshape(len(rows), len(COLUMNS) - 1).T.copy())
-    columns = [
-        pyarrow.array(paths.split(b"\0") if entries else [], pyarrow.large_binary()),
-        *map(pyarrow.array, numbers),
-    ]
-    table = pyarrow.table(columns, COLUMNS).replace_schema_metadata(_metadata(paths, numbers))
-    options = pyarrow.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+
+class IndexLock:
+    """A lock on the index of ``source``: one process opens the files, others on the machine wait for its index.
+
+    The kernel releases it with the process that holds it. Where a file system has no locks, nobody waits.
+    """
+
+    def __init__(self, path: Path | None, source: str) -> None:
+        self.path, self.source = path, source
+        self._file: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Acquire the lock; where another process has it, wait for that one and continue without the lock."""
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.with_suffix(".lock").open("a")
+        except OSError:
+            return
+        if _is_free(self._file, fcntl.LOCK_EX):
+            return
+        began_s, silent = time.monotonic(), os.environ.get("RANK", "0") != "0"
+        while not _is_free(self._file, fcntl.LOCK_SH):
+            if not silent and time.monotonic() - began_s > SILENT_S:
+                print(f"waiting for another process that scans {self.source}", file=sys.stderr, flush=True)
+                silent = True
+            time.sleep(PAUSE_S)
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock, if this process has it."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _is_free(lock: IO[str], kind: int) -> bool:
+    """Whether the lock could be taken, or there are none here."""
     try:
-        with whole_file(path) as new, pyarrow.ipc.new_file(str(new), table.schema, options=options) as file:
-            file.write_table(table)
-    except OSError:  # a full disk, or a folder that may not be written to
-        return
-
-
-def _metadata(paths: bytes, numbers: list[Any]) -> dict[bytes, bytes]:
-    """The version, and a checksum of all columns."""
-    checksum = zlib.crc32(paths)
-    for column in numbers:
-        checksum = zlib.crc32(column.tobytes(), checksum)
-    return {b"mixvec index": VERSION.encode(), b"crc32": b"%08x" % checksum}
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -44,4 +44,5 @@ def draw_copies(repeats: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         counts[np.argmin(draws - repeats)] = 1
     numbers = np.repeat(np.arange(len(repeats)), counts)
     copies = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return numbers + len(repeats) * copies
+    drawn: np.ndarray = numbers + len(repeats) * copies
+    return drawn

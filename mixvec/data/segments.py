@@ -1,20 +1,18 @@
 """Long recordings, cut virtually: segments of at most ``data.max_s``, found before training and read by seeking.
 
-Without ``data.gate`` the segments of a recording are of even length and cover all of it, so an epoch hears everything
-once; with it they are where there is speech (``gate.py``). Only what is longer than ``data.max_s`` is ever cut.
+Without ``data.gate`` the segments of a recording are of even length and cover all of it, so an epoch reads everything
+once; with it they are where there is speech (``gate.py``). Only recordings longer than ``data.max_s`` are cut.
 
-To find speech every long recording is read once. What was found is remembered beside the index of headers, in
+To find speech every long recording is read once. The segments are kept beside the index of headers, in
 ``$MIXVEC_CACHE/speech``, by name, size, time and settings; never any audio. Where that is lost, damaged or cannot be
-kept, recordings are read again.
+written, recordings are read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import time
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,12 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..atomic import whole_file
 from ..errors import UserError
+from .cache import cache_path, load_arrays, save_arrays
 from .config import DataConfig
 from .gate import find_speech, frame_levels
 from .headers import Progress, opened
-from .index import cache_path
 from .readers.ranges import is_url
 from .sources import Corpus
 from .spec import SourceSpec
@@ -36,7 +33,7 @@ from .utterances import Utterance
 
 VERSION = "1"
 GRID_S = 0.04
-"""Even cuts fall on multiples of it: a whole number of samples at every rate in use, so none is read twice or never."""
+"""Even cuts fall on multiples of it: whole samples at every common rate, so each sample is read exactly once."""
 SAVE_EVERY_S = 60.0
 
 Once = Callable[[Callable[[], list[np.ndarray | str]]], list[np.ndarray | str]]
@@ -56,12 +53,12 @@ class Segments(NamedTuple):
 
 @dataclass(frozen=True)
 class Cut:
-    """What ``cut_long`` did."""
+    """The result of ``cut_long``."""
 
     recordings: int
     segments: int
     left_out_s: float
-    """What no segment covers."""
+    """Seconds that no segment covers."""
 
     def __str__(self) -> str:
         left_out = f"; {self.left_out_s / 3600:.2f} h are left out" if self.left_out_s >= 1 else ""
@@ -88,7 +85,7 @@ def even_segments(durations_s: np.ndarray, min_s: float, max_s: float) -> Segmen
 
 
 def even_segments_of(utterance: Utterance, min_s: float, max_s: float) -> list[Utterance]:
-    """The ``even_segments`` of one."""
+    """The ``even_segments`` of one utterance."""
     _, starts_s, durations_s = even_segments(np.array([utterance.duration_s]), min_s, max_s)
     return [
         replace(utterance, start_s=utterance.start_s + start_s, duration_s=duration_s)
@@ -97,11 +94,11 @@ def even_segments_of(utterance: Utterance, min_s: float, max_s: float) -> list[U
 
 
 def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work()) -> Cut:
-    """Put segments in the place of the recordings of ``corpus`` that are longer than ``data.max_s``.
+    """Replace the recordings of ``corpus`` that are longer than ``data.max_s`` by their segments.
 
     Args:
         corpus: of ``data.train``, with no utterance under ``data.min_s``.
-        once: calls what it is given on one rank and returns that on all.
+        once: calls a function on one rank and returns its result on all.
     """
     whole, durations_s = corpus.utterances, corpus.utterances.durations_s
     is_long = durations_s > data.max_s
@@ -123,7 +120,7 @@ def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work())
 
 
 def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: Corpus) -> Segments:
-    """What was found, end to end; recordings of which there is only a reason are skipped with it."""
+    """The segments found, one recording after the other; recordings with a reason instead are skipped."""
     bounds_s = [np.zeros((0, 2)) if isinstance(answer, str) else answer for answer in found]
     for recording, answer in zip(recordings, found, strict=True):
         if isinstance(answer, str):
@@ -134,24 +131,24 @@ def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: 
 
 
 def _speech(recordings: list[Utterance], sources: tuple[SourceSpec, ...], data: DataConfig) -> list[np.ndarray | str]:
-    """What ``find_speech`` says of each recording, or why it cannot be used; from the cache where nothing changed."""
+    """The segments of each recording, or why it cannot be used; from the cache where nothing changed."""
     answers: list[np.ndarray | str] = [""] * len(recordings)
     settings = repr((VERSION, data.min_s, data.max_s, data.gate)).encode()
-    progress = Progress("listened to", "minutes")
+    progress = Progress("searched for speech in", "minutes")
     for corpus_number, (name, _) in enumerate(sources):
         numbers = [i for i, recording in enumerate(recordings) if recording.corpus_number == corpus_number]
-        path = cache_path("speech", os.fsencode(_absolute(name)) + b"\0" + settings, ".npz")
-        listened = _listen([recordings[i] for i in numbers], path, data, progress)
-        for i, answer in zip(numbers, listened, strict=True):
+        path = cache_path("speech", os.fsencode(_absolute(name)) + b"\0" + settings)
+        searched = _search([recordings[i] for i in numbers], path, data, progress)
+        for i, answer in zip(numbers, searched, strict=True):
             answers[i] = answer
     progress.close()
     return answers
 
 
-def _listen(
+def _search(
     recordings: list[Utterance], path: Path | None, data: DataConfig, progress: Progress
 ) -> list[np.ndarray | str]:
-    """Those of one source, several at a time. What was found is saved now and then, and when it ends in any way."""
+    """The recordings of one source, several at a time; what is found is saved now and then, and at the end."""
     old, found, answers = _load(path), Found(), list[np.ndarray | str]()
     pool = ThreadPoolExecutor(_cores(), thread_name_prefix="gate")
     saved_s, whole = time.monotonic(), False
@@ -167,7 +164,7 @@ def _listen(
         for recording, (key, answer) in zip(recordings, pool.map(look, recordings), strict=True):
             if not isinstance(answer, str):
                 found[key] = answer
-                answer = answer if len(answer) else f"{recording.source}: all silence, as data.gate has it"
+                answer = answer if len(answer) else f"{recording.source}: all silence by data.gate"
             answers.append(answer)
             progress.add(recording.duration_s / 60)
             if time.monotonic() > saved_s + SAVE_EVERY_S:
@@ -192,7 +189,7 @@ def _find(recording: Utterance, data: DataConfig) -> np.ndarray:
 
 
 def _key(recording: Utterance) -> bytes:
-    """Of a recording as it is now: 16 bytes that another one, or the same one after a change, does not have."""
+    """16 bytes that identify a recording and its present content."""
     path, version = (getattr(recording.stored, name, None) for name in ("path", "version"))
     try:
         state = os.stat(path or recording.source)
@@ -208,31 +205,18 @@ def _absolute(name: str) -> str:
 
 
 def _load(path: Path | None) -> Found:
-    """What is remembered; nothing where there is no file, or none that is whole."""
-    try:
-        content = path.read_bytes() if path is not None else b""
-    except OSError:
-        content = b""
-    if len(content) < 4 or zlib.crc32(content[4:]) != int.from_bytes(content[:4], "big"):
+    """The segments found before; none where there is no such file, or it is damaged."""
+    arrays = load_arrays(path)
+    if arrays is None:
         return {}
-    with np.load(io.BytesIO(content[4:])) as file:
-        keys, counts, bounds_s = file["keys"], file["counts"], file["bounds_s"]
-    return dict(zip(map(bytes, keys), np.split(bounds_s, np.cumsum(counts)[:-1]), strict=True))
+    bounds_s = np.split(arrays["bounds_s"], np.cumsum(arrays["counts"])[:-1])
+    return dict(zip(map(bytes, arrays["keys"]), bounds_s, strict=True))
 
 
 def _save(path: Path | None, found: Found) -> None:
-    """Write it so that others find the old or the new one; where that cannot be, let it be."""
-    if path is None:
-        return
-    content = io.BytesIO()
     keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
     counts = np.array([len(bounds_s) for bounds_s in found.values()], dtype=np.int64)
-    np.savez(content, keys=keys, counts=counts, bounds_s=np.concatenate([np.zeros((0, 2)), *found.values()]))
-    try:
-        with whole_file(path) as new:
-            new.write_bytes(zlib.crc32(content.getbuffer()).to_bytes(4, "big") + content.getbuffer())
-    except OSError:  # a full disk, or a folder that may not be written to
-        return
+    save_arrays(path, {"keys": keys, "counts": counts, "bounds_s": np.concatenate([np.zeros((0, 2)), *found.values()])})
 
 
 def _cores() -> int:

@@ -1,28 +1,20 @@
-"""Finding audio: whatever people have becomes one list of utterances; nothing is decoded and nothing is copied.
+"""Finding audio: any source becomes one list of utterances; nothing is decoded and nothing is copied.
 
-A folder is, in this order: a datasets directory (``save_to_disk``); a Kaldi folder (``wav.scp``); Speech Commands (its
-split lists), less what these hold out; an audiofolder (``metadata.jsonl`` or ``.csv``) or an official layout
-(``readers/layouts.py``), where labels are needed; every audio file at any depth; or, where there is none,
-webdataset tars (``*.tar``) or Parquet files (``*.parquet``, or in ``data``).
-
-A file is, by its name: a manifest (``.jsonl``, ``.jsonl.gz``, ``.json``, ``.csv``, ``.tsv``; ``readers/manifests.py``),
-a tar, a Parquet or Arrow table, a transcript or split list of an official layout, or audio. A corpus that keeps its
-splits in files is named by one of them, ``data.train=DIR/train.tsv``; one that keeps them in folders by a folder,
-``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. Any of these may be a URL that
-fsspec opens (``readers/remote.py``). Also taken are names of data sets on the hub (``org/name``,
-``org/name:config/split``), globs, and lists of all these.
+A source is a file, a folder, the name of a data set on the hub, or a glob, and what is in it decides which reader
+reads it: the first of ``readers/forms.READERS`` that matches (``python -m mixvec.data.readers`` prints them). A corpus
+that keeps its splits in files is named by one of them, ``data.train=DIR/train.tsv``; one that keeps them in folders by
+a folder, ``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. A file or folder may be a
+URL that fsspec opens (``readers/remote.py``).
 """
 
 from __future__ import annotations
 
 import glob
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +25,13 @@ from ..errors import UserError
 from .fingerprint import Fingerprint
 from .headers import with_headers
 from .mixture import repeats_of
-from .readers.archives import tar_rows
-from .readers.layouts import (
-    SPLIT_LISTS,
-    aishell_rows,
-    aishell_transcripts,
-    librispeech_rows,
-    official_rows,
-    speech_commands_list_rows,
-)
-from .readers.manifests import csv_rows, json_rows, kaldi_rows, tsv_rows
+from .readers.forms import READERS
 from .readers.ranges import is_url
-from .readers.remote import RemotePath, expanded, forget, in_order, settled, source_path
-from .readers.rows import Fault, Row, Rows, audio_below, fields_of, files_below, one_split
-from .readers.tables import dataset_rows, parquet_rows, streamed_parquet_rows, streamed_parts
-from .readers.voices import voice_rows
+from .readers.remote import AnyPath, expanded, forget, source_path
+from .readers.remote_rows import in_order, settled
+from .readers.rows import Fault, Row, Shard, Wanted, fields_of
 from .spec import SourceSpec, parse_sources, short_names
 from .utterances import Utterance, Utterances
-
-HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-SPLITS_BELOW = ("*/metadata.*", "*/stm", "legacy/*/stm", "wav/*/S*")
-SPLIT_FILES = ("*.tsv", "*.jsonl", "*.jsonl.gz", "*.csv", "data/*_data.csv", "slurp/*.jsonl", "dataset/slurp/*.jsonl")
 
 
 @dataclass
@@ -122,12 +99,12 @@ class Corpus:
 
 
 def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
-    """All utterances of ``source`` (see the module), in a fixed order.
+    """All utterances of ``source``, in a fixed order.
 
     Args:
-        source: a path, glob, hub name, or list of them.
+        source: a path, URL, glob or hub name, ``{source: NAME, weight: 2}``, or a list of them (``parse_sources``).
         key: the configuration key it came from, for messages.
-        labels: whether text or labels are needed, so that a bare folder of audio will not do.
+        labels: whether text or labels are needed, so that a bare folder of audio is refused.
 
     Raises:
         UserError: ``source`` is missing, or holds no audio that can be read.
@@ -136,7 +113,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     corpus = Corpus(short_names(sources), sources=sources, labelled=labels)
     for corpus_number, (name, _) in enumerate(sources):
         forget()
-        rows = in_order(parts_of(name, key, labels), remote=is_url(name))
+        rows = in_order([shard.rows for shard in shards_of(name, key, labels)], remote=is_url(name))
         for looked_at in with_headers(settled(rows), name, labels):
             _add(corpus, looked_at, corpus_number, labels)
     if not corpus.utterances:
@@ -161,10 +138,10 @@ def _named(key: str) -> Iterator[None]:
         raise UserError(f"{key}={error}") from error
 
 
-def parts_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list[Rows]:
-    """The rows of a source that is one name or a pattern, shard by shard where it lies in tars or Parquet files.
+def shards_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list[Shard]:
+    """The shards of a source that is one name or a pattern: its tars or Parquet files, or all of it as one.
 
-    With ``stream``, rows of Parquet and of the hub hold their audio's bytes, and nothing is fetched ahead of them.
+    With ``stream``, rows of Parquet and of the hub hold the bytes of their audio, and nothing is fetched in advance.
 
     Raises:
         UserError: there is no such source.
@@ -174,92 +151,26 @@ def parts_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list
         if not found:
             raise UserError(f"{name}: nothing matches")
         if found != [name]:
-            return [part for path in found for part in parts_of(path, key, labels, stream=stream)]
+            return [shard for path in found for shard in shards_of(path, key, labels, stream=stream)]
         path = source_path(name)
-    if path.is_dir():
-        return _folder_parts(path, key, labels, stream)
-    if path.is_file():
-        return [_file_rows(path, key, labels, stream)]
-    if HUB_NAME.fullmatch(name) and not path.exists():
-        return streamed_parts(name, key) if stream else [dataset_rows(name, key, labels)]
-    raise UserError(f"{key}={name}: no such file or folder")
+    kind = "folder" if path.is_dir() else "file" if path.is_file() else "name"
+    for reader in READERS if kind != "name" or name == str(path) else ():  # ./org/name can only be a path
+        if reader.kind == kind and reader.matches(path, labels):
+            rows = reader.rows(path, Wanted(key, labels, stream))
+            return rows if isinstance(rows, list) else [Shard(name, rows)]
+    if kind == "name":
+        raise UserError(f"{key}={name}: no such file or folder")
+    if labels:
+        raise UserError(f"{key}={path}: no metadata.jsonl in it{_hint(path, key)}")
+    return []
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether ``name`` can only mean a data set of the hub, org/name."""
-    return name.count("/") == 1 and not Path(name).exists() and not name.startswith((".", "/", "~"))
-
-
-def _file_rows(path: Path, key: str, labels: bool, stream: bool) -> Rows:
-    name = path.name.lower()
-    if name.endswith((".jsonl", ".json", ".jsonl.gz", ".json.gz")):
-        return json_rows(path)
-    if name.endswith(".csv"):
-        return csv_rows(path)
-    if name.endswith(".tsv"):
-        return tsv_rows(path)
-    if name.endswith(".tar"):
-        return tar_rows(path)
-    if name.endswith(COMPRESSED_TARS):
-        raise UserError(f"{key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
-    if name.endswith(".parquet"):
-        return streamed_parquet_rows(path) if stream else parquet_rows(path, labels)
-    if name.endswith(".arrow"):
-        _on_disk(path, key)
-        return dataset_rows(str(path), key, labels)
-    if name.endswith(".trans.txt"):
-        return librispeech_rows(path, key)
-    if name in SPLIT_LISTS:
-        return speech_commands_list_rows(path)
-    return iter([Row(str(path))])
-
-
-def _folder_parts(folder: Path, key: str, labels: bool, stream: bool) -> list[Rows]:
-    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        _on_disk(folder, key)
-        return [dataset_rows(str(folder), key, labels)]
-    if (folder / "wav.scp").is_file():
-        return [kaldi_rows(folder)]
-    if labels and (folder / "metadata.jsonl").is_file():
-        return [json_rows(folder / "metadata.jsonl")]
-    if labels and (folder / "metadata.csv").is_file():
-        return [csv_rows(folder / "metadata.csv")]
-    if official := official_rows(folder, key, labels):
-        return [official]
-    faults: list[Fault] = []
-    files = [] if labels else audio_below(folder, faults)
-    if files or faults:
-        return [chain(faults, (Row(str(file)) for file in files))]
-    for pattern in ("*.tar", "*.parquet", "data/*.parquet"):
-        if shards := sorted(folder.glob(pattern)):
-            one_split(key, folder, [(shard.name, str(_family(shard).relative_to(folder))) for shard in shards])
-            return [_file_rows(shard, key, labels, stream) for shard in shards]
-    return [_labelled_rows(folder, key)] if labels else []
-
-
-def _on_disk(path: Path, key: str) -> None:
-    if isinstance(path, RemotePath):
-        raise UserError(f"{key}={path}: a datasets directory is mapped into memory, so it has to be on disk; copy it, "
-                        "or write it as Parquet (to_parquet) and name that")  # fmt: skip
-
-
-def _family(shard: Path) -> Path:
-    """``train-00000-of-00002.parquet`` → ``train-*.parquet``: a glob for the shards of one split."""
-    return shard.with_name(re.sub(r"\d.*(?=\.)", "*", shard.name))
-
-
-def _labelled_rows(folder: Path, key: str) -> Rows:
-    if any(file.name.endswith(".trans.txt") for file in files_below(folder)):
-        return librispeech_rows(folder, key)
-    if aishell_transcripts(folder):
-        return aishell_rows(folder, key)
-    if (voices := voice_rows(folder)) is not None:
-        return voices
-    splits = [p.parent for pattern in SPLITS_BELOW for p in sorted(folder.glob(pattern))]
-    splits += [p for pattern in SPLIT_FILES for p in sorted(folder.glob(pattern))]
+def _hint(folder: AnyPath, key: str) -> str:
+    """Which split of the folder could have been meant."""
+    splits = [p.parent for reader in READERS for pattern in reader.split_folders for p in sorted(folder.glob(pattern))]
+    splits += [p for reader in READERS for pattern in reader.split_files for p in sorted(folder.glob(pattern))]
     splits.sort(key=lambda path: "train" not in path.name)
-    hint = f"; did you mean {key}={splits[0]}?" if splits else ": a metadata.jsonl or .csv is needed for labels"
-    raise UserError(f"{key}={folder}: no metadata.jsonl in it{hint}")
+    return f"; did you mean {key}={splits[0]}?" if splits else ": a metadata.jsonl or .csv is needed for labels"
 
 
 def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, corpus_number: int, labels: bool) -> None:

@@ -11,6 +11,7 @@ are read again from that pool's first utterance on.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -28,11 +29,12 @@ from .batches import Batch, Clip, Loaded, Loader, LoaderConfig, loaded_of, start
 from .fingerprint import Fingerprint
 from .headers import opened
 from .plan import deal, plan_pool
-from .readers.remote import forget, settled
-from .readers.rows import Fault, Row, Rows
+from .readers.remote import forget
+from .readers.remote_rows import settled
+from .readers.rows import Fault, Row, Rows, Shard
 from .readers.tables import Held
 from .segments import even_segments_of
-from .sources import parts_of, utterance_of
+from .sources import shards_of, utterance_of
 from .spec import SourceSpec
 from .utterances import Utterance
 
@@ -110,18 +112,18 @@ class Source:
                 raise UserError(f"{self.key}={self.name}: nothing to train on in it for rank {rank}{why}")
             epoch, first, row, count = epoch + 1, 0, 0, 0
 
-    def parts(self) -> list[Rows]:
+    def all_shards(self) -> list[Shard]:
         """All shards of the source, in a fixed order."""
-        return parts_of(self.name, self.key, labels=False, stream=True)
+        return shards_of(self.name, self.key, labels=False, stream=True)
 
     def shards(self, epoch: int) -> list[tuple[int, Rows]]:
         """This rank's shards of an epoch with their numbers; its rows of each where there are fewer than ranks."""
-        parts = [settled(part) for part in self.parts()]
+        rows = [settled(shard.rows) for shard in self.all_shards()]
         seed, ranks, rank = self.config.seed, self.config.ranks, self.config.rank
-        order = np.random.default_rng([seed, epoch, self.number, 0, 5]).permutation(len(parts)).tolist()
-        if len(parts) >= ranks:
-            return [(number, parts[number]) for number in order[rank::ranks]]
-        return [(number, islice(parts[number], rank, None, ranks)) for number in order]
+        order = np.random.default_rng([seed, epoch, self.number, 0, 5]).permutation(len(rows)).tolist()
+        if len(rows) >= ranks:
+            return [(number, rows[number]) for number in order[rank::ranks]]
+        return [(number, islice(rows[number], rank, None, ranks)) for number in order]
 
     def _looked(self, rows: Iterator[Row | Fault], workers: ThreadPoolExecutor) -> Iterator[Utterance | Fault]:
         while batch := list(islice(rows, ROWS_AT_ONCE)):
@@ -172,12 +174,13 @@ class StreamedUpdates(Loader[Batch]):
         self._ended = False
         forget()
         self.sources = [Source(name, key, n, config) for n, (name, _) in enumerate(sources)]
-        self.shard_counts = [len(source.parts()) for source in self.sources]  # a wrong name is reported at once
+        shards = [shard.name for source in self.sources for shard in source.all_shards()]
+        names = zlib.crc32("\n".join(map(redacted, shards)).encode("utf-8", "surrogatepass"))
+        self._fingerprint = {"shards": len(shards), "shard_names": names}  # found now: a wrong name is reported at once
 
     def fingerprint(self) -> Fingerprint:
         """Plain JSON by which a resumed run notices that its data has changed: the sources and their shards."""
-        return {"sources": [redacted(source.name) for source in self.sources], "shards": sum(self.shard_counts),
-                "shards_of_each": self.shard_counts}  # fmt: skip
+        return self._fingerprint
 
     def _updates(self, place: Place | None) -> Iterator[tuple[Place, list[Loaded[Batch]]]]:
         ranks, workers = self.config.ranks, self.config.workers

@@ -60,8 +60,8 @@ def test_faults_of_members_are_counted(tmp_path: Path) -> None:
     corpus = find(shard)
     assert [u.source for u in corpus.utterances] == [f"{shard}/{name}.wav" for name in "aeh"]
     for row, (source, reason) in zip(corpus.skipped, [
-        ("a.wav", "a.wav and a.wav are of one name; the first is kept"),
-        ("e.flac", "e.flac and e.wav are of one name; the first is kept"),
+        ("a.wav", "a.wav and a.wav"),
+        ("e.flac", "e.flac and e.wav"),
         ("b.wav", "b.wav: not audio that libsndfile can read"),
         ("c.wav", "c.wav: the members beside it cannot be read ('utf-8'"),
         ("d.wav", "d.wav: the members beside it cannot be read (Expecting"),
@@ -75,7 +75,7 @@ def test_faults_of_members_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../a.wav", "/etc/a.wav", "x/../../a.wav"])
 def test_a_member_outside_of_its_tar_is_refused(tmp_path: Path, name: str) -> None:
     shard = tar(tmp_path / "s.tar", ("a.wav", write(tmp_path / "a.wav")), (name, b"?"))
-    with pytest.raises(UserError, match=r"s\.tar: its member .*a\.wav lies outside of it; no tar that can be trusted"):
+    with pytest.raises(UserError, match=r"s\.tar: its member .*a\.wav is outside"):
         find(shard)
 
 

@@ -85,6 +85,9 @@ def test_a_stream_has_the_fingerprint_of_its_shards(tmp_path: Path) -> None:
 
     before = fingerprint()
     assert before == fingerprint()
+    (shards / "shard-000000.tar").rename(shards / "shard-000001.tar")
+    assert len(fingerprint_changes(before, fingerprint())) == 1
+    (shards / "shard-000001.tar").rename(shards / "shard-000000.tar")
     (shards / "shard-000001.tar").write_bytes((shards / "shard-000000.tar").read_bytes())
     assert fingerprint_changes(before, fingerprint())[0] == "1 shards before, 2 now"
 

@@ -1,21 +1,24 @@
-"""Headers are looked at once, several at a time, and remembered; whatever the index becomes, the rows are the same."""
+"""Headers are read once, several at a time, and kept in an index; whatever happens to it, the rows are the same."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import random
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-import pyarrow
 import pytest
 import soundfile
 
 from mixvec.audio import AudioHeader, audio_header
-from mixvec.data import headers
+from mixvec.data import headers, index
 from mixvec.data.index import Entry, index_path, load_index, save_index
 from mixvec.data.readers.rows import Fault, Row
 from mixvec.data.sources import Corpus, find_utterances
@@ -34,7 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def opens(monkeypatch: pytest.MonkeyPatch) -> Opens:
-    """The names of what has been opened to look at its header."""
+    """The names of the files whose headers have been read."""
     names: Opens = []
 
     def counting(path: Any) -> AudioHeader:
@@ -47,7 +50,7 @@ def opens(monkeypatch: pytest.MonkeyPatch) -> Opens:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A dozen files of their own lengths, one of them no audio and one without any."""
+    """A dozen files of different lengths, one of which is no audio and one empty."""
     for number in range(10):
         write(tmp_path / "audio" / f"{number % 3}" / f"{number}.wav", 0.1 + number / 100)
     (tmp_path / "audio" / "0" / "noise.wav").write_bytes(b"this is no audio " * 20)
@@ -60,7 +63,7 @@ def find(source: Any) -> Corpus:
 
 
 def one_after_another(folder: Path) -> tuple[list[tuple[str, float]], list[str]]:
-    """What is in a folder of audio, found the plain way: sources and durations, and the names of what is none."""
+    """The content of a folder, found one file at a time: sources and durations, and the names of unusable files."""
     kept, bad = [], []
     for path in sorted(folder.rglob("*.wav")):
         try:
@@ -84,7 +87,7 @@ def test_order_reasons_and_formats_are_those_of_one_after_another(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(headers, "BATCH_ROWS", 2)
-    monkeypatch.setattr(headers, "THREADS", 2)  # more batches than are looked at ahead
+    monkeypatch.setattr(headers, "THREADS", 2)  # more batches than are read ahead
     write(folder / "2" / "other.wav", 0.2, 8_000)
     for corpus in (find(folder), find(folder)):
         check(corpus, folder)
@@ -163,7 +166,7 @@ def test_a_long_file_in_many_rows_is_opened_once(folder: Path, opens: Opens, mon
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_damaged_index_is_built_anew(folder: Path, opens: Opens, seed: int) -> None:
+def test_a_damaged_index_is_rebuilt(folder: Path, opens: Opens, seed: int) -> None:
     """Cut, flipped, emptied, replaced, of another version: never an error, never a wrong length."""
     find(folder)
     path = index_path(str(folder), labels=False)
@@ -175,7 +178,7 @@ def test_a_damaged_index_is_built_anew(folder: Path, opens: Opens, seed: int) ->
         flipped = whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :]
         path.write_bytes([whole[:at], flipped, rng.randbytes(at)][round_ % 3])
         assert load_index(path) in ({}, entries)
-    for other in (b"", pyarrow.table({"path": [b"x"]}).schema.serialize().to_pybytes(), whole[:-9]):
+    for other in (b"", bytes(64), whole[:-9]):
         path.write_bytes(other)
         opens.clear()
         check(find(folder), folder)
@@ -185,7 +188,7 @@ def test_a_damaged_index_is_built_anew(folder: Path, opens: Opens, seed: int) ->
     assert opens == ["noise.wav"] and load_index(path) == entries
 
 
-def test_where_no_index_can_be_kept_nothing_is_said(
+def test_where_no_index_can_be_written_nothing_is_reported(
     folder: Path, cache: Path, opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file where the folder should be")  # permissions mean nothing to root, as whom tests may run
@@ -237,23 +240,23 @@ for _ in range(30):
 
 
 def test_writers_at_the_same_time_leave_a_whole_index(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "x.arrow"
+    path = tmp_path / "deep" / "x"
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(path), name], cwd=ROOT) for name in "ab"]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
     assert {place[0][:3] for place in load_index(path)} in ({"/a/"}, {"/b/"})
-    assert [file.name for file in path.parent.iterdir()] == ["x.arrow"]
+    assert [file.name for file in path.parent.iterdir()] == ["x"]
 
 
 def test_an_index_holds_what_was_put_in(tmp_path: Path) -> None:
     entries = {("/a", -1): Entry(1, 2**62, AudioHeader(2**35, 44_100, 2)), ("/é", 512): Entry(0, -1, (0, 1, 8))}
-    save_index(tmp_path / "x.arrow", entries)
-    assert load_index(tmp_path / "x.arrow") == entries
-    save_index(tmp_path / "x.arrow", {})
-    assert load_index(tmp_path / "x.arrow") == {} == load_index(tmp_path / "gone.arrow")
+    save_index(tmp_path / "x", entries)
+    assert load_index(tmp_path / "x") == entries
+    save_index(tmp_path / "x", {})
+    assert load_index(tmp_path / "x") == {} == load_index(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_progress_is_told_when_it_takes_long(
+def test_progress_is_reported_when_it_takes_long(
     folder: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find(folder)
@@ -262,9 +265,92 @@ def test_progress_is_told_when_it_takes_long(
         monkeypatch.setattr(headers, name, 0.0)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     find(folder)
-    told = capsys.readouterr().err
-    assert "looked at 12 utterances in 0 s" in told
-    assert told.startswith("\r") == terminal and told.endswith("\n")
+    line = capsys.readouterr().err
+    assert "scanned 12 utterances in 0 s" in line
+    assert line.startswith("\r") == terminal and line.endswith("\n")
     monkeypatch.setenv("RANK", "1")
     find(folder)
     assert capsys.readouterr().err == ""
+
+
+HOLDER = """
+import sys, time
+from mixvec.data.index import IndexLock, index_path
+lock = IndexLock(index_path(sys.argv[1], labels=False), sys.argv[1])
+lock.acquire()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of the folder's index."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_one_waits_for_another_that_scans_the_source_until_it_ends(
+    folder: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed, even: the kernel releases its lock."""
+    monkeypatch.setattr(index, "SILENT_S", 0.0)
+    found: list[Corpus] = []
+    waiting = Thread(target=lambda: found.append(find(folder)))
+    waiting.start()
+    waiting.join(1.0)
+    assert waiting.is_alive() and not found
+    assert str(folder) in capsys.readouterr().err
+    holder.kill()
+    waiting.join(30)
+    check(found[0], folder)
+
+
+def test_of_two_at_a_time_one_opens_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, one of which is this: it waits at its first file until the other waits for it."""
+    lines = ["import sys", "from mixvec.data import headers, index", "from mixvec.data.sources import find_utterances",
+             "index.SILENT_S = 0.0", "headers.audio_header = lambda path: sys.exit(f'opened {path}')",
+             "print(len(find_utterances(sys.argv[1], 'data.train').utterances))"]  # fmt: skip
+    (folder / "0" / "noise.wav").unlink()
+    command = [sys.executable, "-c", "\n".join(lines), str(folder)]
+    other: list[subprocess.Popen[str]] = []
+
+    def start(path: Any) -> AudioHeader:
+        if not other:
+            other.append(subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True))
+            assert other[0].stderr is not None and str(folder) in other[0].stderr.readline()
+        return audio_header(path)
+
+    monkeypatch.setattr(headers, "THREADS", 1)
+    monkeypatch.setattr(headers, "audio_header", start)
+    check(find(folder), folder)
+    out, err = other[0].communicate(timeout=60)
+    assert (out, err, other[0].returncode) == ("10\n", "", 0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_nobody_waits(
+    number: int, folder: Path, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    check(find(folder), folder)
+
+
+def test_the_lock_is_released_however_the_search_ends(folder: Path) -> None:
+    for _ in range(2):  # a lock that was left would make the second wait for ever
+        search = headers.with_headers(iter([Row(str(folder / "0" / "0.wav"))]), str(folder), labels=False)
+        next(search)
+        search.close()
+
+        def failing() -> Any:
+            yield Row(str(folder / "0" / "0.wav"))
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            list(headers.with_headers(failing(), str(folder), labels=False))

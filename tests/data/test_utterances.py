@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixvec.data.readers.archives import TarMember
-from mixvec.data.readers.tables import ParquetRow, TableRow
+from mixvec.data.readers.parquet import ParquetRow
+from mixvec.data.readers.tables import TableRow
 from mixvec.data.utterances import Utterance, Utterances
 from tests.readers import find, write
 

@@ -1,4 +1,4 @@
-"""webdataset tars, read by seeking to the members where they lie; nothing is extracted.
+"""webdataset tars, read in place by seeking to their members; nothing is extracted.
 
 Members of one name up to the first dot of their last part are one utterance: its audio, and ``.txt`` (text),
 ``.cls`` (label) or ``.json`` (an object with either).
@@ -12,21 +12,23 @@ import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
-from .ranges import is_url, opened_audio
-from .rows import Fault, Row, Rows, labels_of
+from .ranges import Window, is_url, opened_audio
+from .remote import AnyPath
+from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named, shards_in
 
 SIDE_SUFFIXES = (".txt", ".json", ".cls")
 LARGEST_SIDE_BYTES = 1 << 20
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
 class TarMember:
-    """Where a member's bytes lie in an uncompressed tar."""
+    """Where a member's bytes are in an uncompressed tar."""
 
     path: str
     offset: int
@@ -35,39 +37,26 @@ class TarMember:
     def open(self) -> BinaryIO:
         if is_url(self.path):
             return opened_audio(self.path, self.offset, self.size)
-        return io.BufferedReader(_Window(self.path, self.offset, self.size), 1 << 16)  # type: ignore[return-value]
+        return io.BufferedReader(_LocalWindow(self.path, self.offset, self.size), 1 << 16)
 
 
-class _Window(io.RawIOBase):
-    """A stretch of a file as a file of its own."""
+class _LocalWindow(Window):
+    """A range of a local file as a file of its own."""
 
     def __init__(self, path: str, offset: int, size: int) -> None:
+        super().__init__(offset, size)
         self.file = open(path, "rb", buffering=0)  # noqa: SIM115  (close() closes it)
-        self.offset, self.size, self.at = offset, size, 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
-        self.at = max(0, to + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence])
-        return self.at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        wanted = max(0, min(len(buffer), self.size - self.at))
-        self.file.seek(self.offset + self.at)
-        got = self.file.readinto(memoryview(buffer)[:wanted])
-        self.at += got
-        return got
+    def read_at(self, at: int, count: int) -> bytes:
+        self.file.seek(at)
+        return self.file.read(count)
 
     def close(self) -> None:
         self.file.close()
         super().close()
 
 
-def tar_rows(path: Path) -> Rows:
+def tar_rows(path: AnyPath) -> Rows:
     """The utterances of a tar, in the order of their first members."""
     utterances: dict[str, dict[str, tuple[tarfile.TarInfo, bytes]]] = {}
     for found in _members(path):
@@ -77,7 +66,7 @@ def tar_rows(path: Path) -> Rows:
         member, file = found
         name = PurePosixPath(member.name)
         if name.is_absolute() or ".." in name.parts:
-            raise UserError(f"{path}: its member {member.name} lies outside of it; no tar that can be trusted")
+            raise UserError(f"{path}: its member {member.name} is outside of it; this tar cannot be trusted")
         stem, _, suffix = name.name.partition(".")
         kind = PurePosixPath(f"x.{suffix}").suffix.lower()
         kind = "audio" if kind in EXTENSIONS else kind
@@ -85,7 +74,7 @@ def tar_rows(path: Path) -> Rows:
             continue
         own = utterances.setdefault(str(name.parent / stem), {})
         if kind in own:
-            yield Fault(f"{path}/{member.name}", f"{path}: {member.name} and {own[kind][0].name} are of one name; "
+            yield Fault(f"{path}/{member.name}", f"{path}: {member.name} and {own[kind][0].name} have one name; "
                                                  "the first is kept")  # fmt: skip
         else:
             own[kind] = member, b"" if kind == "audio" else _side(member, file)
@@ -94,12 +83,12 @@ def tar_rows(path: Path) -> Rows:
             yield _utterance(path, own)
 
 
-def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO] | Fault]:
-    """The plain files of a tar, and the tar; a fault where it is cut off or damaged, what stands before it kept."""
+def _members(path: AnyPath) -> Iterator[tuple[tarfile.TarInfo, BinaryIO] | Fault]:
+    """The plain files of a tar, and the tar; a fault where it is cut off or damaged, after the members before that."""
     at = 0
     try:
         with path.open("rb") as file, tarfile.open(
-            fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape"
+            fileobj=_Headers(file), mode="r:", encoding="utf-8", errors="surrogateescape"  # type: ignore[call-overload]
         ) as tar:  # fmt: skip
             size = file.seek(0, os.SEEK_END)
             while (member := tar.next()) is not None:
@@ -126,7 +115,7 @@ def _members(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO] | Fault]:
 
 
 class _Headers:
-    """A tar as tarfile reads it: its headers, of which the longest holds a name. One that claims more gets no more."""
+    """A tar of which tarfile reads no more than ``LARGEST_SIDE_BYTES`` at once, whatever a damaged header claims."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
@@ -135,17 +124,17 @@ class _Headers:
         return self.file.read(min(size, LARGEST_SIDE_BYTES))
 
 
-def _utterance(path: Path, own: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Row | Fault:
+def _utterance(path: AnyPath, own: dict[str, tuple[tarfile.TarInfo, bytes]]) -> Row | Fault:
     audio, _ = own["audio"]
     source = f"{path}/{audio.name}"
     try:
-        said = {kind: _text(*own[kind]) for kind in SIDE_SUFFIXES if kind in own}
-        known = json.loads(said.get(".json", "{}"))
+        texts = {kind: _text(*own[kind]) for kind in SIDE_SUFFIXES if kind in own}
+        known = json.loads(texts.get(".json", "{}"))
     except (ValueError, RecursionError) as error:
         return Fault(source, f"{source}: the members beside it cannot be read ({error})")
     known = known if isinstance(known, dict) else {}
     text, label = labels_of(known)
-    text, label = said.get(".txt", text), said.get(".cls", label)
+    text, label = texts.get(".txt", text), texts.get(".cls", label)
     stored = TarMember(str(path), audio.offset_data, audio.size)
     return Row(source, str(path), text=text, label=label, fields=known, stored=stored)
 
@@ -161,3 +150,19 @@ def _text(member: tarfile.TarInfo, content: bytes) -> str:
     if member.size > LARGEST_SIDE_BYTES:
         raise ValueError(f"{member.name} is too large for a label")
     return content.decode("utf-8-sig").strip()
+
+
+def _file(path: AnyPath, wanted: Wanted) -> Rows:
+    if path.name.lower().endswith(COMPRESSED):
+        raise UserError(f"{wanted.key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
+    return tar_rows(path)
+
+
+TAR = Reader(
+    "webdataset tar", "`DIR/shard.tar`, with `.txt`, `.cls` or `.json` beside the audio", "file",
+    named(".tar", *COMPRESSED), _file,
+)  # fmt: skip
+TARS = Reader(
+    "webdataset tars", "a folder of `*.tar`", "folder", lambda folder, labels: any(folder.glob("*.tar")),
+    lambda folder, wanted: shards_in(folder, wanted, "*.tar", tar_rows),
+)  # fmt: skip

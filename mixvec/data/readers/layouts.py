@@ -1,11 +1,11 @@
-"""Official archives of speech, read as they unpack, with the labels and splits that they state themselves.
+"""Official archives of speech, read as unpacked, with the labels and splits that they define themselves.
 
 - LibriSpeech, Libri-Light's labelled hours: a folder with ``*.trans.txt`` at any depth, such as ``DIR/dev-clean``.
 - Common Voice: ``DIR/train.tsv``, ``DIR/validated.tsv``, ... with the audio in ``DIR/clips``.
 - VoxPopuli: ``DIR/asr_train.tsv``; the audio is found by its id in the folders beside (``DIR/2018/ID.ogg``).
 - AISHELL-1: ``DIR/wav/train``, with ``DIR/transcript/*.txt`` above it; the speakers' own archives unpacked.
 - TED-LIUM: ``DIR/legacy/train``, a folder that holds ``stm`` and ``sph``.
-- Speech Commands: ``DIR`` is the training split, that is whatever is in neither list; ``DIR/validation_list.txt`` and
+- Speech Commands: ``DIR`` is the training split, that is all that is in neither list; ``DIR/validation_list.txt`` and
   ``DIR/testing_list.txt`` are the other two. ``_background_noise_`` is no command and left out.
   ``DIR/_background_noise_`` is read second by second as the label ``_silence_``, and the archive of the 12-class test
   by its folders' names.
@@ -13,7 +13,7 @@
 - Fluent Speech Commands: ``DIR/data/train_data.csv``; the label is ``action|object|location``.
 - Audio SNIPS: ``DIR/train``, a folder of audio beside ``DIR/all.iob.snips.txt``; the label is the intent.
 
-Archives have gaps of their own, so audio that is missing here is one fault among others, not the end of the run.
+Archives have gaps of their own, so missing audio skips one utterance and does not end the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,23 @@ from typing import Any
 
 from ...audio import EXTENSIONS, audio_header
 from ...errors import UserError
-from .rows import Fault, Row, Rows, audio_below, files_below, labels_of, numbered_lines, one_split, span_of, table_lines
+from .remote import AnyPath
+from .rows import (
+    Fault,
+    Reader,
+    Row,
+    Rows,
+    Wanted,
+    audio_below,
+    files_below,
+    labels_of,
+    named,
+    numbered_lines,
+    one_split,
+    span_of,
+    table_lines,
+    walk,
+)
 
 SPLIT_LISTS = ("validation_list.txt", "testing_list.txt")
 BACKGROUND_NOISE, SILENCE = "_background_noise_", "_silence_"
@@ -34,24 +50,7 @@ STM_LABELS = re.compile(r"<[^<>]*,[^<>]*>\s*")
 NOT_SCORED = "ignore_time_segment_in_scoring"
 
 
-def official_rows(folder: Path, key: str, labels: bool) -> Rows | None:
-    """The rows of a folder that is a split of an official layout by what lies in it or beside it; None where not."""
-    if all((folder / name).is_file() for name in SPLIT_LISTS):
-        return speech_commands_rows(folder)
-    if not labels:
-        return None
-    if folder.name == BACKGROUND_NOISE:
-        return background_rows(folder)
-    if (folder / SNIPS_LABELS).is_file():
-        one_split(key, folder, [(path.name, path.name) for path in folder.iterdir()])
-    if (folder.parent / SNIPS_LABELS).is_file():
-        return snips_rows(folder)
-    if (folder / SILENCE).is_dir() and not (folder / BACKGROUND_NOISE).is_dir():
-        return (Row(str(file), label=file.parent.name) for file in audio_below(folder))
-    return tedlium_rows(folder) if (folder / "stm").is_dir() and (folder / "sph").is_dir() else None
-
-
-def librispeech_rows(path: Path, key: str) -> Rows:
+def librispeech_rows(path: AnyPath, key: str) -> Rows:
     """Below a folder, or in one ``*.trans.txt``: lines of an id and its text, the audio beside them."""
     files = files_below(path) if path.is_dir() else [path]
     transcripts = [file for file in files if file.name.endswith(".trans.txt")]
@@ -70,7 +69,7 @@ def librispeech_rows(path: Path, key: str) -> Rows:
                 yield Fault(f"{transcript.parent / name}", f"{transcript}:{number}: no audio of {name} beside it")
 
 
-def common_voice_rows(path: Path) -> Rows:
+def common_voice_rows(path: AnyPath) -> Rows:
     """A split's tsv, the audio in ``clips`` beside it."""
     for where, row in table_lines(path, "\t"):
         name = row["path"] or ""
@@ -78,7 +77,7 @@ def common_voice_rows(path: Path) -> Rows:
         yield Row(str(clip), where, text=row["sentence"], fields=row)
 
 
-def voxpopuli_rows(path: Path) -> Rows:
+def voxpopuli_rows(path: AnyPath) -> Rows:
     """A split's tsv, the audio in the folders beside it, by its id."""
     files = {file.stem: file for file in audio_below(path.parent)}
     for where, row in table_lines(path, "\t"):
@@ -89,7 +88,7 @@ def voxpopuli_rows(path: Path) -> Rows:
             yield Fault(name, f"{where}: no audio of {name} in the folders of {path.parent}")
 
 
-def aishell_transcripts(folder: Path) -> list[Path]:
+def aishell_transcripts(folder: AnyPath) -> list[AnyPath]:
     """The transcripts that belong to ``folder``, in it or up to three folders above; none where it is no AISHELL."""
     for above in (folder, *folder.resolve().parents[:3]):
         if found := sorted(above.glob("transcript/*.txt")):
@@ -97,7 +96,7 @@ def aishell_transcripts(folder: Path) -> list[Path]:
     return []
 
 
-def aishell_rows(folder: Path, key: str) -> Rows:
+def aishell_rows(folder: AnyPath, key: str) -> Rows:
     """The audio below a split's folder, each with its line of the one transcript."""
     texts = {}
     for transcript in aishell_transcripts(folder):
@@ -115,7 +114,7 @@ def aishell_rows(folder: Path, key: str) -> Rows:
             yield Fault(str(file), f"{file}: no line of the transcript is about it")
 
 
-def tedlium_rows(folder: Path) -> Rows:
+def tedlium_rows(folder: AnyPath) -> Rows:
     """The segments of ``stm/*.stm`` over the talks in ``sph``, but for those that are left out of scoring.
 
     ``<unk>`` stands for a word that nobody could write down and is dropped; ``it 's`` becomes ``it's``.
@@ -136,8 +135,8 @@ def tedlium_rows(folder: Path) -> Rows:
             yield Row(str(folder / "sph" / f"{parts[0]}.sph"), where, start_s, duration_s, text=text)
 
 
-def speech_commands_rows(folder: Path) -> Rows:
-    """The training split: every file that stands in neither list. The label is the folder's name."""
+def speech_commands_rows(folder: AnyPath) -> Rows:
+    """The training split: every file that is in neither list. The label is the folder's name."""
     held_out = {line.strip() for name in SPLIT_LISTS for _, line in numbered_lines(folder / name)}
     for file in audio_below(folder):
         word = file.parent.name
@@ -145,7 +144,7 @@ def speech_commands_rows(folder: Path) -> Rows:
             yield Row(str(file), label=word)
 
 
-def speech_commands_list_rows(path: Path) -> Rows:
+def speech_commands_list_rows(path: AnyPath) -> Rows:
     """The split that a list names."""
     for number, line in numbered_lines(path):
         if line.strip():
@@ -153,8 +152,8 @@ def speech_commands_list_rows(path: Path) -> Rows:
             yield Row(str(file), f"{path}:{number}", label=file.parent.name)
 
 
-def background_rows(folder: Path) -> Rows:
-    """Each second of each file of noise, as ``_silence_``; the rest of less than a second is left out."""
+def background_rows(folder: AnyPath) -> Rows:
+    """Each second of each file of noise, as ``_silence_``; a rest of less than a second is left out."""
     for file in audio_below(folder):
         try:
             with file.open("rb") as audio:
@@ -166,7 +165,7 @@ def background_rows(folder: Path) -> Rows:
             yield Row(str(file), f"{file}: second {second}", float(second), 1.0, label=SILENCE)
 
 
-def slurp_rows(row: dict[str, Any], where: str, folder: Path) -> Rows:
+def slurp_rows(row: dict[str, Any], where: str, folder: AnyPath) -> Rows:
     """Every recording of one sentence. The label is the row's intent.
 
     ``tokens``, which the spans of ``entities`` count, become their surfaces in lower case, as SLURP's scorer has them.
@@ -190,7 +189,7 @@ def slurp_rows(row: dict[str, Any], where: str, folder: Path) -> Rows:
 
 
 @lru_cache(maxsize=8)
-def _slurp_audio(folder: Path) -> list[Path]:
+def _slurp_audio(folder: AnyPath) -> list[AnyPath]:
     """The folders of SLURP's audio: beside its manifests, or as its own scripts leave them, up to two folders above."""
     above = (folder, *folder.resolve().parents[:2])
     places = [at / name for at in above for name in ("slurp_real", "slurp_synth")]
@@ -198,26 +197,29 @@ def _slurp_audio(folder: Path) -> list[Path]:
     return [place for place in places if place.is_dir()]
 
 
-def fluent_row(row: dict[str, Any], where: str, folder: Path) -> Row:
+def fluent_row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
     """A row of ``data/train_data.csv``; its path begins at the folder above ``data``."""
     root = folder.parent if (folder.parent / "wavs").is_dir() else folder
     label = "|".join(str(row[key]) for key in ("action", "object", "location"))
     return Row(str(root / str(row["path"])), where, text=row.get("transcription"), label=label, fields=row)
 
 
-def snips_rows(folder: Path) -> Rows:
+def snips_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The audio of a split's folder, each with its line of ``all.iob.snips.txt`` beside the folder.
 
     A line is a name, the words from BOS to EOS, a tab, their tags (``O B-artist I-artist``) and the intent.
     """
+    if (folder / SNIPS_LABELS).is_file():
+        one_split(wanted.key, folder, [(path.name, path.name) for path in folder.iterdir()])
+        raise UserError(f"{wanted.key}={folder}: holds {SNIPS_LABELS}; name the folder of one split in it")
     lines = {}
     for number, line in numbered_lines(folder.parent / SNIPS_LABELS):
         name, _, rest = line.strip().partition(" ")
         lines[name] = (f"{folder.parent / SNIPS_LABELS}:{number}", rest)
     for file in audio_below(folder):
         where, rest = lines.get(file.stem, (str(file), ""))
-        said, _, labels = rest.partition("\t")
-        words, tags = said.split()[1:-1], labels.split()[1:-1]
+        spoken, _, labels = rest.partition("\t")
+        words, tags = spoken.split()[1:-1], labels.split()[1:-1]
         if not words or len(words) != len(tags):
             why = f"{len(words)} words and {len(tags)} tags" if rest else f"no line of {SNIPS_LABELS} is about it"
             yield Fault(str(file), f"{where}: {why}")
@@ -227,7 +229,7 @@ def snips_rows(folder: Path) -> Rows:
 
 
 def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
-    """``B-type`` and the ``I-type`` behind it, as the numbers of their words."""
+    """``B-type`` and each ``I-type`` after it, as the numbers of their words."""
     spans: list[dict[str, Any]] = []
     for number, tag in enumerate(tags):
         mark, _, kind = tag.partition("-")
@@ -236,3 +238,48 @@ def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
         elif mark in ("B", "I"):
             spans.append({"type": kind, "span": [number]})
     return spans
+
+
+LIBRISPEECH = Reader(
+    "LibriSpeech, Libri-Light", "for labels: a split's folder, at any depth `*.trans.txt`", "folder",
+    lambda folder, labels: labels and any(
+        not isinstance(file, Fault) and file.name.endswith(".trans.txt") for file in walk(folder)
+    ),
+    lambda folder, wanted: librispeech_rows(folder, wanted.key),
+)  # fmt: skip
+TRANSCRIPT = Reader(
+    "a LibriSpeech transcript", "`DIR/1-2.trans.txt`", "file", named(".trans.txt"),
+    lambda path, wanted: librispeech_rows(path, wanted.key),
+)  # fmt: skip
+AISHELL = Reader(
+    "AISHELL-1", "for labels: `DIR/wav/train`", "folder",
+    lambda folder, labels: labels and bool(aishell_transcripts(folder)),
+    lambda folder, wanted: aishell_rows(folder, wanted.key), split_folders=("wav/*/S*",),
+)  # fmt: skip
+TEDLIUM = Reader(
+    "TED-LIUM", "for labels: `DIR/legacy/train`", "folder",
+    lambda folder, labels: labels and (folder / "stm").is_dir() and (folder / "sph").is_dir(),
+    lambda folder, wanted: tedlium_rows(folder), split_folders=("*/stm", "legacy/*/stm"),
+)  # fmt: skip
+SPEECH_COMMANDS = Reader(
+    "Speech Commands", "the training split: its folder", "folder",
+    lambda folder, labels: all((folder / name).is_file() for name in SPLIT_LISTS),
+    lambda folder, wanted: speech_commands_rows(folder),
+)  # fmt: skip
+SPEECH_COMMANDS_LIST = Reader(
+    "Speech Commands, a list", "`DIR/validation_list.txt`, `DIR/testing_list.txt`", "file",
+    lambda path, labels: path.name.lower() in SPLIT_LISTS, lambda path, wanted: speech_commands_list_rows(path),
+)  # fmt: skip
+SPEECH_COMMANDS_NOISE = Reader(
+    "Speech Commands, silence", "for labels: `DIR/_background_noise_`, second by second", "folder",
+    lambda folder, labels: labels and folder.name == BACKGROUND_NOISE, lambda folder, wanted: background_rows(folder),
+)  # fmt: skip
+SPEECH_COMMANDS_TEST = Reader(
+    "Speech Commands, 12 classes", "for labels: the folder of the test archive, which holds `_silence_`", "folder",
+    lambda folder, labels: labels and (folder / SILENCE).is_dir() and not (folder / BACKGROUND_NOISE).is_dir(),
+    lambda folder, wanted: (Row(str(file), label=file.parent.name) for file in audio_below(folder)),
+)  # fmt: skip
+SNIPS = Reader(
+    "Audio SNIPS", "for labels: a split's folder beside `all.iob.snips.txt`", "folder",
+    lambda folder, labels: labels and any((at / SNIPS_LABELS).is_file() for at in (folder, folder.parent)), snips_rows,
+)  # fmt: skip

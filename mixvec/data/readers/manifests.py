@@ -1,7 +1,7 @@
 """Manifests: files of text that name the audio, row by row.
 
-Read are jsonl and csv (Hugging Face audiofolder, NeMo, SpeechBrain), SpeechBrain JSON, lhotse cuts, fairseq ``.tsv``
-and Kaldi folders. A file that a manifest names must be there: if not, the manifest is wrong, or in a wrong place.
+These are jsonl and csv (Hugging Face audiofolder, NeMo, SpeechBrain), SpeechBrain JSON, lhotse cuts, fairseq ``.tsv``
+and Kaldi folders. A file that a manifest names must exist; if not, the manifest is wrong, or in the wrong folder.
 """
 
 from __future__ import annotations
@@ -13,13 +13,27 @@ from typing import Any
 
 from ...errors import UserError
 from .layouts import common_voice_rows, fluent_row, slurp_rows, voxpopuli_rows
-from .rows import Row, Rows, existing, json_lines, labels_of, number_of, numbered_lines, shown, span_of, table_lines
+from .remote import AnyPath
+from .rows import (
+    Reader,
+    Row,
+    Rows,
+    existing,
+    json_lines,
+    labels_of,
+    named,
+    number_of,
+    numbered_lines,
+    shown,
+    span_of,
+    table_lines,
+)
 
 AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
 DATA_ROOT = re.compile(r"\$\{data_root\}|\{data_root\}|\$data_root\b")
 
 
-def json_rows(path: Path) -> Rows:
+def json_rows(path: AnyPath) -> Rows:
     """A jsonl manifest: NeMo's, an audiofolder's, lhotse's cuts, SLURP's; or SpeechBrain's JSON."""
     for where, row in _by_id(path) or json_lines(path):
         if isinstance(row.get("recording"), dict) or str(row.get("type")).endswith("Cut"):
@@ -30,7 +44,7 @@ def json_rows(path: Path) -> Rows:
             yield _row(row, where, path.parent)
 
 
-def csv_rows(path: Path) -> Rows:
+def csv_rows(path: AnyPath) -> Rows:
     """A csv with a header: an audiofolder's, SpeechBrain's, or Fluent Speech Commands'."""
     for where, row in table_lines(path):
         if {"path", "action", "object", "location"} <= row.keys():
@@ -39,7 +53,7 @@ def csv_rows(path: Path) -> Rows:
             yield _row(row, where, path.parent)
 
 
-def tsv_rows(path: Path) -> Rows:
+def tsv_rows(path: AnyPath) -> Rows:
     """A tsv: Common Voice's or VoxPopuli's by their headers, any other with one, or fairseq's, which has none."""
     columns = next((line for _, line in numbered_lines(path)), "").split("\t")
     if len(columns) == 1:
@@ -51,10 +65,10 @@ def tsv_rows(path: Path) -> Rows:
     return (_row(row, where, path.parent) for where, row in table_lines(path, "\t"))
 
 
-def _row(row: dict[str, Any], where: str, folder: Path) -> Row:
-    """A manifest's row: its audio relative to the manifest's folder, ``offset`` and ``duration`` in seconds.
+def _row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
+    """A row of a manifest: its audio relative to the manifest's folder, ``offset`` and ``duration`` in seconds.
 
-    A duration without an offset is a mere remark: the file's own header knows better.
+    A duration without an offset is ignored, as the file's own header is more precise.
     """
     name, span = _audio(row, where)
     at_root = DATA_ROOT.sub(lambda _: str(folder), name)
@@ -81,13 +95,13 @@ def _audio(row: dict[str, Any], where: str) -> tuple[str, tuple[int, int | None]
         return name, None
     start, stop = (number_of(at.get(key), key, where, "samples") for key in ("start", "stop"))
     if stop is not None and stop <= (start or 0):
-        raise UserError(f"{where}: a stretch from sample {start or 0:g} to {stop:g} has no length")
+        raise UserError(f"{where}: a segment from sample {start or 0:g} to {stop:g} has no length")
     if start is None and stop is None:
         return name, None
     return name, (int(start or 0), None if stop is None else int(stop))
 
 
-def _by_id(path: Path) -> list[tuple[str, dict[str, Any]]] | None:
+def _by_id(path: AnyPath) -> list[tuple[str, dict[str, Any]]] | None:
     """SpeechBrain's JSON, one object of objects by ID, as rows; None for JSON by lines, which may be endless."""
     if path.suffix.lower() != ".json":
         return None
@@ -106,14 +120,14 @@ def _nested(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(row, dict) for row in value.values())
 
 
-def _whole(path: Path) -> Any:
+def _whole(path: AnyPath) -> Any:
     try:
         return json.loads("\n".join(line for _, line in numbered_lines(path)))
     except (ValueError, RecursionError):
         return None
 
 
-def _cut(row: dict[str, Any], where: str, folder: Path) -> Row:
+def _cut(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
     """A lhotse MonoCut over a recording that is one file; the text of its supervisions."""
     recording = row.get("recording")
     if not isinstance(recording, dict):
@@ -126,17 +140,17 @@ def _cut(row: dict[str, Any], where: str, folder: Path) -> Row:
         raise UserError(f"{where}: a recording of several channels; save the channel of each cut as a file of its own")
     start_s, duration_s = (number_of(row.get(key), key, where) for key in ("start", "duration"))
     supervisions = row.get("supervisions")
-    said = [s for s in supervisions if isinstance(s, dict)] if isinstance(supervisions, list) else []
-    texts = [str(s["text"]) for s in said if s.get("text") is not None]
-    customs = [part["custom"] for part in (row, *said) if isinstance(part.get("custom"), dict)]
+    supervised = [s for s in supervisions if isinstance(s, dict)] if isinstance(supervisions, list) else []
+    texts = [str(s["text"]) for s in supervised if s.get("text") is not None]
+    customs = [part["custom"] for part in (row, *supervised) if isinstance(part.get("custom"), dict)]
     label = next((found for found in (labels_of(custom)[1] for custom in customs) if found is not None), None)
-    fields = {key: value for part in (*reversed(said), *reversed(customs)) for key, value in part.items()}
+    fields = {key: value for part in (*reversed(supervised), *reversed(customs)) for key, value in part.items()}
     path = existing(source["source"], where, folder, Path())
     text = " ".join(texts) if texts else None
     return Row(path, where, start_s or 0.0, duration_s, text=text, label=label, fields=fields)
 
 
-def fairseq_rows(path: Path) -> Rows:
+def fairseq_rows(path: AnyPath) -> Rows:
     """fairseq's tsv: the first line is the root, then ``path<tab>frames``; text from ``.wrd`` or ``.ltr`` beside it."""
     lines = [(number, line) for number, line in numbered_lines(path) if line.strip()]
     if not lines:
@@ -159,7 +173,7 @@ def fairseq_rows(path: Path) -> Rows:
         yield Row(existing(name, f"{path}:{number}", root), f"{path}:{number}", text=text)
 
 
-def _fairseq_texts(path: Path, rows: int) -> list[str | None]:
+def _fairseq_texts(path: AnyPath, rows: int) -> list[str | None]:
     for suffix in (".wrd", ".ltr"):
         beside = path.with_suffix(suffix)
         if not beside.is_file():
@@ -175,10 +189,10 @@ def _fairseq_texts(path: Path, rows: int) -> list[str | None]:
     return [None] * rows
 
 
-def kaldi_rows(folder: Path) -> Rows:
-    """A Kaldi folder: ``wav.scp``, and ``segments`` and ``text`` where they are there.
+def kaldi_rows(folder: AnyPath) -> Rows:
+    """A Kaldi folder: ``wav.scp``, with ``segments`` and ``text`` where present.
 
-    Paths are relative to the folder or, as in Kaldi, to where the command runs. Nothing in ``wav.scp`` is ever run.
+    Paths are relative to the folder or, as in Kaldi, to the working directory. No command in ``wav.scp`` is ever run.
     """
     recordings = {}
     for where, name, path in _kaldi_table(folder / "wav.scp"):
@@ -203,17 +217,42 @@ def kaldi_rows(folder: Path) -> Rows:
         yield Row(recordings[parts[0]], where, start_s, duration_s, text=texts.get(name))
 
 
-def _kaldi_table(path: Path) -> list[tuple[str, str, str]]:
-    """Where each row stands, its key, and the rest of it."""
+def _kaldi_table(path: AnyPath) -> list[tuple[str, str, str]]:
+    """The file and line of each row, its key, and the rest of it."""
     rows, seen = [], set()
     for number, line in numbered_lines(path):
         key, _, rest = line.strip().replace("\t", " ", 1).partition(" ")
         if not key:
             continue
         if key in seen:
-            raise UserError(f"{path}:{number}: {shown(key)} stands there twice; each line needs a key of its own")
+            raise UserError(f"{path}:{number}: {shown(key)} is there twice; each line needs a key of its own")
         if not rest.strip() and path.name != "text":
-            raise UserError(f"{path}:{number}: nothing stands behind {shown(key)}")
+            raise UserError(f"{path}:{number}: nothing follows {shown(key)}")
         seen.add(key)
         rows.append((f"{path}:{number}", key, rest.strip()))
     return rows
+
+
+TSV = Reader(
+    "tsv", "Common Voice, VoxPopuli, fairseq (no header), any other with a header (`DIR/train.tsv`)",
+    "file", named(".tsv"), lambda path, wanted: tsv_rows(path), split_files=("*.tsv",),
+)  # fmt: skip
+JSON = Reader(
+    "jsonl and JSON", "NeMo, audiofolder, lhotse cuts, SLURP (`DIR/slurp/train.jsonl`), SpeechBrain; `.gz` too",
+    "file", named(".jsonl", ".json", ".jsonl.gz", ".json.gz"), lambda path, wanted: json_rows(path),
+    split_files=("*.jsonl", "*.jsonl.gz", "slurp/*.jsonl", "dataset/slurp/*.jsonl"),
+)  # fmt: skip
+CSV = Reader(
+    "csv", "audiofolder, SpeechBrain, Fluent Speech Commands (`DIR/data/train_data.csv`)",
+    "file", named(".csv"), lambda path, wanted: csv_rows(path), split_files=("*.csv", "data/*_data.csv"),
+)  # fmt: skip
+KALDI = Reader(
+    "Kaldi", "a folder with `wav.scp`, and `segments` and `text` where present", "folder",
+    lambda folder, labels: (folder / "wav.scp").is_file(), lambda folder, wanted: kaldi_rows(folder),
+)  # fmt: skip
+AUDIOFOLDER = Reader(
+    "audiofolder", "for labels: a folder with `metadata.jsonl` or `metadata.csv`", "folder",
+    lambda folder, labels: labels and any((folder / f"metadata.{kind}").is_file() for kind in ("jsonl", "csv")),
+    lambda folder, wanted: json_rows(found) if (found := folder / "metadata.jsonl").is_file()
+    else csv_rows(folder / "metadata.csv"), split_folders=("*/metadata.*",),
+)  # fmt: skip

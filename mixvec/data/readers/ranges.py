@@ -1,7 +1,7 @@
-"""Reading remote files where they lie, in ranges of bytes. Nothing is copied to disk.
+"""Reading remote files in place, in ranges of bytes. Nothing is copied to disk.
 
-A jump asks for 128 KiB from there on; reading on asks for twice as much each time, up to 4 MiB. A request that fails
-is tried again (``retries.py``), by a file system of the process that reads: instances do not outlive a fork.
+A seek requests 128 KiB; sequential reading requests twice as much each time, up to 4 MiB. A request that fails is
+tried again (``retries.py``), by a file system made in the process that reads, as instances do not survive a fork.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .retries import Missing, retried
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 FIRST_BYTES, MOST_BYTES = 1 << 17, 1 << 22
 NEAR_BYTES = 1 << 20
-"""A jump ahead by no more is reading on: what lies between costs less than another request."""
+"""A seek ahead by no more counts as sequential: the bytes between cost less than another request."""
 LARGEST_WHOLE_BYTES = 1 << 28
-"""What is fetched whole, into memory, from a server that sends no ranges."""
-TIMEOUTS_S = {"total": None, "sock_connect": 20, "sock_read": 30}
+"""The largest file that is fetched whole, into memory, from a server that sends no ranges."""
+CONNECT_S, READ_S = 20, 30
 VERSIONS = ("ETag etag Content-MD5 content_md5 md5Hash blob_id sha checksum generation "
             "Last-Modified LastModified last_modified updated modified modify mtime created").split()  # fmt: skip
 
@@ -37,18 +37,18 @@ _kept: list[Any] = []
 
 
 class State(NamedTuple):
-    """What a file system tells of a file: size in bytes, and a number that changes with it; -1 where it does not."""
+    """The size of a file in bytes, and a number that changes with its content; -1 where unknown."""
 
     size: int
     version: int
 
 
 listed: dict[str, dict[str, State | None]] = {}
-"""What is in each folder that was listed, by URL: a file's state, or None for a folder."""
+"""The content of each folder that was listed, by URL: a file's state, or None for a folder."""
 
 
 def listed_state(url: str) -> State | None:
-    """What a listing told of a file; None where there was none."""
+    """The state of a file from a listing of its folder; None where it was not listed."""
     folder, _, name = url.rpartition("/")
     return listed.get(folder, {}).get(name)
 
@@ -66,7 +66,7 @@ class RemoteFile:
 
 
 def opened_audio(url: str, offset: int, size: int) -> BinaryIO:
-    """``opened_range``, with what libsndfile asks for first already there: soundfile opens one file at a time."""
+    """``opened_range``, with the bytes that libsndfile needs first already read, outside soundfile's lock."""
     file = opened_range(url, offset, size)
     if file.read(4) == b"OggS":  # the length is at the end
         file.seek(max(0, file.seek(0, os.SEEK_END) - FIRST_BYTES))
@@ -85,17 +85,18 @@ def opened_range(url: str, offset: int, size: int) -> BinaryIO:
         size = state(url).size
     if size < 0:  # the server does not say
         return io.BytesIO(_whole(url))
-    return io.BufferedReader(_Ranges(url, offset, size), 1 << 16)  # type: ignore[return-value]
+    return io.BufferedReader(_RemoteWindow(url, offset, size), 1 << 16)
 
 
-class _Ranges(io.RawIOBase):
-    """A stretch of a remote file, of which the first block and the last one asked for are kept."""
+class Window(io.RawIOBase):
+    """A range of a file as a file of its own, read with ``read_at``."""
 
-    def __init__(self, url: str, offset: int, size: int) -> None:
-        self.url, self.offset, self.size = url, offset, size
-        self.at, self.ahead = 0, FIRST_BYTES
-        self.blocks: list[tuple[int, bytes]] = []
-        self.file: Any = None
+    def __init__(self, offset: int, size: int) -> None:
+        self.offset, self.size, self.at = offset, size, 0
+
+    def read_at(self, at: int, count: int) -> bytes:
+        """At least one and at most ``count`` bytes from ``at`` in the whole file on; none only at its end."""
+        raise NotImplementedError
 
     def readable(self) -> bool:
         return True
@@ -107,15 +108,27 @@ class _Ranges(io.RawIOBase):
         self.at = max(0, to + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence])
         return self.at
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self.size - self.at))
-        if not wanted:
-            return 0
-        start, block = self._block(wanted)
-        piece = block[self.at - start : self.at - start + wanted]
+        piece = self.read_at(self.offset + self.at, wanted) if wanted else b""
         memoryview(buffer)[: len(piece)] = piece
         self.at += len(piece)
         return len(piece)
+
+
+class _RemoteWindow(Window):
+    """A range of a remote file; the first block and the last one requested are kept."""
+
+    def __init__(self, url: str, offset: int, size: int) -> None:
+        super().__init__(offset, size)
+        self.url, self.ahead = url, FIRST_BYTES
+        self.blocks: list[tuple[int, bytes]] = []
+        self.file: Any = None
+
+    def read_at(self, at: int, count: int) -> bytes:
+        start, block = self._block(count)
+        first = at - self.offset - start
+        return block[first : first + count]
 
     def _block(self, wanted: int) -> tuple[int, bytes]:
         """The block that holds the next byte, and where it starts."""
@@ -191,30 +204,30 @@ def state(url: str) -> State:
     Raises:
         UserError: it is not there (``Missing``), or cannot be asked for.
     """
-    told = listed_state(url)
-    if told is not None and told.size >= 0:
-        return told
+    known = listed_state(url)
+    if known is not None and known.size >= 0:
+        return known
     fs, path = filesystem(url)
     info = retried(url, lambda: fs.info(path))
     if info.get("type") == "directory":
         raise Missing(f"{url}: a folder, no file")
     found = state_of(info)
-    if found.version < 0 and "http" not in fs.protocol:  # some tell more of it where they list its folder
+    if found.version < 0 and "http" not in fs.protocol:  # some report more in a listing of its folder
         entries = retried(url, lambda: fs.ls(fs._parent(path), detail=True))
         found = next((state_of(entry) for entry in entries if entry["name"] == info["name"]), found)
     return found
 
 
 def state_of(info: dict[str, Any]) -> State:
-    """What an entry of a listing tells."""
+    """The state in an entry of a listing."""
     size = info.get("size")
-    told = next((info[name] for name in VERSIONS if info.get(name)), None)
-    digest = hashlib.sha256(str(told).encode()).digest()[:8]
-    return State(-1 if size is None else int(size), -1 if told is None else int.from_bytes(digest, "big") >> 1)
+    version = next((info[name] for name in VERSIONS if info.get(name)), None)
+    digest = hashlib.sha256(str(version).encode()).digest()[:8]
+    return State(-1 if size is None else int(size), -1 if version is None else int.from_bytes(digest, "big") >> 1)
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The file system that reads ``url``, made once in each process, and the path as it has it.
+    """The file system that reads ``url``, made once in each process, and the path in it.
 
     Raises:
         UserError: there is none for this protocol, or its package is not installed.
@@ -222,7 +235,8 @@ def filesystem(url: str) -> tuple[Any, str]:
     import fsspec
 
     _prepare()
-    return retried(url, lambda: fsspec.url_to_fs(url))
+    found: tuple[Any, str] = retried(url, lambda: fsspec.url_to_fs(url))
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -231,16 +245,15 @@ def _prepare() -> None:
     import aiohttp
     import fsspec.asyn
 
-    fsspec.config.conf.setdefault(
-        "http", {"client_kwargs": {"trust_env": True, "timeout": aiohttp.ClientTimeout(**TIMEOUTS_S)}}
-    )
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+    fsspec.config.conf.setdefault("http", {"client_kwargs": {"trust_env": True, "timeout": timeout}})
     os.register_at_fork(before=_keep, after_in_child=fsspec.asyn.reset_lock)
 
 
 def _keep() -> None:
-    """Before a fork: hold what reads here, so that the child never disposes of it.
+    """Before a fork: hold the loop and file systems of this process, so that the child never closes them.
 
-    The two share the loop's epoll: a child that closed its copies of loop and connections would make this process deaf.
+    Both processes share the loop's epoll; if the child closed its copies, this process would get no more events.
     """
     import fsspec.asyn
     from fsspec.spec import AbstractFileSystem

@@ -1,52 +1,36 @@
-"""Sources that fsspec opens: ``s3://``, ``hf://``, ``https://`` and all others, read by the readers of local ones.
+"""Paths that fsspec opens (``s3://``, ``hf://``, ``https://`` and all others), for the same readers as local ones.
 
-``RemotePath`` has what of pathlib's interface the readers use, so that a URL in place of a path is all they see. A
-folder is listed once, and what is in it is not asked for again. Relative names in a remote manifest begin at its
-folder, absolute ones on this machine; a local manifest may name URLs.
+``RemotePath`` offers the part of pathlib's interface that the readers use. A folder is listed once, and its files are
+not requested again to learn their sizes. Relative names in a remote manifest start at its folder, absolute ones are
+on this machine; a local manifest may name URLs.
 """
 
 from __future__ import annotations
 
 import io
 import posixpath
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from glob import has_magic
-from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import quote, unquote
 
 from ...audio import EXTENSIONS
-from ...errors import UserError, redacted
-from .ranges import (
-    RemoteFile,
-    State,
-    filesystem,
-    is_url,
-    listed,
-    listed_state,
-    opened_range,
-    state,
-    state_of,
-)
+from ...errors import UserError
+from .ranges import State, filesystem, is_url, listed, opened_range, state, state_of
 from .retries import Missing, retried
-from .rows import Fault, Row, Rows
 
-SHARDS_AT_ONCE = 8
 FILES = (*EXTENSIONS, ".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt", ".tar", ".tgz", ".bz2", ".xz", ".zst",
          ".parquet", ".arrow")  # fmt: skip
-"""What a file is called behind ``http``, which knows no folders."""
+"""Suffixes by which files are told from folders over HTTP, which has no folders."""
 
 _whole: dict[str, list[RemotePath]] = {}
 """The files below each folder that was listed to any depth."""
 
 
-def located(name: str) -> Path | RemotePath:
+def located(name: str) -> AnyPath:
     """A path for what a configuration or a manifest names: a local one, also for ``file://``.
 
     Raises:
@@ -181,6 +165,10 @@ class RemotePath(PurePosixPath):
         return _whole[url]
 
 
+AnyPath: TypeAlias = Path | RemotePath
+"""A file or folder, local or remote; readers use only what both have."""
+
+
 def _found(fs: Any, root: str) -> dict[str, dict[str, Any]]:
     """All files below ``root``. File systems that walk would pass over in silence what they cannot list."""
     from fsspec.asyn import AbstractFileSystem, AsyncFileSystem
@@ -204,8 +192,8 @@ def _folder_below(top: str, url: str) -> dict[str, State | None]:
     return listed.setdefault(url, {})
 
 
-def source_path(name: str) -> Path | RemotePath:
-    """The path of a whole source; a remote folder is listed now, and no listing is older than this.
+def source_path(name: str) -> AnyPath:
+    """The path of a source; a remote folder is listed now, and no older listing is used.
 
     Raises:
         UserError: it is not there, or cannot be reached.
@@ -237,48 +225,7 @@ def expanded(name: str) -> list[str]:
 
 
 def forget() -> None:
-    """Ask anew for whatever is looked at from here on."""
+    """Drop all cached listings and file states."""
     listed.clear()
     _whole.clear()
     state.cache_clear()
-
-
-def settled(rows: Rows) -> Rows:
-    """``rows`` in which remote audio has its place, and no name a secret."""
-    for row in rows:
-        if not is_url(row.source):
-            yield row
-        elif isinstance(row, Fault):
-            yield Fault(redacted(row.source), redacted(row.reason))
-        elif row.stored is not None:
-            yield replace(row, source=redacted(row.source), where=redacted(row.where))
-        else:
-            source, stored = _place(row.source)
-            yield replace(row, source=redacted(source), where=redacted(row.where), stored=stored)
-
-
-def _place(url: str) -> tuple[str, RemoteFile | None]:
-    """The name of a file, and where it lies unless on this machine, with what is known of it."""
-    if (told := listed_state(url)) is not None:
-        return url, RemoteFile(url, *told)
-    path = located(url)
-    return str(path), RemoteFile(str(path)) if isinstance(path, RemotePath) else None
-
-
-def in_order(parts: list[Rows], *, remote: bool) -> Rows:
-    """The rows of all parts in their order; of remote ones several parts are read at a time."""
-    return _ahead(parts) if remote and len(parts) > 1 else chain.from_iterable(parts)
-
-
-def _ahead(parts: list[Rows]) -> Rows:
-    waiting: deque[Future[list[Row | Fault]]] = deque()
-    with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shards") as pool:
-        try:
-            for part in parts:
-                waiting.append(pool.submit(list, part))
-                if len(waiting) > SHARDS_AT_ONCE:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

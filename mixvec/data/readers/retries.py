@@ -1,4 +1,4 @@
-"""Remote requests, tried again where that may help, and what went wrong with them in words."""
+"""Remote requests: retried where that may help, and their errors in words."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ...errors import UserError
 
 Result = TypeVar("Result")
 WAITS_S = (0.25, 1.0, 4.0)
-"""Before each further try."""
+"""Pauses before each further try."""
 
 
 class Missing(UserError):
-    """There is no such file, folder or bucket, or not for these credentials: many a server answers both alike."""
+    """There is no such file, folder or bucket, or not for these credentials: many servers answer both alike."""
 
 
 def retried(url: str, work: Callable[[], Result]) -> Result:
-    """What ``work`` returns, tried again where it may yet go well.
+    """What ``work`` returns, retried where the error may pass.
 
     Raises:
-        UserError: it did not; the message names the URL and why.
+        UserError: it failed; the message names the URL and the reason.
     """
     for wait_s in (*WAITS_S, None):
         try:
@@ -38,7 +38,7 @@ def retried(url: str, work: Callable[[], Result]) -> Result:
 
 
 def _judged(error: Exception) -> tuple[str, bool]:
-    """Why something failed, in words, and whether trying again is of no use."""
+    """The reason of a failure, in words, and whether a retry is useless."""
     status = next((code for code in map(_status, _causes(error)) if code), None)
     said = " ".join(str(error).split())[:300]
     if status in (401, 403) or (status is None and isinstance(error, PermissionError)):
@@ -49,7 +49,7 @@ def _judged(error: Exception) -> tuple[str, bool]:
     if status:
         return f"the server answers HTTP {status}", status < 500 and status not in (408, 425, 429)
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        said = " ".join(str(error.__cause__).split())[:300]  # of HTTP, where only the cause tells
+        said = " ".join(str(error.__cause__).split())[:300]  # over HTTP only the cause has the reason
     if "credentials" in said.lower():
         return f"{said}: set them in the environment", True
     if isinstance(error, TimeoutError) or not said:
@@ -67,6 +67,7 @@ def _status(error: BaseException) -> int | None:
     """The HTTP status in an error of aiohttp, requests or botocore."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    found = getattr(error, "status", None) or getattr(response, "status_code", None)
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        found = getattr(error, "status", None) or getattr(response, "status_code", None)
     return found if isinstance(found, int) else None

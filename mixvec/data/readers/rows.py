@@ -1,14 +1,13 @@
-"""What every reader yields, and the steps that readers share: lines, JSON, tables of text, files that must be there.
+"""What a reader is, what it yields, and the steps that readers share: lines, JSON, tables of text, required files.
 
-A reader is a function from a path to an iterator of ``Row`` and ``Fault``. It raises ``UserError`` for a fault of the
-whole source, naming file and line, and yields a ``Fault`` for what concerns one utterance alone.
+The rows of a reader are ``Row`` and ``Fault``. It raises ``UserError`` for a fault of the whole source, naming file and
+line, and yields a ``Fault`` for what concerns one utterance alone.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import math
 import os
@@ -17,11 +16,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
 
 from ...audio import EXTENSIONS, AudioHeader
 from ...errors import UserError
 from .ranges import is_url
+from .remote import AnyPath
 
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
 LABEL_KEYS = ("intent", "label", "keyword", "command")
@@ -32,7 +32,7 @@ SPLIT_NAME = re.compile(r"(train|dev|valid|test)(?=$|[^a-z]|ation)")
 
 
 class Stored(Protocol):
-    """Audio inside something larger. It holds names and numbers only: it travels to worker processes."""
+    """Audio inside a tar, table or remote file. It holds names and numbers only, as it is sent to worker processes."""
 
     def open(self) -> BinaryIO: ...
 
@@ -53,21 +53,71 @@ class Row:
     text: str | None = None
     label: str | None = None
     fields: dict[str, Any] | None = None
-    """The row itself, where a labelled task may want more of it: who speaks, slots, another label."""
+    """All columns of the row, for labelled tasks: speaker, slots, another label."""
     stored: Stored | None = None
     look: Callable[[], AudioHeader] | None = None
-    """How to find its header, where to open ``stored`` for it is a slow way."""
+    """A faster way to its header than to open ``stored``."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An utterance that is passed over, and why."""
+    """An utterance that is skipped, and the reason."""
 
     source: str
     reason: str
 
 
 Rows = Iterator[Row | Fault]
+
+
+class Shard(NamedTuple):
+    """A part of a source that can be read without the others."""
+
+    name: str
+    rows: Rows
+
+
+class Wanted(NamedTuple):
+    """What is wanted of a source."""
+
+    key: str
+    """The configuration key that names it, for messages."""
+    labels: bool
+    """Whether texts or labels are needed."""
+    stream: bool = False
+    """Whether rows of Parquet and of the hub hold the bytes of their audio, as each is read once."""
+
+
+class Reader(NamedTuple):
+    """A form of data: ``forms.READERS`` lists all of them, in the order in which they are tried."""
+
+    name: str
+    form: str
+    """What a source of this form is, in Markdown, for the table in the documentation."""
+    kind: Literal["file", "folder", "name"]
+    """Whether it reads a file, a folder, or what only has a name (a data set of the hub)."""
+    matches: Callable[[AnyPath, bool], bool]
+    """Whether a path of that kind has this form, and whether labels are needed."""
+    rows: Callable[[AnyPath, Wanted], Rows | list[Shard]]
+    """Its rows; as shards where it consists of several."""
+    split_folders: tuple[str, ...] = ()
+    """Where a folder of several splits has one folder for each: globs of something in them, for the hint."""
+    split_files: tuple[str, ...] = ()
+    """Where a folder of several splits has one file for each: globs of these, for the hint."""
+
+
+def named(*suffixes: str) -> Callable[[AnyPath, bool], bool]:
+    """``matches`` for files with one of these suffixes."""
+    return lambda path, labels: path.name.lower().endswith(suffixes)
+
+
+def shards_in(folder: AnyPath, wanted: Wanted, pattern: str, rows: Callable[[AnyPath], Rows]) -> list[Shard]:
+    """The files of a folder that match the pattern, as shards of one split."""
+    files: list[AnyPath] = sorted(folder.glob(pattern))
+    # train-00000-of-00002.parquet -> train-*.parquet, which names the shards of one split
+    names = [(f.name, str(f.with_name(re.sub(r"\d.*(?=\.)", "*", f.name)).relative_to(folder))) for f in files]
+    one_split(wanted.key, folder, names)
+    return [Shard(str(file), rows(file)) for file in files]
 
 
 def labels_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -77,8 +127,8 @@ def labels_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
 
 
 def fields_of(row: dict[str, Any] | None) -> dict[str, str]:
-    """What a labelled task may want of a row beside its text: plain values as text, slots, entities and
-    the tokens that these count as JSON."""
+    """The columns of a row for labelled tasks, without its text: plain values as text; slots, entities and the tokens
+    that they count as JSON."""
     kept = {}
     for key, value in (row or {}).items():
         if key in NESTED_KEYS and isinstance(value, list | dict):
@@ -102,17 +152,17 @@ def number_of(value: Any, name: str, where: str, unit: str = "seconds") -> float
 
 
 def span_of(start: Any, stop: Any, where: str) -> tuple[float, float]:
-    """Start and duration of a stretch from ``start`` to ``stop``, in the unit in which they stand."""
+    """Start and duration of a segment from ``start`` to ``stop``, in their own unit."""
     first, last = number_of(start, "start", where), number_of(stop, "end", where)
     if first is None or last is None or last <= first:
-        raise UserError(f"{where}: a stretch from {start!s:.100} to {stop!s:.100} has no length")
+        raise UserError(f"{where}: a segment from {start!s:.100} to {stop!s:.100} has no length")
     return first, last - first
 
 
-def existing(name: str, where: str, *folders: Path) -> str:
+def existing(name: str, where: str, *folders: AnyPath) -> str:
     """The path of a file that a manifest names, absolute or in the first of ``folders`` that has it.
 
-    Whether remote audio is there shows when it is looked at, several files at a time.
+    Remote audio is checked later, several files at a time.
 
     Raises:
         UserError: it is not there; the message names the row and the folders.
@@ -132,48 +182,62 @@ def existing(name: str, where: str, *folders: Path) -> str:
 
 
 def shown(name: str) -> str:
-    """What a manifest has for a name, in a message: as it stands, or its beginning where it is none."""
+    """A name from a manifest for a message: unchanged if printable and short, else quoted and cut."""
     return name if name.isprintable() and len(name) < 300 else f"{name!r:.300}"
 
 
-def files_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
-    """Every file at any depth, in a fixed order; linked folders too (each once), hidden files and folders left out.
+def walk(folder: AnyPath) -> Iterator[AnyPath | Fault]:
+    """Every file at any depth, in any order; linked folders too (each once), hidden files and folders left out.
 
-    Folders that may not be listed are added to ``faults``.
+    Folders that may not be listed are yielded as faults.
     """
     if not isinstance(folder, Path):
-        return folder.files_below()
-    seen, paths, unlisted = set(), [], [] if faults is None else faults
+        yield from folder.files_below()
+        return
+    seen: set[str] = set()
+    faults: list[Fault] = []
 
     def note(error: OSError) -> None:
-        unlisted.append(Fault(error.filename, f"{error.filename}: cannot be listed ({error.strerror})"))
+        faults.append(Fault(error.filename, f"{error.filename}: cannot be listed ({error.strerror})"))
 
     for at, folders, names in os.walk(folder, onerror=note, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         real = os.path.realpath(at)
-        if real in seen:  # a link in a loop, or a second link to the same
+        if real in seen:  # a link in a loop, or a second link to the same folder
             folders.clear()
             continue
         seen.add(real)
-        paths += [Path(at, name) for name in names if not name.startswith(".")]
-    return sorted(paths, key=lambda path: path.parts)
+        yield from (Path(at, name) for name in names if not name.startswith("."))
+    yield from faults
 
 
-def audio_below(folder: Path, faults: list[Fault] | None = None) -> list[Path]:
-    """The audio files among ``files_below``; broken links and what else is no file are added to ``faults``."""
-    named = [path for path in files_below(folder, faults) if path.suffix.lower() in EXTENSIONS]
-    files = [path for path in named if path.is_file()]
-    if faults is not None and len(files) < len(named):
-        lost = sorted(set(named) - set(files))
-        faults += [Fault(str(path), f"{path}: a broken link, or no plain file") for path in lost]
+def files_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyPath]:
+    """The files that ``walk`` finds, in a fixed order; its faults are added to ``faults``."""
+    paths: list[AnyPath] = []
+    for found in walk(folder):
+        if not isinstance(found, Fault):
+            paths.append(found)
+        elif faults is not None:
+            faults.append(found)
+    return paths if not isinstance(folder, Path) else sorted(paths, key=lambda path: path.parts)
+
+
+def audio_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyPath]:
+    """The audio files among ``files_below``; broken links and special files are added to ``faults``."""
+    audio = [path for path in files_below(folder, faults) if path.suffix.lower() in EXTENSIONS]
+    files = [path for path in audio if path.is_file()]
+    if faults is not None and len(files) < len(audio):
+        lost = sorted(set(map(str, audio)) - set(map(str, files)))
+        faults += [Fault(path, f"{path}: a broken link, or no plain file") for path in lost]
     return files
 
 
-def one_split(key: str, folder: Path, names: list[tuple[str, str]]) -> None:
-    """Refuse a folder whose parts belong to several splits: what is for testing must not be trained on.
+def one_split(key: str, folder: AnyPath, names: list[tuple[str, str]]) -> None:
+    """Refuse a folder that holds several splits, so that no test set is trained on.
 
     Args:
-        names: for each part the name that may state its split, and what to write behind ``folder`` to have it alone.
+        names: of each file or folder in it the name that may state its split, and the path below ``folder`` that
+            names it alone.
     """
     found: dict[str, str] = {}
     for name, path in names:
@@ -185,7 +249,7 @@ def one_split(key: str, folder: Path, names: list[tuple[str, str]]) -> None:
                         f"{key}={folder}/{found.get('train', min(found.values()))}")  # fmt: skip
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
     """The lines of a text file, or of one compressed with gzip, with their numbers from 1.
 
     Raises:
@@ -203,14 +267,14 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: no permission to read it") from error
 
 
-def _text(path: Path, newline: str | None = None) -> io.TextIOBase:
+def _text(path: AnyPath, newline: str | None = None) -> IO[str]:
     if path.suffix == ".gz":
         packed = path if isinstance(path, Path) else path.open("rb")
-        return gzip.open(packed, "rt", encoding="utf-8-sig", newline=newline)  # type: ignore[return-value]
-    return path.open(encoding="utf-8-sig", newline=newline)
+        return gzip.open(packed, "rt", encoding="utf-8-sig", newline=newline)
+    return path.open("r", encoding="utf-8-sig", newline=newline)
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file with one on each line, each with ``file:line``."""
     for number, line in numbered_lines(path):
         if line.strip():
@@ -223,12 +287,14 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}:{number}", row
 
 
-def table_lines(path: Path, delimiter: str = ",") -> Iterator[tuple[str, dict[str, Any]]]:
+def table_lines(path: AnyPath, delimiter: str = ",") -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a CSV or TSV with a header, each with ``file:line``. A TSV knows no quotes."""
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     try:
         with _text(path, newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")
+            reader = csv.DictReader(  # type: ignore[call-overload]
+                file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ","
+            )
             for number, row in enumerate(reader, start=2):
                 yield f"{path}:{number}", row
     except UnicodeDecodeError as error:

@@ -1,8 +1,8 @@
-"""Official archives about the voice rather than the words, read as they unpack.
+"""Official archives of speakers and emotions, read as unpacked.
 
 - VoxCeleb1: ``DIR`` or ``DIR/wav`` holds a folder for each speaker, ``id10001/1zcIwhmdeo4/00001.wav``.
-- IEMOCAP: ``DIR`` holds ``Session1`` to ``Session5``, or is one of them; the emotion is the one that
-  ``dialog/EmoEvaluation/*.txt`` states for a sentence, in their own words (``neu``, ``ang``, ``hap``, ``exc``, ...).
+- IEMOCAP: ``DIR`` holds ``Session1`` to ``Session5``, or is one of them; the emotion is that of
+  ``dialog/EmoEvaluation/*.txt`` for a sentence, under the names there (``neu``, ``ang``, ``hap``, ``exc``, ...).
 """
 
 from __future__ import annotations
@@ -10,26 +10,29 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .rows import Fault, Row, Rows, audio_below, numbered_lines
+from .remote import AnyPath
+from .rows import Fault, Reader, Row, Rows, audio_below, numbered_lines
 
 SPEAKER = re.compile(r"id\d{5}")
 SESSION = re.compile(r"Session(\d)")
 EVALUATED = re.compile(r"\[[\d.]+ - [\d.]+\]\s+(\S+)_([FM])(\d+)\s+(\w+)\s+\[")
 
 
-def voice_rows(folder: Path) -> Rows | None:
-    """The rows of a folder on disk that is laid out as one of these; None where it is none."""
+def _speakers(folder: AnyPath) -> AnyPath | None:
+    """The folder of VoxCeleb's speakers: ``folder`` itself or ``wav`` in it; None where there is none."""
+    places = [at for at in (folder, folder / "wav") if isinstance(at, Path) and at.is_dir()]
+    return next((at for at in places if any(SPEAKER.fullmatch(path.name) for path in at.iterdir())), None)
+
+
+def _sessions(folder: AnyPath) -> list[AnyPath]:
+    """The sessions of IEMOCAP: ``folder`` itself or those in it."""
     if not isinstance(folder, Path):
-        return None
-    for at in (folder, folder / "wav"):
-        if at.is_dir() and any(SPEAKER.fullmatch(path.name) for path in at.iterdir()):
-            return voxceleb_rows(at)
-    sessions = [path for path in (folder, *sorted(folder.glob("Session?"))) if SESSION.fullmatch(path.name)]
-    sessions = [path for path in sessions if (path / "dialog" / "EmoEvaluation").is_dir()]
-    return iemocap_rows(sessions) if sessions else None
+        return []
+    named = [path for path in (folder, *sorted(folder.glob("Session?"))) if SESSION.fullmatch(path.name)]
+    return [path for path in named if (path / "dialog" / "EmoEvaluation").is_dir()]
 
 
-def voxceleb_rows(folder: Path) -> Rows:
+def voxceleb_rows(folder: AnyPath) -> Rows:
     """All audio below the speakers' folders."""
     for file in audio_below(folder):
         if SPEAKER.fullmatch(speaker := file.relative_to(folder).parts[0]):
@@ -38,7 +41,7 @@ def voxceleb_rows(folder: Path) -> Rows:
             yield Fault(str(file), f"{file}: in no speaker's folder, such as id10001")
 
 
-def iemocap_rows(sessions: list[Path]) -> Rows:
+def iemocap_rows(sessions: list[AnyPath]) -> Rows:
     """The sentences of these sessions, with ``emotion``, ``session`` and ``speaker`` (``Ses01F``)."""
     for session in sessions:
         number = session.name[-1]
@@ -53,4 +56,15 @@ def iemocap_rows(sessions: list[Path]) -> Rows:
                 if audio.is_file():
                     yield Row(str(audio), where, label=emotion, fields=fields)
                 else:
-                    yield Fault(str(audio), f"{where}: {audio} is not there")
+                    yield Fault(str(audio), f"{where}: {audio} does not exist")
+
+
+VOXCELEB = Reader(
+    "VoxCeleb1", "for labels: `DIR` or `DIR/wav`, a folder for each speaker (`id10001`)", "folder",
+    lambda folder, labels: labels and _speakers(folder) is not None,
+    lambda folder, wanted: voxceleb_rows(_speakers(folder) or folder),
+)  # fmt: skip
+IEMOCAP = Reader(
+    "IEMOCAP", "for labels: `DIR` with `Session1` to `Session5`, or one of them", "folder",
+    lambda folder, labels: labels and bool(_sessions(folder)), lambda folder, wanted: iemocap_rows(_sessions(folder)),
+)  # fmt: skip

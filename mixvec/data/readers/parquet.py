@@ -1,0 +1,174 @@
+"""Parquet files with audio in a column, read group by group of rows; the stored audio is never decoded here.
+
+One row costs unpacking its group up to that row, so groups of about a hundred rows, as on the hub, are best. The audio
+is read through once, for the headers, and not again while the index has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, count, repeat
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO
+
+from ...audio import AudioHeader, audio_header
+from ...errors import UserError
+from .remote import AnyPath, located
+from .rows import Reader, Row, Rows, Shard, Wanted, labels_of, named, shards_in
+from .tables import class_named, class_names, columns, held, opened, reason
+
+PAGE_BYTES = 1 << 16
+ROWS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class ParquetRow:
+    """A row of a Parquet file: its group, and its number in the group."""
+
+    path: str
+    column: str
+    group: int
+    row: int
+
+    @property
+    def offset(self) -> int:
+        """A number for the index that no other row of the file has."""
+        return self.group << 32 | self.row
+
+    def open(self) -> BinaryIO:
+        left = self.row
+        for batch in _batches(located(self.path), self.group, [self.column]):
+            if left < len(batch):
+                return opened(batch.column(0)[left].as_py())
+            left -= len(batch)
+        raise UserError(f"{self.path}: has changed since it was indexed: no row {self.row} in group {self.group}")
+
+
+def parquet_rows(path: AnyPath, labels: bool = False) -> Rows:
+    """A Parquet file with an ``audio`` struct of bytes or path, whatever the column's name."""
+    import datasets
+
+    with _parquet(path) as file:
+        schema = file.schema_arrow
+        try:
+            names = class_names(datasets.Features.from_arrow_schema(schema))
+        except (ValueError, TypeError, KeyError):  # types or metadata that datasets does not know
+            names = {}
+        column, numbers = _audio_column(path, schema), count()
+        others = columns(schema, column, labels)
+        for group in range(file.num_row_groups):
+            headers = _Headers(path, column, group)
+            for at, values in enumerate(_values(file, group, others)):
+                fields = class_named(values, names)
+                text, label = labels_of(fields)
+                stored = ParquetRow(str(path), column, group, at)
+                yield Row(
+                    f"{path}[{next(numbers)}]", text=text, label=label, fields=fields, stored=stored,
+                    look=partial(headers.of, at),
+                )  # fmt: skip
+
+
+def streamed_parquet_rows(path: AnyPath) -> Rows:
+    """The rows of a Parquet file, each holding the bytes of its audio; without labels."""
+    with _parquet(path) as file:
+        column, numbers = _audio_column(path, file.schema_arrow), count()
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column], use_threads=False):
+            for stored in batch.column(0).to_pylist():
+                yield held(stored, f"{path}[{next(numbers)}]")
+
+
+def _audio_column(path: AnyPath, schema: Any) -> str:
+    for column in schema:
+        if hasattr(column.type, "get_field_index") and column.type.get_field_index("bytes") >= 0:
+            return str(column.name)
+    raise UserError(f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path")
+
+
+def _values(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of a group, with these columns."""
+    if not columns:
+        claimed = file.metadata.row_group(group)
+        if claimed.num_rows > 1_000 + 8 * claimed.total_byte_size:
+            raise ValueError(f"{claimed.num_rows} rows in {claimed.total_byte_size} bytes")
+        return repeat({}, claimed.num_rows)
+    batches = file.iter_batches(row_groups=[group], columns=columns, use_threads=False)
+    return chain.from_iterable(batch.to_pylist() for batch in batches)
+
+
+class _Headers:
+    """The headers of a group's rows, found in one pass over its audio when the first is asked for, in any thread."""
+
+    def __init__(self, path: AnyPath, column: str, group: int) -> None:
+        self.path, self.column, self.group = path, column, group
+        self.lock = Lock()
+        self.found: list[AudioHeader | UserError] | UserError | None = None
+
+    def of(self, row: int) -> AudioHeader:
+        with self.lock:
+            if self.found is None:
+                self.found = self._pass()
+        found: AudioHeader | UserError
+        if isinstance(self.found, UserError):
+            found = self.found
+        else:  # the file's metadata may claim more rows than there are
+            found = self.found[row] if row < len(self.found) else UserError("stored audio: none in this row")
+        if isinstance(found, UserError):
+            raise UserError(str(found))
+        return found
+
+    def _pass(self) -> list[AudioHeader | UserError] | UserError:
+        found: list[AudioHeader | UserError] = []
+        try:
+            for batch in _batches(self.path, self.group, [self.column]):
+                found += map(_header, batch.column(0).to_pylist())
+        except UserError as error:
+            return error
+        return found
+
+
+def _header(stored: Any) -> AudioHeader | UserError:
+    try:
+        with opened(stored) as file:
+            return audio_header(file)
+    except (UserError, OSError) as error:
+        return UserError(str(error))
+
+
+def _batches(path: AnyPath, group: int, columns: list[str]) -> Iterator[Any]:
+    """The rows of a group, a few at a time, with no more of the file in memory than they need."""
+    with _parquet(path) as file:
+        yield from file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False)
+
+
+@contextmanager
+def _parquet(path: AnyPath) -> Iterator[Any]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        source = nullcontext(path) if isinstance(path, Path) else path.open("rb")
+        with source as opened, parquet.ParquetFile(opened, buffer_size=PAGE_BYTES, pre_buffer=False) as file:
+            yield file
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not Parquet that can be read ({reason(error)})") from error
+
+
+def _file(path: AnyPath, wanted: Wanted) -> Rows:
+    return streamed_parquet_rows(path) if wanted.stream else parquet_rows(path, wanted.labels)
+
+
+def _shards(folder: AnyPath, wanted: Wanted) -> list[Shard]:
+    found = (shards_in(folder, wanted, pattern, lambda path: _file(path, wanted)) for pattern in PATTERNS)
+    return next(shards for shards in found if shards)
+
+
+PATTERNS = ("*.parquet", "data/*.parquet")
+PARQUET = Reader("Parquet", "a file with an audio column", "file", named(".parquet"), _file)
+PARQUETS = Reader(
+    "Parquet files", "a folder with `*.parquet`, or in `data`", "folder",
+    lambda folder, labels: any(any(folder.glob(pattern)) for pattern in PATTERNS), _shards,
+)  # fmt: skip

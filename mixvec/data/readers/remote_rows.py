@@ -1,0 +1,56 @@
+"""Rows of remote sources: where their audio is stored, secrets removed, and several shards read at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain
+
+from ...errors import redacted
+from .ranges import RemoteFile, is_url, listed_state
+from .remote import RemotePath, located
+from .rows import Fault, Row, Rows
+
+SHARDS_AT_ONCE = 8
+
+
+def settled(rows: Rows) -> Rows:
+    """The rows with ``stored`` set for remote audio, and secrets in names replaced."""
+    for row in rows:
+        if not is_url(row.source):
+            yield row
+        elif isinstance(row, Fault):
+            yield Fault(redacted(row.source), redacted(row.reason))
+        elif row.stored is not None:
+            yield replace(row, source=redacted(row.source), where=redacted(row.where))
+        else:
+            source, stored = _located(row.source)
+            yield replace(row, source=redacted(source), where=redacted(row.where), stored=stored)
+
+
+def _located(url: str) -> tuple[str, RemoteFile | None]:
+    """The name of a file and, unless it is on this machine, where it is stored, with its size where known."""
+    if (known := listed_state(url)) is not None:
+        return url, RemoteFile(url, *known)
+    path = located(url)
+    return str(path), RemoteFile(str(path)) if isinstance(path, RemotePath) else None
+
+
+def in_order(shards: list[Rows], *, remote: bool) -> Rows:
+    """The rows of all shards in order; several remote shards are read at a time."""
+    return _ahead(shards) if remote and len(shards) > 1 else chain.from_iterable(shards)
+
+
+def _ahead(shards: list[Rows]) -> Rows:
+    waiting: deque[Future[list[Row | Fault]]] = deque()
+    with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shards") as pool:
+        try:
+            for shard in shards:
+                waiting.append(pool.submit(list, shard))
+                if len(waiting) > SHARDS_AT_ONCE:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
