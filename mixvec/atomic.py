@@ -1,4 +1,4 @@
-"""Folders and files that are either whole or not there."""
+"""Atomic replacement of folders and files."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .errors import UserError
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Give a folder beside ``path`` to fill; put it in ``path``'s place when the block ends, or remove it.
+    """Yield a folder beside ``path`` to fill; move it to ``path`` when the block ends, or remove it on an error.
 
-    What stood at ``path`` stays until the new folder is complete and on disk. On any error, Ctrl-C included, it
-    stays for good and nothing half-written is left. A process that is killed leaves ``path`` as it was, and beside it
-    a hidden folder that the next one clears away. Where ``path`` is a link, what it points to is replaced.
+    The old content of ``path`` stays until the new folder is complete and on disk, and after any error, Ctrl-C
+    included. A process that is killed leaves ``path`` unchanged, and beside it a hidden folder that the next one
+    removes. Where ``path`` is a link, its target is replaced.
 
     Raises:
         UserError: ``path`` is a file.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_dir():
-        raise UserError(f"{path}: a file stands there; choose a folder")
+        raise UserError(f"{path}: is a file; choose a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_remains(path)
     new = path.with_name(f".{path.name}.new-{os.getpid()}")
@@ -44,15 +44,15 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             _sync(entry)
         _put_in_place(new, path)
         _sync(path.parent)
-    finally:  # the half-written folder; or, once it is in its place, the one that stood there before
+    finally:  # the half-written folder or, after the exchange, the old one
         shutil.rmtree(new, ignore_errors=True)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, from whatever device.
+    """Write tensors from any device as safetensors.
 
     Raises:
-        OSError: the disk is full or the like, with its number, which safetensors itself hides in a text.
+        OSError: the disk is full or the like, with its errno, which safetensors itself has only in its message.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
@@ -65,10 +65,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; put that file in ``path``'s place when the block ends, or remove it.
+    """Yield a name beside ``path`` to write to; move that file to ``path`` when the block ends, remove it on error.
 
-    A reader finds the old or the new one, never a part. Of several that write at a time, on one machine or on many
-    that share a disk, the last to finish stays.
+    A reader finds the old or the new file, never a part. Of several concurrent writers, on one machine or on many that
+    share a disk, the last to finish wins.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,13 +83,13 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, text: str) -> None:
-    """Write a text file so that a reader finds the old or the new one, never a part."""
+    """Write a text file atomically: a reader finds the old or the new one, never a part."""
     with whole_file(path) as new:
         new.write_text(text, encoding="utf-8")
 
 
 def _put_in_place(new: Path, path: Path) -> None:
-    """Rename ``new`` to ``path``. A folder there changes places with it: at no moment is there none, on Linux."""
+    """Rename ``new`` to ``path``, exchanging it with a folder there; on Linux ``path`` exists at every moment."""
     if not path.exists():
         os.replace(new, path)
     elif not _exchange(new, path):
@@ -104,7 +104,7 @@ def _put_in_place(new: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step, or say False where the system cannot."""
+    """Exchange two folders in one step; False where the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -113,7 +113,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _clear_remains(path: Path) -> None:
-    """Remove what killed processes left beside ``path``; put back what one had just moved away."""
+    """Remove what killed processes left beside ``path``; restore a folder that one had just moved away."""
     for left in path.parent.glob(f".{_literal(path.name)}.*-*"):
         found = re.fullmatch(r"(new|old)-(\d+)", left.name[len(path.name) + 2 :])
         if found is None or (int(found[2]) != os.getpid() and _runs(int(found[2]))):

@@ -20,7 +20,7 @@ EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
 )
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
-FRAMES_PER_BYTE = 2_000  # silence in Opus takes a byte for up to 1,440 frames; nothing that sounds comes near
+FRAMES_PER_BYTE = 2_000  # silence in Opus takes a byte for up to 1,440 samples; no sound comes near
 LOUDEST = 1e10  # sound is within ±1, or ±2^31 where integers were kept as floats; the square of more overflows soon
 UNKNOWN_FRAMES = 2**36 - 1  # FLAC's largest count; libsndfile gives more where a streamed file states none
 BLOCK_FRAMES = 1 << 20
@@ -29,7 +29,7 @@ Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
 class AudioHeader(NamedTuple):
-    """What a file's header states."""
+    """The header of a file."""
 
     frames: int
     rate_hz: int
@@ -47,17 +47,17 @@ def audio_header(path: str | Path | BinaryIO) -> AudioHeader:
 
 
 def read_audio(path: str | Path | BinaryIO, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
-    """A file, or a part of it found by seeking, as a waveform (S,) at 16 kHz, channels averaged, fp32.
+    """A file, or a segment of it found by seeking, as a waveform (S,) at 16 kHz, channels averaged, fp32.
 
-    A part that reaches beyond the end is cut off there.
+    A segment that reaches beyond the end is cut off there.
 
     Raises:
-        UserError: the file is missing, unreadable, empty (in that part), or holds values that are no sound.
+        UserError: the file is missing, unreadable, empty (in that segment), or holds values that cannot be sound.
     """
     with _sound(path) as file:
-        rate_hz = _header(file, path).rate_hz  # first: a filter for a rate that lies takes all memory
+        rate_hz = _header(file, path).rate_hz  # checked first, as a filter for a wrong rate could take all memory
         sound = (_checked(block, path) for block in _mono(file, path, start_s, duration_s, BLOCK_FRAMES))
-        blocks = list(resample_blocks(sound, rate_hz))  # of a long file at 48 kHz, no more than a block
+        blocks = list(resample_blocks(sound, rate_hz))  # so a long file at 48 kHz is held one block at a time
     if not sum(map(len, blocks)):
         raise UserError(f"{_name(path)}: no audio in it")
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
@@ -67,14 +67,14 @@ def _checked(samples: Samples, path: str | Path | BinaryIO) -> Tensor:
     with np.errstate(all="ignore"):
         quiet = np.dot(samples, samples) <= LOUDEST**2  # in one pass; false where one is NaN
     if not quiet and not -LOUDEST <= samples.min() <= samples.max() <= LOUDEST:
-        raise UserError(f"{_name(path)}: holds values that are no sound (NaN, infinity or over {LOUDEST:g})")
+        raise UserError(f"{_name(path)}: holds values that cannot be sound (NaN, infinity or over {LOUDEST:g})")
     return torch.from_numpy(samples)
 
 
 def audio_blocks(
     path: str | Path | BinaryIO, start_s: float, duration_s: float | None, block_frames: int
 ) -> Iterator[tuple[int, Samples]]:
-    """The same part at its own rate, block after block: the rate in Hz, and the samples (S,), channels averaged.
+    """A segment of a file at its own rate, in blocks: the rate in Hz, and the samples (S,), channels averaged.
 
     Raises:
         UserError: the file is missing or unreadable.
@@ -85,8 +85,8 @@ def audio_blocks(
 
 
 class _Sound(soundfile.SoundFile):  # type: ignore[misc]
-    """Reads on where it stands. A seekable file is sought there anew around each read, which in Ogg means to decode
-    again: a third of the time that a second of Opus takes."""
+    """A file that is read sequentially: soundfile seeks around each read of a seekable file, which in Ogg means
+    decoding again, a third of the time that a second of Opus takes."""
 
     def seekable(self) -> bool:
         return False
@@ -102,13 +102,13 @@ def _sound(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
 
 
 def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHeader:
-    """What the header states, where length and rate are sane."""
+    """The header, with length and rate checked."""
     if file.frames >= UNKNOWN_FRAMES:
-        raise UserError(f"{_name(path)}: its header does not state its length, as when streamed; convert it once more")
+        raise UserError(f"{_name(path)}: its header does not state its length, as when streamed; convert it again")
     if file.samplerate < LOWEST_RATE_HZ:
         raise UserError(f"{_name(path)}: {file.samplerate} Hz is too low a rate for speech; is the header right?")
     if file.samplerate > HIGHEST_RATE_HZ:
-        raise UserError(f"{_name(path)}: {file.samplerate} Hz is beyond any recording; is the header right?")
+        raise UserError(f"{_name(path)}: {file.samplerate} Hz is too high a rate; is the header right?")
     size = _bytes(path)
     if file.frames > FRAMES_PER_BYTE * size:
         hours = file.frames / file.samplerate / 3600
@@ -119,9 +119,9 @@ def _header(file: soundfile.SoundFile, path: str | Path | BinaryIO) -> AudioHead
 def _mono(
     file: soundfile.SoundFile, path: str | Path | BinaryIO, start_s: float, duration_s: float | None, block_frames: int
 ) -> Iterator[Samples]:
-    """That part, channels averaged, in blocks (S,): a header may promise what is not there."""
+    """A segment, channels averaged, in blocks (S,), as the header may state more than there is."""
     frames, rate_hz, channels = _header(file, path)
-    weights = np.full(channels, 1 / channels, np.float32)  # a mean over so short an axis takes 28 times as long
+    weights = np.full(channels, 1 / channels, np.float32)  # numpy's mean over so short an axis takes 28 times as long
     start = min(round(start_s * rate_hz), frames)
     if start:
         file.seek(start)
@@ -131,7 +131,7 @@ def _mono(
         block = file.read(wanted, dtype="float32", always_2d=True)  # (frames, channels)
         if not len(block):
             break
-        with np.errstate(all="ignore"):  # of what is not finite the caller hears
+        with np.errstate(all="ignore"):  # the caller checks for values that are not finite
             yield block[:, 0] if channels == 1 else block @ weights
         left -= len(block)
 

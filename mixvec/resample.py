@@ -1,8 +1,8 @@
 """Resampling to 16 kHz: band-limited interpolation (Smith and Gossett, ICASSP 1984) as a few matrix products.
 
 An output sample is a sum over the input near its time, weighted by a sinc under a Kaiser window. The weights repeat
-with the period of the two rates, so the samples of a period that lie close together are one matrix product for all
-periods. Flat within 0.01 dB to 7 kHz; what lies above 8.1 kHz stays under −90 dB, less than 16 bits can tell.
+with the period of the two rates, so neighbouring samples of a period are one matrix product for all periods. Flat
+within 0.01 dB to 7 kHz; above 8.1 kHz everything is under −90 dB, which 16 bits cannot resolve.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from .model.frontend import SAMPLE_RATE_HZ
 ZEROS = 48
 """Zero crossings of the sinc on each side."""
 ROLLOFF = 0.95
-"""Where it cuts off, as a share of the lower of the two Nyquist frequencies."""
+"""Cutoff as a share of the lower of the two Nyquist frequencies."""
 KAISER_BETA = 9.0
 Filter: TypeAlias = tuple[int, int, Tensor]
 BLOCK_SAMPLES = 1 << 17
-"""Input that is gathered for a product at once: what a processor's cache holds."""
+"""Input gathered for one product: what fits into a processor's cache."""
 
 
 def resample(waveform: Tensor, rate_hz: int) -> Tensor:
-    """(S,) at ``rate_hz`` to (⌈S · 16000 / rate_hz⌉,) at 16 kHz; beyond its ends it is taken to be silent.
+    """(S,) at ``rate_hz`` to (⌈S · 16000 / rate_hz⌉,) at 16 kHz; beyond its ends it counts as silent.
 
-    A rate that shares no round factor with 16 kHz is taken to the nearest 10 Hz, a high one to 100 Hz: the period is as
-    long as what they do not share.
+    A rate that shares no round factor with 16 kHz is rounded to 10 Hz, from 50 kHz on to 100 Hz, to keep the period
+    short.
     """
     blocks = list(resample_blocks([waveform], rate_hz))
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def resample_blocks(blocks: Iterable[Tensor], rate_hz: int) -> Iterator[Tensor]:
-    """The same for a waveform that comes in blocks (S,): what each lets be known, then the end."""
+    """``resample`` for a waveform in blocks (S,): yields output as soon as its input is complete, then the rest."""
     digits = 1 if rate_hz < 50_000 else 2
     if math.gcd(rate_hz, SAMPLE_RATE_HZ) < 10**digits:
         rate_hz = round(rate_hz, -digits)
@@ -60,7 +60,8 @@ def resample_blocks(blocks: Iterable[Tensor], rate_hz: int) -> Iterator[Tensor]:
 
 
 def _interpolated(near: Tensor, periods: int, step_in: int, step_out: int, filters: list[Filter]) -> Tensor:
-    """So many periods (periods · step_out,) of input that begins ``reach`` before the first, ends so after the last."""
+    """Periods of output (periods · step_out,) from input that begins ``reach`` before the first and ends as far after
+    the last."""
     out = near.new_empty(periods, step_out)
     for first, begin, weights in filters:
         taps, columns = weights.shape

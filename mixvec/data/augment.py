@@ -4,11 +4,11 @@ Speed perturbation: Ko et al., "Audio augmentation for speech recognition", Inte
 or simulated room impulse responses (RIR): Ko et al., "A study on data augmentation of reverberant speech for robust
 speech recognition", ICASSP 2017. Noise at a drawn signal-to-noise ratio: Snyder et al., arXiv 1510.08484. Utterance
 mixing: WavLM, arXiv 2110.13900, algorithm 1; its targets come from the clean utterance, ours, as in wav2vec 2.0, from
-what the encoder hears.
+the input of the encoder.
 
-What is drawn for an utterance comes from its own generator, but for the speed, a pure function of (seed, epoch,
-utterance) that the plan knows before anything is decoded. Each step acts on what the one before gave, and no peak is
-clipped: the front end normalises.
+Everything is drawn from the utterance's own generator except the speed, a pure function of (seed, epoch, utterance)
+that the plan needs before anything is decoded. Each step acts on the output of the one before, and no peak is clipped:
+the front end normalises.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .sources import Corpus, find_utterances
 from .utterances import Utterance
 
 RIR_MAX_S = 20.0
-"""Of an impulse response no more is read: the longest of real rooms are over by then."""
+"""Longer impulse responses are cut: those of the largest real rooms are shorter."""
 FFT_SAMPLES = 4096
 """Convolutions are as long as a multiple of this; a length with a large prime factor takes ten times as long."""
 
@@ -53,7 +53,7 @@ class Augmentation:
     def speeds(self, where: tuple[int, ...], first: int, count: int) -> np.ndarray:
         """(count,) the speed factors of the utterances from the ``first`` on; further copies of one have the same.
 
-        The n-th utterance takes the n-th draw, to which the generator leaps, so one costs no more than its own.
+        The n-th utterance takes the n-th draw, to which the generator is advanced in constant time.
 
         Args:
             where: the epoch; in a stream also the source and the shard in which utterances are numbered.
@@ -70,7 +70,7 @@ class Augmentation:
         """A waveform (S,) augmented: (⌈S / speed⌉,), finite where it was.
 
         Args:
-            utterances: of which another than number ``own``, this one, may be mixed in; itself where it is alone.
+            utterances: one of them other than number ``own``, this one, may be mixed in; itself where it is alone.
 
         Raises:
             UserError: a noise, an impulse response or the utterance to mix in cannot be decoded.
@@ -93,7 +93,7 @@ class Augmentation:
 
 
 class _Sounds:
-    """Recordings to draw from, those of each source of a list as often as its weight has it; none for None."""
+    """Recordings to draw from, in proportion to the weights of their sources; none for None."""
 
     def __init__(self, source: Any, key: str) -> None:
         corpus = Corpus("") if source is None else find_utterances(source, key)
@@ -134,22 +134,22 @@ def change_speed(waveform: Tensor, factor: float) -> Tensor:
 
 
 def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:
-    """(S,) as heard in the room of an impulse response (R,): as long, as loud, and not delayed. Ko et al., 2017.
+    """(S,) convolved with an impulse response (R,): as long, as loud, and not delayed. Ko et al., 2017.
 
     The response's peak is its direct path. Where either is silent, the waveform stays as it is.
     """
     samples = len(waveform)
     rir = torch.nn.functional.pad(rir, (0, -(samples + len(rir) - 1) % FFT_SAMPLES))
     direct = int(rir.abs().argmax())
-    heard = fftconvolve(waveform, rir)[direct : direct + samples]  # (S,) of (S + R - 1,)
-    scale = gain(waveform, heard, 0.0)
-    return scale * heard if scale else waveform
+    wet = fftconvolve(waveform, rir)[direct : direct + samples]  # (S,) of (S + R - 1,)
+    scale = gain(waveform, wet, 0.0)
+    return scale * wet if scale else waveform
 
 
 def mix(waveform: Tensor, partner: Tensor, ratio_db: float, rng: np.random.Generator) -> Tensor:
-    """(S,) with a stretch of the partner (P,) over at most half of it (arXiv 2110.13900, algorithm 1).
+    """(S,) with a segment of the partner (P,) over at most half of it (arXiv 2110.13900, algorithm 1).
 
-    Their energies, each over the whole of it, stand in the ratio ``ratio_db``.
+    The energy of the whole waveform is ``ratio_db`` above that of the whole partner.
     """
     overlap = min(int(rng.integers(len(waveform) // 2 + 1)), len(partner))
     start, begin = (int(rng.integers(len(w) - overlap + 1)) for w in (waveform, partner))
@@ -168,7 +168,7 @@ def add_noise(waveform: Tensor, noise: Tensor, snr_db: float) -> Tensor:
 
 
 def gain(waveform: Tensor, other: Tensor, ratio_db: float) -> float:
-    """What to multiply ``other`` by, so that the energy per sample of ``waveform`` is ``ratio_db`` above its own.
+    """The factor for ``other`` that makes the energy per sample of ``waveform`` ``ratio_db`` above its own.
 
     0 where either is silent, or too loud for its energy to be a number.
     """

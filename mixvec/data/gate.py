@@ -1,10 +1,10 @@
-"""Where in a long recording there is speech, by its energy alone: silences are skipped, and cuts fall into pauses.
+"""An energy gate for long recordings: silences are skipped, and cuts fall into pauses.
 
-A frame is loud where its energy lies less than ``below_db`` under the recording's own loud level, and speech where most
+A frame is loud where its energy is less than ``below_db`` under the recording's own loud level, and speech where most
 frames around it are loud, as in Kaldi's energy-based detector (``compute-vad``: frames-context, proportion-threshold).
 Pauses shorter than ``silence_s`` do not end it, like the hangover of ITU-T P.56, whose margin below the active level is
 that of a meter; here weak consonants must pass. An energy gate cannot tell speech from music or steady noise, and
-skips nothing of a recording of which speech is under a twentieth.
+skips nothing of a recording that is less than a twentieth speech.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FRAME_S = 0.02
 BLOCK_FRAMES = 1 << 16
 LOUD_QUANTILE = 0.95
 FLOOR_DB = -70.0
-"""dB of full scale. What lies below is silence, whatever the recording's level."""
+"""dB of full scale; anything below is silence, whatever the recording's level."""
 CONTEXT_FRAMES = 5
 QUIET_FRAMES = 11
 """A cut is made in the middle of the quietest so many frames."""
@@ -31,9 +31,9 @@ CUT_FROM = 2 / 3
 
 
 def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tuple[np.ndarray, float]:
-    """Energies of a part of a file, in frames of about 20 ms: dB of full scale (F,), and the seconds of a frame.
+    """Energies of a segment of a file, in frames of about 20 ms: dB of full scale (F,), and the seconds of a frame.
 
-    Read once, in blocks: an hour takes 0.7 MB. A constant offset counts as silence, and so do values that are not
+    It is read once, in blocks: an hour takes 0.7 MB. A constant offset counts as silence, and so do values that are not
     finite.
 
     Raises:
@@ -52,7 +52,7 @@ def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tup
 
 
 def find_speech(levels_db: np.ndarray, frame_s: float, min_s: float, max_s: float, gate: GateConfig) -> np.ndarray:
-    """Stretches of speech, in order and apart: begin and end in seconds (K, 2); none where all is silence.
+    """Segments of speech, in order and apart: begin and end in seconds (K, 2); none where all is silence.
 
     Each lasts from ``min_s`` to ``max_s``: a shorter one is widened into the silence around it, a longer one is cut
     where it is quietest.
@@ -76,7 +76,7 @@ def find_speech(levels_db: np.ndarray, frame_s: float, min_s: float, max_s: floa
 
 
 def _joined(begin: np.ndarray, end: np.ndarray, apart_s: float) -> tuple[np.ndarray, np.ndarray]:
-    """Runs (R,), joined where less than ``apart_s`` lies between them, or nothing at all."""
+    """Runs (R,), joined where they are less than ``apart_s`` apart, or touch."""
     between = begin[1:] - end[:-1]
     apart = (between >= apart_s - 1e-9) & (between > 0)
     ends = np.ones(min(1, len(begin)), dtype=bool)
@@ -86,7 +86,7 @@ def _joined(begin: np.ndarray, end: np.ndarray, apart_s: float) -> tuple[np.ndar
 def _cut(
     begin: float, end: float, mean_db: np.ndarray, frame_s: float, min_s: float, max_s: float
 ) -> Iterator[tuple[float, float]]:
-    """A run in parts of at most ``max_s``. A rest under ``min_s`` is left out; only min_s > max_s / 2 leaves one."""
+    """A run in segments of at most ``max_s``. A rest under ``min_s`` is dropped; only if min_s > max_s / 2."""
     while end - begin > max_s:
         latest = min(begin + max_s, end - min_s)
         if latest < begin + min_s:

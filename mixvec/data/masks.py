@@ -1,7 +1,7 @@
-"""Which frames to hide, and which distractors to tell each from: pure functions of an utterance's own generator.
+"""Which frames are masked: a pure function of an utterance's own generator.
 
-Symbols: T frames, M masked frames, K distractors. Both run on the CPU, in the workers that decode, so that no
-accelerator ever waits to learn how many frames are masked.
+Symbol: T frames. Masks are drawn on the CPU, in the workers that decode, so that no accelerator has to wait for the
+number of masked frames.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 MIN_FRAMES = 4
-"""The shortest legal utterance: a span of two and as much to see."""
+"""The shortest legal utterance: a span of two and as much unmasked."""
 
 
 def span_mask(frames: int, prob: float, span_frames: int, rng: np.random.Generator) -> np.ndarray:
-    """A bool mask (T,), True at frames to hide (arXiv 2006.11477 section 3.1), sized by this utterance's own length.
+    """A bool mask (T,), True at masked frames (arXiv 2006.11477 section 3.1), sized by this utterance's own length.
 
     Each frame starts a span with probability ``prob / span_frames``; spans overlap, so 0.65 at 10 hides
     1 - (1 - 0.065)^10 = 48.9 % of a long utterance. Starts are drawn without repetition where a whole span fits; their

@@ -1,7 +1,7 @@
 """Which utterances make up each update, and which rank sees which of them: pure functions of (seed, epoch).
 
-An update is planned for the whole run, whatever the number of ranks, and then dealt. Every rank takes part in every
-update with the same number of micro-batches, so none waits for another that has nothing to do.
+An update is planned for the whole run, whatever the number of ranks, and then dealt out. Every rank takes part in
+every update with the same number of micro-batches, so that no rank waits for another.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from .mixture import draw_copies
 POOL_UPDATES = 200
 """Utterances are shuffled over the corpus, then sorted by duration within pools of about this many updates."""
 JITTER = 0.02
-"""Durations are taken to be up to this much shorter or longer when they are sorted, so that neighbours change."""
+"""Durations are scaled at random by up to this share before they are sorted, so that neighbours change."""
 
 
 class EpochPlan(Sequence[np.ndarray]):
     """The updates of an epoch: arrays of utterance numbers, each utterance in exactly one.
 
-    Within a pool, utterances of like duration share an update (little padding), and the updates come in any order.
-    A pool is planned when one of its updates is asked for, so that to go on in mid-epoch costs a shuffle and a pool.
+    Within a pool, utterances of similar duration share an update (little padding), and the updates are shuffled. A
+    pool is planned when one of its updates is indexed, so that resuming in mid-epoch costs one shuffle and one pool.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EpochPlan(Sequence[np.ndarray]):
 
 
 def plan_pool(numbers: np.ndarray, durations_s: np.ndarray, updates: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Utterances (N,) with their seconds (N,), as that many updates of like duration, in any order; none is empty."""
+    """Utterances (N,) with their seconds (N,), as that many updates of similar duration, shuffled; none is empty."""
     order = np.argsort(durations_s * rng.uniform(1 - JITTER, 1 + JITTER, len(durations_s)))
     seconds = np.cumsum(durations_s[order])
     middle = seconds - durations_s[order] / 2  # an utterance belongs where its middle falls
@@ -77,12 +77,12 @@ def plan_epoch(
 ) -> EpochPlan:
     """The updates of an epoch in order, each of about ``update_s`` seconds: a pure function of its arguments.
 
-    With ``repeats``, each utterance stands in the epoch that often, its further copies numbered as ``draw_copies`` has
-    it. An epoch repeats hardly any of another's updates.
+    With ``repeats``, an epoch takes each utterance that often, its further copies numbered by ``draw_copies``. Hardly
+    any update is the same in two epochs.
 
     Args:
         durations_s: (N,) seconds of each utterance, after cropping.
-        repeats: (N,) how often each stands in an epoch, in expectation; None: once.
+        repeats: (N,) how often an epoch takes each, in expectation; None: once.
     """
     return EpochPlan(durations_s, update_s, seed, epoch, repeats)
 

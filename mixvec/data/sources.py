@@ -68,11 +68,11 @@ class Corpus:
         self.skipped.append({"source": source, "reason": reason})
 
     def keep(self, test: Callable[[Utterance], Any], reason: str) -> None:
-        """Drop the utterances that fail ``test``, each counted with ``reason``, in which ``u`` is the utterance."""
+        """Drop the utterances that fail ``test``, each counted as skipped; ``u`` in ``reason`` is the utterance."""
         self._keep(np.array([bool(test(utterance)) for utterance in self.utterances], dtype=bool), reason)
 
     def keep_durations(self, min_s: float = 0.0, max_s: float = math.inf) -> None:
-        """Drop what is shorter than ``min_s`` or longer than ``max_s``, which are ``data``'s in the configuration."""
+        """Drop the utterances shorter than ``min_s`` or longer than ``max_s``, of the configuration's ``data``."""
         self._keep(self.utterances.durations_s <= max_s, "{u.source}: {u.duration_s:.1f} s is over data.max_s")
         self._keep(self.utterances.durations_s >= min_s, "{u.source}: {u.duration_s:.2f} s is under data.min_s")
 
@@ -83,14 +83,14 @@ class Corpus:
         self.utterances = self.utterances.where(kept)
 
     def reasons(self, count: int) -> str:
-        """The first reasons for which something was skipped, on one line, whatever the names of the files."""
+        """The first reasons for which utterances were skipped, on one line."""
         return " ".join("; ".join(row["reason"] for row in self.skipped[:count]).split())
 
     def check_skipped(self, most: float, key: str) -> None:
-        """Stop where more than the share ``most`` of what ``key`` names has been skipped.
+        """Check that at most the share ``most`` of the utterances of ``key`` has been skipped.
 
         Raises:
-            UserError: so it is; the message has the numbers and the first three reasons.
+            UserError: more has; the message has the numbers and the first three reasons.
         """
         total = len(self.skipped) + len(self.utterances)
         if len(self.skipped) > most * total:
@@ -123,7 +123,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
 
 
 def _matching(name: str) -> list[str]:
-    """The sources that a pattern stands for, in order; ``name`` where it is none."""
+    """The sources that a pattern matches, in order; ``name`` itself where it is no pattern."""
     if is_url(name):
         return expanded(name)
     return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
@@ -131,7 +131,7 @@ def _matching(name: str) -> list[str]:
 
 @contextmanager
 def _named(key: str) -> Iterator[None]:
-    """Errors begin with the key whose value they are about."""
+    """Put the key before a ``UserError``."""
     try:
         yield
     except UserError as error:
@@ -187,7 +187,7 @@ def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, corpus_number: 
 
 
 def utterance_of(row: Row, header: AudioHeader, corpus_number: int, labels: bool = False) -> Utterance | Fault:
-    """What a row states and its audio's header make together; a fault where no audio is left.
+    """The utterance of a row and its audio's header; a fault where no audio is left.
 
     Args:
         labels: whether the row's other fields are kept.
@@ -200,7 +200,7 @@ def utterance_of(row: Row, header: AudioHeader, corpus_number: int, labels: bool
     left_s = frames / rate_hz - start_s
     duration_s = left_s if wanted_s is None else min(left_s, wanted_s)
     if duration_s <= 0:
-        beyond = f" from {start_s:g} s on, as {row.where} has it" if start_s else ""
+        beyond = f" from {start_s:g} s on, where {row.where} starts it" if start_s else ""
         return Fault(row.source, f"{row.source}: no audio in it{beyond}")
     fields = fields_of(row.fields) if labels else {}
     return Utterance(row.source, duration_s, start_s, row.text, row.label, fields, row.stored, corpus_number)

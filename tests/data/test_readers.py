@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from mixvec import UserError
+from mixvec.data import sources
+from mixvec.data.readers.forms import READERS, table
+from mixvec.data.readers.rows import Reader, Row, named
 from tests.readers import FORMS, RATE, TEXTS, assert_reads, cut, find, kaldi, lhotse, nemo, write, write_text
 
 
@@ -134,7 +137,7 @@ KALDI = "kaldi/wav.scp"
         ("kaldi/segments", "x b 0 1\n", r"segments:1: recording b is not in wav\.scp"),
         ("kaldi/segments", "x a 0.4 0.4\n", r"segments:1: .*0\.4 to 0\.4"),
         ("kaldi/segments", "x a 0 soon\n", r"segments:1: end='soon' is not a number of seconds"),
-        ("kaldi/segments", "x a 9 10\n", r"1 skipped, the first: .*a\.wav: no audio in it from 9 s on, as .*ts:1"),
+        ("kaldi/segments", "x a 9 10\n", r"1 skipped, the first: .*a\.wav: no audio in it from 9 s on.*ts:1"),
         ("kaldi/text", b"a \xff\n", r"text: not UTF-8 text"),
     ],
 )  # fmt: skip
@@ -172,3 +175,17 @@ def test_one_bad_file_is_skipped_and_a_bound_may_stop_the_run(tmp_path: Path) ->
     ) as caught:
         corpus.check_skipped(0.5, "data.train=DIR")
     assert [f"{name}.wav: not audio" in str(caught.value) for name in "bdef"] == [True, True, True, False]
+
+
+def test_a_reader_is_one_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named in READERS it reads its files, and the documentation's table has it."""
+    audio = write(tmp_path / "a.wav")
+    pairs = Reader(
+        "pairs", "a text, a tab and a file in each line", "file", named(".pairs"),
+        lambda path, wanted: (Row(name, text=text) for text, name in map(str.split, path.read_text().splitlines())),
+    )  # fmt: skip
+    monkeypatch.setattr(sources, "READERS", (pairs, *READERS))
+    (utterance,) = find(write_text(tmp_path / "set.pairs", f"yes\t{audio}")).utterances
+    assert (utterance.text, utterance.source, utterance.duration_s) == ("yes", str(audio), 0.5)
+    assert [line.split(" | ")[0] for line in table().splitlines()[2:]] == [f"| {reader.name}" for reader in READERS]
+    assert len({reader.name for reader in READERS}) == len(READERS)

@@ -1,4 +1,4 @@
-"""Long recordings in stretches: all of them is heard, or all their speech; listened to once, and the same anywhere."""
+"""Long recordings in segments: all of each is read, or all its speech; searched once, and the same anywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GATE = GateConfig(below_db=35.0)
 SPANS = {"a": [(2.0, 5.0), (8.0, 12.0)], "b": [(0.5, 9.5)], "c": [(6.0, 6.9)]}
 MEANT = {"a": [(1.9, 5.1), (7.9, 12.1)], "b": [(0.4, 9.6)], "c": [(5.9, 7.0)]}
 
-Stretches = list[tuple[str, float, float]]
+Bounds = list[tuple[str, float, float]]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of what has been listened to."""
+    """The names of the recordings that have been searched for speech."""
     names: list[str] = []
 
     def counting(file: Any, start_s: float, duration_s: float) -> Any:
@@ -69,7 +69,7 @@ def cut(source: Any, gate: GateConfig = GATE, max_s: float = 10.0) -> tuple[Corp
     return corpus, cut_long(corpus, data)
 
 
-def bounds_of(corpus: Corpus) -> Stretches:
+def bounds_of(corpus: Corpus) -> Bounds:
     return [(Path(u.source).name.partition(".")[0], u.start_s, u.start_s + u.duration_s) for u in corpus.utterances]
 
 
@@ -256,7 +256,7 @@ def test_what_is_silent_or_unreadable_is_counted_with_its_reason(folder: Path) -
     assert {name for name, *_ in bounds_of(corpus)} == {"a", "short"}
     reasons = {Path(row["source"]).name: row["reason"].removeprefix(row["source"]) for row in corpus.skipped}
     assert reasons == {
-        "b.flac": ": all silence, as data.gate has it",
+        "b.flac": ": all silence by data.gate",
         "c.flac": ": not audio that libsndfile can read (flac decoder lost sync)",
         "d.wav": ": only 0.40 s of its 15.00 s could be decoded",
     }

@@ -22,7 +22,7 @@ from mixvec import UserError
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Clip, Loaded, LoaderConfig
 from mixvec.data.config import WaveformAugmentConfig
-from mixvec.data.readers import tables
+from mixvec.data.readers import parquet
 from mixvec.data.spec import parse_sources
 from mixvec.data.stream import Place, Streamed, StreamedUpdates
 from tests.readers import write
@@ -146,7 +146,7 @@ def test_rows_of_parquet_are_read_once(tmp_path: Path, monkeypatch: pytest.Monke
     stored = [{"bytes": write(tmp_path / "w" / f"{n}.wav", 0.5).read_bytes(), "path": f"{n}.wav"} for n in range(10)]
     (tmp_path / "set").mkdir()
     datasets.Dataset.from_dict({"audio": stored}).to_parquet(str(tmp_path / "set" / "0.parquet"))
-    monkeypatch.setattr(tables.ParquetRow, "open", lambda self: pytest.fail("opened again"))
+    monkeypatch.setattr(parquet.ParquetRow, "open", lambda self: pytest.fail("opened again"))
     assert len(clips(stream(updates_of(tmp_path / "set"), 1))[0]) >= 7
 
 

@@ -160,7 +160,7 @@ def test_values_that_are_no_sound_are_refused(value: float, tmp_path: Path) -> N
     samples = tone(0.5, 16_000).astype(np.float32)
     samples[77] = value
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
-    assert refusal(tmp_path / "a.wav") == "holds values that are no sound (NaN, infinity or over 1e+10)"
+    assert refusal(tmp_path / "a.wav") == "holds values that cannot be sound (NaN, infinity or over 1e+10)"
     samples[77] = -(2.0**31)
     soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
     assert read_audio(tmp_path / "a.wav").min() == -(2.0**31)
@@ -226,7 +226,7 @@ def wav_with(path: Path, at: int, fmt: str, value: int) -> Path:
 
 
 def test_rates_that_lie_cost_no_memory(tmp_path: Path) -> None:
-    assert "268451456 Hz is beyond any recording" in refusal(wav_with(tmp_path / "a.wav", 24, "<I", 268_451_456))
+    assert "268451456 Hz" in refusal(wav_with(tmp_path / "a.wav", 24, "<I", 268_451_456))
     code = (
         "import resource, sys; from mixvec.audio import read_audio; read_audio(sys.argv[1])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
@@ -245,7 +245,7 @@ def test_a_rate_that_lies_is_refused_before_a_filter_is_made_for_it(
 ) -> None:
     asked: list[int] = []
     monkeypatch.setattr("mixvec.resample._filters", asked.append)
-    with pytest.raises(UserError, match="268451456 Hz is beyond any recording"):
+    with pytest.raises(UserError, match="268451456 Hz"):
         read_audio(wav_with(tmp_path / "a.wav", 24, "<I", 268_451_456))
     assert asked == []
 

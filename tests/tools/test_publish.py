@@ -118,7 +118,7 @@ def test_nothing_else_is_ever_replaced(run: Run, quick: None, run_dir: Path, tmp
     save_folder(encoder(), model)
     (model / ".git").mkdir()
     assert "holds files and no mixvec model" in run(run_dir, "--to", home).err
-    assert "a file stands there" in run(run_dir, "--to", home / "thesis.tex").err
+    assert "thesis.tex: " in run(run_dir, "--to", home / "thesis.tex").err
     assert ".git would be lost" in run(run_dir, "--to", model).err
     assert "holds files and no mixvec model" in run(run_dir, "--to", run_dir).err
     assert contents(home) == {"thesis.tex": b"years of work"} and (model / ".git").is_dir()

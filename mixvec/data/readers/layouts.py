@@ -1,18 +1,5 @@
 """Official archives of speech, read as unpacked, with the labels and splits that they define themselves.
 
-- LibriSpeech, Libri-Light's labelled hours: a folder with ``*.trans.txt`` at any depth, such as ``DIR/dev-clean``.
-- Common Voice: ``DIR/train.tsv``, ``DIR/validated.tsv``, ... with the audio in ``DIR/clips``.
-- VoxPopuli: ``DIR/asr_train.tsv``; the audio is found by its id in the folders beside (``DIR/2018/ID.ogg``).
-- AISHELL-1: ``DIR/wav/train``, with ``DIR/transcript/*.txt`` above it; the speakers' own archives unpacked.
-- TED-LIUM: ``DIR/legacy/train``, a folder that holds ``stm`` and ``sph``.
-- Speech Commands: ``DIR`` is the training split, that is all that is in neither list; ``DIR/validation_list.txt`` and
-  ``DIR/testing_list.txt`` are the other two. ``_background_noise_`` is no command and left out.
-  ``DIR/_background_noise_`` is read second by second as the label ``_silence_``, and the archive of the 12-class test
-  by its folders' names.
-- SLURP: ``DIR/slurp/train.jsonl``, every recording of it, from ``slurp_real`` or ``slurp_synth`` nearby.
-- Fluent Speech Commands: ``DIR/data/train_data.csv``; the label is ``action|object|location``.
-- Audio SNIPS: ``DIR/train``, a folder of audio beside ``DIR/all.iob.snips.txt``; the label is the intent.
-
 Archives have gaps of their own, so missing audio skips one utterance and does not end the run.
 """
 
@@ -241,7 +228,8 @@ def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
 
 
 LIBRISPEECH = Reader(
-    "LibriSpeech, Libri-Light", "for labels: a split's folder, at any depth `*.trans.txt`", "folder",
+    "LibriSpeech, Libri-Light", "for labels: a split's folder (`DIR/dev-clean`), with `*.trans.txt` at any depth",
+    "folder",
     lambda folder, labels: labels and any(
         not isinstance(file, Fault) and file.name.endswith(".trans.txt") for file in walk(folder)
     ),
@@ -252,26 +240,28 @@ TRANSCRIPT = Reader(
     lambda path, wanted: librispeech_rows(path, wanted.key),
 )  # fmt: skip
 AISHELL = Reader(
-    "AISHELL-1", "for labels: `DIR/wav/train`", "folder",
+    "AISHELL-1", "for labels: `DIR/wav/train`, with `DIR/transcript/*.txt` above; the speakers' archives unpacked",
+    "folder",
     lambda folder, labels: labels and bool(aishell_transcripts(folder)),
     lambda folder, wanted: aishell_rows(folder, wanted.key), split_folders=("wav/*/S*",),
 )  # fmt: skip
 TEDLIUM = Reader(
-    "TED-LIUM", "for labels: `DIR/legacy/train`", "folder",
+    "TED-LIUM", "for labels: `DIR/legacy/train`, a folder that holds `stm` and `sph`", "folder",
     lambda folder, labels: labels and (folder / "stm").is_dir() and (folder / "sph").is_dir(),
     lambda folder, wanted: tedlium_rows(folder), split_folders=("*/stm", "legacy/*/stm"),
 )  # fmt: skip
 SPEECH_COMMANDS = Reader(
-    "Speech Commands", "the training split: its folder", "folder",
+    "Speech Commands", "its folder is the training split: all that is in neither list, without `_background_noise_`",
+    "folder",
     lambda folder, labels: all((folder / name).is_file() for name in SPLIT_LISTS),
     lambda folder, wanted: speech_commands_rows(folder),
 )  # fmt: skip
 SPEECH_COMMANDS_LIST = Reader(
-    "Speech Commands, a list", "`DIR/validation_list.txt`, `DIR/testing_list.txt`", "file",
+    "Speech Commands, a list", "the other splits: `DIR/validation_list.txt`, `DIR/testing_list.txt`", "file",
     lambda path, labels: path.name.lower() in SPLIT_LISTS, lambda path, wanted: speech_commands_list_rows(path),
 )  # fmt: skip
 SPEECH_COMMANDS_NOISE = Reader(
-    "Speech Commands, silence", "for labels: `DIR/_background_noise_`, second by second", "folder",
+    "Speech Commands, silence", "for labels: `DIR/_background_noise_`, second by second as `_silence_`", "folder",
     lambda folder, labels: labels and folder.name == BACKGROUND_NOISE, lambda folder, wanted: background_rows(folder),
 )  # fmt: skip
 SPEECH_COMMANDS_TEST = Reader(
@@ -280,6 +270,6 @@ SPEECH_COMMANDS_TEST = Reader(
     lambda folder, wanted: (Row(str(file), label=file.parent.name) for file in audio_below(folder)),
 )  # fmt: skip
 SNIPS = Reader(
-    "Audio SNIPS", "for labels: a split's folder beside `all.iob.snips.txt`", "folder",
+    "Audio SNIPS", "for labels: a split's folder beside `all.iob.snips.txt`; the label is the intent", "folder",
     lambda folder, labels: labels and any((at / SNIPS_LABELS).is_file() for at in (folder, folder.parent)), snips_rows,
 )  # fmt: skip
