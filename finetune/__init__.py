@@ -1,1 +1,1 @@
-"""Fine-tuning on labelled speech: recognition (asr) and utterance classification (intent)."""
+"""Fine-tuning on labelled speech: recognition and spoken language understanding, one file per task."""

@@ -1,10 +1,10 @@
-"""What the rows of a corpus say about slots, in any of their forms: the slots to score, the segments to learn.
+"""Slot annotations of a row, in any of their forms: the slots to score, and the segments to learn.
 
-- ``entities`` and ``tokens`` (SLURP, Audio SNIPS): each entity a ``type`` and a ``span``, the numbers of its tokens.
-  Without ``tokens`` these are the words of the text. The text is the tokens with spaces between them then.
-- ``slots``: an object from types to values, or a list of objects with ``type`` and ``value``. Where there is a text the
-  values are looked for in it, word for word; where there is none, what is said is the values, in the row's order or,
-  where ``slots.order`` names their types, in that one.
+- ``entities`` and ``tokens`` (SLURP, Audio SNIPS): each entity has a ``type`` and a ``span``, the indices of its
+  tokens. Without ``tokens`` these are the words of the text; with them the text is the tokens joined by spaces.
+- ``slots``: an object from types to values, or a list of objects with ``type`` and ``value``. Where the row has a
+  text, the values are searched in it, word for word; where it has none, the utterance is the values, in the row's
+  order or, where ``slots.order`` names their types, in that one.
 """
 
 from __future__ import annotations
@@ -12,64 +12,69 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import Any
 
 from mixvec import UserError
 from mixvec.data.utterances import Utterance
 from mixvec.model.tags import Segment
 from mixvec.text import TextStyle, normalise_text
 
-if TYPE_CHECKING:
-    from .slu_score import Slot
+from .slu_score import Slot
 
 TYPE_KEYS, VALUE_KEYS = ("type", "name", "slot", "label"), ("value", "filler", "text")
 Span = tuple[str, list[int]]
-"""A type, and the numbers of its words."""
-
-
-@dataclass(frozen=True)
-class SlotConfig:
-    order: tuple[str, ...] = ()
-    """Types of slots in the usual order of speech, for rows without a text: CTC learns what is said in its order."""
+"""A type, and the indices of its words."""
 
 
 @dataclass(frozen=True)
 class Annotation:
     slots: list[Slot]
-    """All of them, to score against, also those that no segment holds."""
+    """All slots, to score against, including those that no segment holds."""
     segments: list[Segment]
-    """What is said, slot by slot and between them."""
+    """The utterance, cut into slots and the text between them."""
     unlearned: list[Slot]
-    """Slots that share words with another, have a gap, or are not in the text: no segment can hold them."""
+    """Slots that overlap another, have a gap, or are not in the text: no segment can hold them."""
 
 
 def annotation_of(utterance: Utterance, style: TextStyle, order: tuple[str, ...] = ()) -> Annotation | None:
-    """What the row says, its texts in ``style``; None where it says nothing of slots.
+    """The annotation of a row, its texts in ``style``; None where it has no slots. Each distinct one is parsed once.
 
     Raises:
-        UserError: what it says is in none of the forms, or a span lies outside the text.
+        UserError: the annotation has none of the forms above, or a span is outside the text.
     """
     fields = utterance.fields
-    if "entities" in fields and (utterance.text is not None or "tokens" in fields):
-        tokens = _json(fields["tokens"], utterance) if "tokens" in fields else (utterance.text or "").split()
-        if not isinstance(tokens, list):
-            raise UserError(f"{utterance.source}: its tokens are no list")
-        words = [normalise_text(str(token), style) for token in tokens]
-        spans = [_span(entity, len(words), utterance) for entity in _objects(fields["entities"], utterance)]
+    try:
+        return _parse(utterance.text, fields.get("tokens"), fields.get("entities"), fields.get("slots"), style, order)
+    except ValueError as error:
+        raise UserError(f"{utterance.source}: {error}") from error
+
+
+@lru_cache(maxsize=1 << 15)
+def _parse(
+    text: str | None, tokens: str | None, entities: str | None, slots: str | None, style: TextStyle,
+    order: tuple[str, ...],
+) -> Annotation | None:  # fmt: skip
+    if entities is not None and (text is not None or tokens is not None):
+        listed = _json(tokens) if tokens is not None else (text or "").split()
+        if not isinstance(listed, list):
+            raise ValueError("its tokens are not a list")
+        words = [normalise_text(str(token), style) for token in listed]
+        spans = [_span(entity, len(words)) for entity in _objects(_json(entities))]
         return _segmented(words, spans, [(kind, _joined(words, span)) for kind, span in spans])
-    if not (fields.get("slots") or fields.get("entities")):
+    if not (slots or entities):
         return None
-    slots = [(kind, normalise_text(value, style)) for kind, value in _values(fields, utterance)]
-    if utterance.text is None:
+    found = [(kind, normalise_text(value, style)) for kind, value in _values(_json(slots or entities or ""))]
+    if text is None:
         rank = {kind: number for number, kind in enumerate(order)}
-        said = sorted(slots, key=lambda slot: rank.get(slot[0], len(rank)))
-        return Annotation(slots, [(kind, value) for kind, value in said if value], [])
-    words = normalise_text(utterance.text, style).split()
-    return _segmented(words, list(_found(words, slots)), slots)
+        spoken: list[Segment] = [(kind, value) for kind, value in found if value]
+        return Annotation(found, sorted(spoken, key=lambda slot: rank.get(slot[0] or "", len(rank))), [])
+    words = normalise_text(text, style).split()
+    return _segmented(words, list(_located(words, found)), found)
 
 
 def _segmented(words: list[str], spans: list[Span], slots: list[Slot]) -> Annotation:
-    """The words cut where slots begin and end; of slots that share words the first and longest is kept."""
+    """The words cut where slots begin and end; of overlapping slots the first and longest is kept."""
     kept: list[Span] = []
     lost = []
     order = sorted(range(len(spans)), key=lambda i: (spans[i][1][:1], -len(spans[i][1])))
@@ -82,20 +87,21 @@ def _segmented(words: list[str], spans: list[Span], slots: list[Slot]) -> Annota
             lost.append(slots[number])
     segments: list[Segment] = []
     at = 0
-    for kind, span in [*kept, (None, [len(words)])]:
+    for kind, span in kept:
         between = _joined(words, list(range(at, span[0])))
         segments += [(None, between)] if between else []
-        segments += [(kind, _joined(words, span))] if kind is not None else []
+        segments.append((kind, _joined(words, span)))
         at = span[-1] + 1
-    return Annotation(slots, segments, lost)
+    rest = _joined(words, list(range(at, len(words))))
+    return Annotation(slots, [*segments, (None, rest)] if rest else segments, lost)
 
 
 def _joined(words: list[str], span: list[int]) -> str:
     return " ".join(word for word in (words[i] for i in span) if word)
 
 
-def _found(words: list[str], slots: list[Slot]) -> Iterator[Span]:
-    """Where the values stand in the text, each at the first place that is free; no numbers where it does not."""
+def _located(words: list[str], slots: list[Slot]) -> Iterator[Span]:
+    """The first free occurrence of each value in the text, as indices of words; none where there is no occurrence."""
     used: set[int] = set()
     for kind, value in slots:
         wanted = value.split()
@@ -106,52 +112,46 @@ def _found(words: list[str], slots: list[Slot]) -> Iterator[Span]:
         yield kind, span
 
 
-def _span(entity: dict[str, Any], words: int, utterance: Utterance) -> Span:
+def _span(entity: dict[str, Any], words: int) -> Span:
     span = entity.get("span")
-    good = isinstance(span, list) and bool(span) and all(type(i) is int and 0 <= i < words for i in span)
-    if not good:
-        raise UserError(f"{utterance.source}: the span {span!s:.60} of an entity is not in its {words} tokens")
-    return _named(entity, TYPE_KEYS, utterance), span  # type: ignore[return-value]
+    if not (isinstance(span, list) and span and all(type(i) is int and 0 <= i < words for i in span)):
+        raise ValueError(f"the span {span!s:.60} of an entity is not in its {words} tokens")
+    return _named(entity, TYPE_KEYS), span
 
 
-def _values(fields: dict[str, str], utterance: Utterance) -> Iterator[Slot]:
+def _values(slots: Any) -> Iterator[Slot]:
     """``slots`` as an object or a list; one type may have several values."""
-    said = _json(fields.get("slots") or fields["entities"], utterance)
-    if isinstance(said, dict) and set(said) == {"type", "value"} and isinstance(said["type"], list):
-        if not isinstance(said["value"], list) or len(said["type"]) != len(said["value"]):
-            raise UserError(f"{utterance.source}: its types and values are not as many")
-        said = [{"type": kind, "value": value} for kind, value in zip(said["type"], said["value"], strict=True)]
-    if isinstance(said, list):
-        for slot in _checked(said, utterance):
-            yield _named(slot, TYPE_KEYS, utterance), _named(slot, VALUE_KEYS, utterance)
+    if isinstance(slots, dict) and set(slots) == {"type", "value"} and isinstance(slots["type"], list):
+        if not isinstance(slots["value"], list) or len(slots["type"]) != len(slots["value"]):
+            raise ValueError("its types and values differ in number")
+        slots = [{"type": kind, "value": value} for kind, value in zip(slots["type"], slots["value"], strict=True)]
+    if isinstance(slots, list):
+        for slot in _objects(slots):
+            yield _named(slot, TYPE_KEYS), _named(slot, VALUE_KEYS)
         return
-    if not isinstance(said, dict):
-        raise UserError(f"{utterance.source}: its slots are neither an object nor a list")
-    for kind, value in said.items():
+    if not isinstance(slots, dict):
+        raise ValueError("its slots are neither an object nor a list")
+    for kind, value in slots.items():
         for one in value if isinstance(value, list) else [value]:
             if one is not None:
                 yield kind, str(one)
 
 
-def _named(entity: dict[str, Any], keys: tuple[str, ...], utterance: Utterance) -> str:
+def _named(entity: dict[str, Any], keys: tuple[str, ...]) -> str:
     found = next((entity[key] for key in keys if entity.get(key) is not None), None)
     if found is None:
-        raise UserError(f"{utterance.source}: a slot without a {keys[0]}: {entity!s:.80}")
+        raise ValueError(f"a slot without a {keys[0]}: {entity!s:.80}")
     return str(found)
 
 
-def _objects(text: str, utterance: Utterance) -> list[dict[str, Any]]:
-    return _checked(_json(text, utterance), utterance)
+def _objects(values: Any) -> list[dict[str, Any]]:
+    if not isinstance(values, list) or not all(isinstance(entity, dict) for entity in values):
+        raise ValueError("its entities or slots are not a list of objects")
+    return values
 
 
-def _checked(said: Any, utterance: Utterance) -> list[dict[str, Any]]:
-    if not isinstance(said, list) or not all(isinstance(entity, dict) for entity in said):
-        raise UserError(f"{utterance.source}: its entities or slots are no list of objects")
-    return said
-
-
-def _json(text: str, utterance: Utterance) -> Any:
+def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{utterance.source}: its slots are not JSON ({error})") from error
+        raise ValueError(f"its slots are not JSON ({error})") from error

@@ -15,22 +15,22 @@ from mixvec.data.masks import MIN_FRAMES, span_mask
 from mixvec.data.utterances import Utterance
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 
-from .config import AugmentConfig
+from .sections import AugmentConfig
 
 
 class LabelledBatch(NamedTuple):
-    """Rows beyond the references are silence that stands in where nothing could be read; they count for nothing."""
+    """A padded batch. Where no clip could be read it is one row of silence without a reference, which has no weight."""
 
     waveforms: Tensor
     """(B, S) at 16 kHz."""
     lengths: Tensor
     """(B,) samples."""
     time_mask: Tensor
-    """(B, T) True at frames to hide."""
+    """(B, T) True at masked frames."""
     channels: Tensor
-    """(B, F) 1 for a feature channel to keep, 0 for one to silence."""
+    """(B, F) 1 for a feature channel to keep, 0 for one to zero."""
     targets: Tensor
-    """(B, U) the label's number, or the text's characters, padded with 0."""
+    """(B, U) the label's number, or the text's tokens, padded with 0."""
     target_lengths: Tensor
     """(B,); 0 where the row has no target."""
     references: list[Any]
@@ -38,8 +38,12 @@ class LabelledBatch(NamedTuple):
     """Without their audio."""
 
     def to(self, device: torch.device) -> LabelledBatch:
-        moved = [t.to(device, non_blocking=True) for t in self[:6]]
-        return LabelledBatch(*moved, self.references, self.utterances)  # type: ignore[arg-type]
+        waveforms, lengths, time_mask, channels, targets, target_lengths = (
+            tensor.to(device, non_blocking=True) for tensor in self[:6]
+        )
+        return LabelledBatch(
+            waveforms, lengths, time_mask, channels, targets, target_lengths, self.references, self.utterances
+        )
 
 
 def collate_labelled(
@@ -51,7 +55,7 @@ def collate_labelled(
     min_samples: int,
     feature_dim: int,
 ) -> LabelledBatch:
-    """Clips to a batch; ``augment`` None draws no masks. A clip shorter than one frame is padded with silence."""
+    """Collate clips to a batch; ``augment`` None draws no masks. A clip shorter than a frame is padded with silence."""
     waveforms, lengths = pad([_at_least(clip.waveform, min_samples) for clip in clips] or [torch.zeros(SAMPLE_RATE_HZ)])
     time_mask = torch.zeros(len(lengths), frame_lengths(waveforms.shape[1]), dtype=torch.bool)
     channels = torch.ones(len(lengths), feature_dim)
@@ -59,9 +63,9 @@ def collate_labelled(
         for row, clip in enumerate(clips):
             frames = frame_lengths(int(lengths[row]))
             if augment.time_prob and frames >= 2 * MIN_FRAMES:
-                own = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
-                time_mask[row, :frames] = torch.from_numpy(own)
-            channels[row, _silent_channels(feature_dim, augment, clip.rng)] = 0.0
+                drawn = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
+                time_mask[row, :frames] = torch.from_numpy(drawn)
+            channels[row, _zeroed_channels(feature_dim, augment, clip.rng)] = 0.0
     targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips] or [
         torch.zeros(0, dtype=torch.int64)
     ]
@@ -76,10 +80,10 @@ def _at_least(waveform: Tensor, samples: int) -> Tensor:
     return torch.nn.functional.pad(waveform, (0, max(0, samples - len(waveform))))
 
 
-def _silent_channels(width: int, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """The channels to silence, drawn into spans like the frames."""
-    silent = np.zeros(width, dtype=bool)
+def _zeroed_channels(width: int, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """The channels (F,) to zero, True where drawn, in spans like the masked frames."""
+    zeroed = np.zeros(width, dtype=bool)
     span = max(1, round(augment.channel_span * width))
     for start in rng.integers(0, width - span + 1, int(augment.channel_prob * width / span + rng.random())):
-        silent[start : start + span] = True
-    return silent
+        zeroed[start : start + span] = True
+    return zeroed

@@ -1,4 +1,4 @@
-"""What the tasks that learn with CTC share."""
+"""Losses shared by the tasks that learn with CTC."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from mixvec.model.decoder import HybridModel
 from mixvec.model.output import EncoderOutput
 from mixvec.model.padding import padding_mask
 
-from .asr_config import AsrConfig
 from .batch import LabelledBatch
 
 
-def loss_sum(config: AsrConfig, model: CtcModel, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-    """CTC in nats, summed over utterances; λ CTC + (1 − λ) cross-entropy with the attention decoder."""
+def loss_sum(model: CtcModel, encoded: EncoderOutput, batch: LabelledBatch, label_smoothing: float) -> Tensor:
+    """CTC in nats () summed over utterances; λ CTC + (1 − λ) cross-entropy where there is an attention decoder."""
     ctc = ctc_loss_sum(model.head(encoded), encoded.lengths, batch)
     if not isinstance(model, HybridModel):
         return ctc
-    attention = cross_entropy_sum(model, encoded, batch, config.label_smoothing)
-    return config.ctc_weight * ctc + (1.0 - config.ctc_weight) * attention
+    attention = cross_entropy_sum(model, encoded, batch, label_smoothing)
+    return model.ctc_weight * ctc + (1.0 - model.ctc_weight) * attention
 
 
 def ctc_loss_sum(log_probs: Tensor, frame_lengths: Tensor, batch: LabelledBatch) -> Tensor:
@@ -35,7 +34,7 @@ def ctc_loss_sum(log_probs: Tensor, frame_lengths: Tensor, batch: LabelledBatch)
 
 
 def cross_entropy_sum(model: HybridModel, encoded: EncoderOutput, batch: LabelledBatch, smoothing: float) -> Tensor:
-    """Of the attention decoder, over each text's entries and its end, in nats (), summed."""
+    """Cross-entropy of the attention decoder in nats (), summed over each text's tokens and its end."""
     count = len(batch.references)
     logits = model.attend(encoded, batch.targets)[:count]  # (B, U + 1, V)
     wanted = torch.nn.functional.pad(batch.targets, (0, 1))[:count]  # padding is 0, which is the end as well
@@ -46,5 +45,5 @@ def cross_entropy_sum(model: HybridModel, encoded: EncoderOutput, batch: Labelle
 
 
 def frames_needed(target: list[int]) -> int:
-    """CTC needs a frame for each entry, and a blank between two alike."""
+    """The fewest frames on which CTC can emit ``target``: one per token, and a blank between two equal ones."""
     return len(target) + sum(a == b for a, b in pairwise(target))

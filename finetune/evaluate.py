@@ -1,8 +1,9 @@
-"""Scoring a model on a labelled corpus, over all ranks; keeping the best; the run's last word."""
+"""Score a model on a labelled corpus, over all ranks; keep the best one; score that one when the run ends."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from mixvec.training.run import Run
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
-from .frozen import frozen_frames, reads_alone
+from .frozen import encodes_alone, frozen_frames
 from .tasks import Detailed, Scored
 from .tasks import LabelledTask as Task
 from .transformers_encoder import TransformersEncoder
@@ -35,13 +36,13 @@ from .transformers_encoder import TransformersEncoder
 def evaluate(
     run: Run, task: Task, model: Any, data: Updates[LabelledBatch], split: str, when: str
 ) -> tuple[dict[str, float], list[Scored], int]:
-    """Every utterance once. Every rank calls this; one line and examples are shown.
+    """Score every utterance once. Every rank calls this; the main rank prints a line and examples.
 
-    What cannot be decoded has no answer, which is wrong: no score is the better for a damaged file. The generators are
-    left as they were, so that an evaluation changes nothing in training.
+    An utterance that cannot be decoded has an empty prediction, which is an error: a damaged file improves no score.
+    The random generators are restored, so that an evaluation changes nothing in training.
 
     Returns:
-        the scores, what they stand on, and how many utterances could not be decoded.
+        the scores, the rows that they were computed from, and how many utterances could not be decoded.
     """
     model.eval()
     rows: list[Scored] = []
@@ -49,66 +50,73 @@ def evaluate(
         batch = loaded.batch.to(run.accelerator.device)
         run.note_skipped(loaded.skipped)
         with run.accelerator.autocast():
-            if reads_alone(run.config, training=False):
+            if encodes_alone(run.config, training=False):
                 encoded = frozen_frames(run.config, model, batch)
             else:
                 encoded = model.encoder(batch.waveforms, batch.lengths, every_layer=model.every_layer)
             predictions = task.predict(model, encoded)
-        rows += map(Scored, batch.utterances, batch.references, predictions)  # silent stand-ins fall away
+        rows += map(Scored, batch.utterances, batch.references, predictions)  # without the rows of silence
     rows = gather_object(rows) if run.accelerator.num_processes > 1 else rows
-    undecoded = unanswered(task, data.utterances, rows)
-    rows = sorted(rows + undecoded, key=_which)
+    undecoded = missing_predictions(task, data.utterances, rows)
+    rows = sorted(rows + undecoded, key=_identity)
     scores = task.score(rows)
     listed = "  ".join(f"{key} {value:.3f}" for key, value in scores.items())
     lines = [f"  {split}{when}: {listed}  ({len(rows)} utterances)", *task.report(rows, scores)]
     if undecoded:
         lines.append(
             f"WARNING data.{split}: {len(undecoded)} of {len(rows)} utterances could not be decoded and count as "
-            f"errors (why: {run.dir}/skipped*.jsonl)"
+            f"errors (reasons: {run.dir}/skipped*.jsonl)"
         )
     run.say("\n".join(lines))
     return scores, rows, len(undecoded)
 
 
-def unanswered(task: Task, utterances: Iterable[Utterance], rows: list[Scored]) -> list[Scored]:
-    """An empty answer for each utterance that ``rows``, of all ranks, lacks."""
-    asked = [Scored(replace(utterance, stored=None), task.reference(utterance), "") for utterance in utterances]
-    answered = Counter(map(_which, rows))
+def missing_predictions(task: Task, utterances: Iterable[Utterance], rows: list[Scored]) -> list[Scored]:
+    """Empty predictions for the utterances that are in no rank's ``rows``, since their audio cannot be decoded."""
+    predicted = Counter(map(_identity, rows))
     missing = []
-    for row in asked:
-        if answered[_which(row)]:
-            answered[_which(row)] -= 1
+    for utterance in utterances:
+        row = Scored(replace(utterance, stored=None), task.reference(utterance), "")
+        if predicted[_identity(row)]:
+            predicted[_identity(row)] -= 1
         else:
             missing.append(row)
     return missing
 
 
-def _which(row: Scored) -> tuple[str, float, str]:
+def _identity(row: Scored) -> tuple[str, float, str]:
     return row.utterance.source, row.utterance.start_s, str(row.reference)
 
 
-def too_many(run: Run, split: str, undecoded: int, total: int) -> str | None:
-    """What to end the run with where more could not be decoded than ``data.max_skipped`` allows."""
+def too_many_undecoded(run: Run, split: str, undecoded: int, total: int) -> str | None:
+    """The error that ends the run where more could not be decoded than ``data.max_skipped`` allows, else None."""
     most = run.config.data.max_skipped
     if undecoded <= most * total:
         return None
     return (
         f"data.{split}: {undecoded} of {total} utterances could not be decoded, more than data.max_skipped={most:g} "
-        f"allows (why: {run.dir}/skipped*.jsonl); mend them, take them out, or raise data.max_skipped"
+        f"allows (reasons: {run.dir}/skipped*.jsonl); fix or remove them, or raise data.max_skipped"
     )
+
+
+def is_better(score: float, best: float | None, *, higher: bool) -> bool:
+    """Whether ``score`` beats ``best``: a tie keeps the earlier checkpoint, and any number beats NaN."""
+    if best is None or math.isnan(best):
+        return best is None or not math.isnan(score)
+    return score > best if higher else score < best
 
 
 def keep_best(
     run: Run, task: Task, model: Any, data: Updates[LabelledBatch], state: RunState, corpora: dict[str, Corpus]
 ) -> int | None:
-    """Score the model, and write it to ``run.dir``/hub where it is the best so far. Every rank calls this.
+    """Score the model, and write it to ``run.dir``/hub if it is the best so far. Every rank calls this.
 
     Returns:
-        the exit code to end with, where ``run.stop_on`` names what ails the scores, or too much was not decoded.
+        the exit code to end with, where ``run.stop_on`` names a diagnosis of the scores or too much was undecodable.
     """
     scores, _, undecoded = evaluate(run, task, model, data, "valid", f" at update {state.update}")
     score = scores[task.score_name]
-    if state.best is None or (score > state.best if task.higher_is_better else score < state.best):
+    if is_better(score, state.best, higher=task.higher_is_better):
         state.best, state.best_update, state.best_loss = score, state.update, state.loss
         save_model(
             run, model, facts(run, state, corpora) | {"metrics": scores, "test_data": scored_on(corpora["valid"])}
@@ -117,8 +125,8 @@ def keep_best(
     stop = tell(
         run, row, "", diagnose_score(score, task.score_name, len(corpora["valid"].utterances), state, run.config.run)
     )
-    sick = too_many(run, "valid", undecoded, len(corpora["valid"].utterances))
-    return run.give_up(sick) if sick else stop
+    error = too_many_undecoded(run, "valid", undecoded, len(corpora["valid"].utterances))
+    return run.give_up(error) if error else stop
 
 
 def finish(
@@ -132,7 +140,7 @@ def finish(
     """Score the best model on the test data, once; write its folder with the scores, and results.json.
 
     Raises:
-        UserError: more than ``data.max_skipped`` of it could not be decoded.
+        UserError: more than ``data.max_skipped`` of the data could not be decoded.
     """
     if "valid" not in data:
         state.best_update = state.update
@@ -149,9 +157,9 @@ def finish(
         when = f", best model (update {state.best_update})"
         results[split], rows, undecoded = evaluate(run, task, best, data[split], split, when)
         counts[split] = {"scored": len(rows), "undecoded": undecoded, "left_out": len(corpora[split].skipped)}
-        if sick := too_many(run, split, undecoded, len(rows)):
+        if error := too_many_undecoded(run, split, undecoded, len(rows)):
             run.close()
-            raise UserError(sick)
+            raise UserError(error)
         if run.accelerator.is_main_process:
             write_rows(run.dir / f"{split}.jsonl", rows)
         if isinstance(task, Detailed):
@@ -168,7 +176,7 @@ def finish(
 
 
 def scored_on(corpus: Corpus) -> str:
-    """What a card says of the data behind its scores: its name, and how much of it is not in them."""
+    """The name of the data for the model card, with the number of utterances that the scores leave out."""
     left_out = len(corpus.skipped)
     return corpus.name + (
         f", without {left_out} utterance{'s' * (left_out > 1)} that could not be used" if left_out else ""
@@ -176,7 +184,7 @@ def scored_on(corpus: Corpus) -> str:
 
 
 def _reloaded(run: Run, model: Any) -> Any:
-    """The model of ``run.dir``/hub as anyone loads it; where only a fine-tuning can build it, its weights alone."""
+    """The model of ``run.dir``/hub; its weights loaded into ``model`` where only a fine-tuning can build it."""
     if not isinstance(model.encoder, TransformersEncoder):
         return load_model(run.dir / "hub")
     load_tensors(model, read_tensors(run.dir / "hub"), run.dir / "hub")
@@ -184,7 +192,7 @@ def _reloaded(run: Run, model: Any) -> Any:
 
 
 def write_rows(path: Path, rows: list[Scored]) -> None:
-    """A JSON object a line: ``source``, ``start_s``, ``duration_s``, ``reference``, ``prediction``, ``speaker``."""
+    """Write a JSON object per line, with ``reference``, ``prediction`` and where the utterance is from."""
     lines = []
     for utterance, reference, prediction in rows:
         row = {"source": utterance.source, "start_s": utterance.start_s, "duration_s": utterance.duration_s,
@@ -194,6 +202,7 @@ def write_rows(path: Path, rows: list[Scored]) -> None:
 
 
 def facts(run: Run, state: RunState, corpora: dict[str, Corpus]) -> dict[str, Any]:
+    """What the model card and config.json report of the training."""
     train = corpora["train"]
     data = f"{train.name} ({train.hours * 60:.1f} min, {len(train.utterances)} utterances)"
     source = Path(run.config.pretrained or "scratch")

@@ -1,12 +1,12 @@
-"""A frozen encoder: when it is, how it reads, and what it said kept on disk for the next head.
+"""Frozen encoders: when the encoder is frozen, how it encodes, and a cache of its frames on disk.
 
-Where nothing random lies before a frozen encoder, it reads each utterance by itself. An utterance then gives the same
-frames whatever it is batched with, so that frames from the cache are those that would be computed, bit for bit.
+An encoder that is frozen for the whole run, with nothing random before it, encodes each utterance by itself. An
+utterance then gives the same frames in any batch, so frames from the cache equal those computed again, bit for bit.
 
-    CACHE/<encoder, layers, precision>/<audio>.safetensors     frames (L', T, D): of all layers, or of the last alone
+    CACHE/<encoder, layers, precision>/<audio>.safetensors     frames (L', T, D): of all layers, or of the last one
 
-The names are hashes, of the encoder's weights and of the audio as it is decoded, so that any head, run or corpus finds
-what it can use and nothing else.
+The names are hashes of the encoder's weights and of the decoded audio, so any head, run or corpus finds the frames that
+it can use, and no others.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from mixvec.model.output import EncoderOutput
 from .batch import LabelledBatch
 from .config import FinetuneConfig
 
-_HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # of frozen encoders, which do not change
+_HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # of frozen encoders, whose weights are constant
 
 
 def is_frozen(config: FinetuneConfig, progress: float) -> bool:
-    """Whether the encoder stays as it is at a fraction ``progress`` of the run. One from scratch is trained or not."""
+    """Whether the encoder is frozen at a fraction ``progress`` of the run. From scratch: always or never."""
     kept = config.pretrained is not None and config.baseline is None
     return progress <= config.freeze if kept else config.freeze == 1.0 or config.baseline in ("log-mel", "random")
 
 
-def reads_alone(config: FinetuneConfig, *, training: bool) -> bool:
+def encodes_alone(config: FinetuneConfig, *, training: bool) -> bool:
     """Whether the encoder is frozen for the whole run, with nothing random before it."""
     waveform, features = config.data.augment, config.augment
-    random = waveform.speed or waveform.reverb is not None or waveform.noise is not None or waveform.mix_prob > 0
+    random = bool(waveform.speed) or waveform.reverb is not None or waveform.noise is not None or waveform.mix_prob > 0
     random = random or features.time_prob > 0 or features.channel_prob > 0 or config.crop_s is not None
     return is_frozen(config, 1.0) and not (training and random)
 
@@ -70,7 +70,7 @@ def _utterance(encoder: Any, waveform: Tensor, weighted: bool, folder: Path | No
     if folder is not None:
         name = hashlib.blake2b(waveform.float().cpu().numpy().tobytes(), digest_size=16).hexdigest()
         file = folder / name[:2] / f"{name[2:]}.safetensors"
-        if (found := _found(file)) is not None:
+        if (found := _cached(file)) is not None:
             return found.to(waveform.device).float()
     samples = torch.tensor([len(waveform)], device=waveform.device)
     made = encoder(waveform.unsqueeze(0), samples, every_layer=weighted)
@@ -86,8 +86,8 @@ def _utterance(encoder: Any, waveform: Tensor, weighted: bool, folder: Path | No
     return frames
 
 
-def _found(file: Path) -> Tensor | None:
-    """What is kept in ``file``; None where nothing is yet, or it is damaged and to be written anew."""
+def _cached(file: Path) -> Tensor | None:
+    """The cached frames in ``file``; None where there are none, or where it is damaged and must be written again."""
     try:
         return load_file(file).get("frames")
     except (FileNotFoundError, SafetensorError):
@@ -95,7 +95,7 @@ def _found(file: Path) -> Tensor | None:
 
 
 def cache_folder(config: FinetuneConfig, encoder: Any, layers: str, device: str) -> Path:
-    """Where the frames of this encoder are kept: named by its weights and whatever else decides the numbers."""
+    """The cache folder of this encoder, named by a hash of its weights and of all else that changes the frames."""
     if encoder not in _HASHES:
         state = hashlib.sha256(json.dumps(encoder.settings() | {"dropout": 0.0, "layer_drop": 0.0}).encode())
         for name, tensor in sorted(encoder.state_dict().items()):
@@ -107,17 +107,17 @@ def cache_folder(config: FinetuneConfig, encoder: Any, layers: str, device: str)
 
 
 def describe_cache(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> list[str]:
-    """A line on what the cache will take; none without one.
+    """A line on the disk space that the cache needs; nothing without a cache.
 
     Raises:
-        UserError: the disk has not so much room, or nothing would ever be taken from it.
+        UserError: the disk has too little space, or the run's frames cannot be cached.
     """
     if config.cache.dir is None:
         return []
-    if not reads_alone(config, training=True):
+    if not encodes_alone(config, training=True):
         raise UserError(
-            "cache.dir keeps what a frozen encoder says, with nothing random before it: set freeze=1, "
-            "augment.time_prob=0 and augment.channel_prob=0, no data.augment, speaker.crop_s=null; or no cache.dir"
+            "cache.dir keeps the frames of a frozen encoder with nothing random before it: set freeze=1, "
+            "augment.time_prob=0 and augment.channel_prob=0, no data.augment, speaker.crop_s=null; or unset cache.dir"
         )
     layers = model.encoder.num_layers + 1 if model.layers == "weighted" else 1
     frames = sum(corpus.hours for corpus in corpora.values()) * 36 * model.encoder.frame_lengths(100 * SAMPLE_RATE_HZ)
@@ -127,7 +127,7 @@ def describe_cache(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus
     held = sum(file.stat().st_size for file in place.glob("*/*/*.safetensors"))
     free = shutil.disk_usage(place).free
     if needed > held + free:
-        raise UserError(f"cache.dir={place}: the frames of this run take {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB "
-                        "are free; cache.dtype=fp16 takes half, head.layers=last one layer")  # fmt: skip
-    return [f"cache: frames of {layers} layers in {config.cache.dtype} take {needed / 1e9:.2f} GB in {place}, which "
-            f"holds {held / 1e9:.2f} GB; {free / 1e9:.1f} GB are free"]  # fmt: skip
+        raise UserError(f"cache.dir={place}: the frames of this run need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB "
+                        "are free; cache.dtype=fp16 needs half, head.layers=last a single layer")  # fmt: skip
+    return [f"cache: frames of {layers} layers in {config.cache.dtype} need {needed / 1e9:.2f} GB in {place}, which "
+            f"has {held / 1e9:.2f} GB; {free / 1e9:.1f} GB are free"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a fine-tuning run says of itself between validations."""
+"""The log line of a fine-tuning run: losses, gradients, waiting times and warnings."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ class Window:
 
     started_s: float = 0.0
     waited_s: float = 0.0
-    """What the loader had waited when the window began."""
+    """Seconds the training had waited for data when the window began."""
     losses: list[Tensor] = field(default_factory=list)
-    """() this rank's share of each update's loss."""
+    """This rank's share () of each update's loss."""
     norms: list[float] = field(default_factory=list)
-    """The gradient's, of each update; NaN where it was left out."""
+    """Gradient norm of each update; NaN where the update was skipped."""
 
 
 def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: bool) -> int | None:
-    """Log the mean loss of the window, and what ails the run; the exit code to end with where ``run.stop_on`` names it.
+    """Log the mean loss of the window and the run's warnings. Every rank calls this. Skipped updates are in no mean.
 
-    Updates that were left out count in no mean. Every rank calls this.
+    Returns:
+        the exit code to end with, where ``run.stop_on`` names one of the warnings.
     """
     accelerator, todo = run.accelerator, run.config.run.updates - state.update
     each = accelerator.reduce(torch.stack(window.losses), "sum")

@@ -1,4 +1,4 @@
-"""Beam search over words with an n-gram: torchaudio's ``ctc_decoder``, which is flashlight-text with KenLM."""
+"""Beam search over the words of an n-gram language model: flashlight-text with KenLM, through torchaudio."""
 
 from __future__ import annotations
 
@@ -13,62 +13,87 @@ from torch import Tensor
 from mixvec import UserError
 from mixvec.text import BLANK, SPACE, TextStyle, normalise_text
 
-from .units import Units
+from .tokenizer import Tokenizer
 
-END_OF_WORD = -1e4
-"""The log-probability of all else where the end of the last word is told."""
+MARKS = ("<s>", "</s>", "<unk>")
+OTHER_TOKENS = -1e4
+"""Log-probability of all other tokens in the frame that ends the last word."""
 
 
-def spell_words(
-    words: Iterable[str], units: Units, style: TextStyle, name: str
+def tokenize_words(
+    words: Iterable[str], tokenizer: Tokenizer, style: TextStyle, name: str
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """How the vocabulary spells an n-gram's words once they are normalised, and what to know of those.
+    """The tokens of an n-gram's words after normalisation, and lines to print about changed and skipped words.
 
     Raises:
-        UserError: none can be spelled: another alphabet, or another case than ``data.text=raw`` keeps.
+        UserError: no word can be tokenized: another alphabet, or another case than ``data.text=raw`` keeps.
     """
     lexicon: dict[str, list[int]] = {}
     changed, lost, letters = [], [], Counter[str]()
     for word in words:
         text = normalise_text(word, style)
-        unknown = units.unknown([text])
-        entries = [] if unknown or not text else units.encode(text)
-        if not entries:
+        unknown = tokenizer.unknown([text])
+        tokens = [] if unknown or not text else tokenizer.encode(text)
+        if not tokens:
             lost.append(word)
             letters.update(unknown)
             continue
-        lexicon[word] = entries
+        lexicon[word] = tokens
         if text != word:
             changed.append(f"{word} → {text}")
     count, some = len(lost) + len(lexicon), ", ".join(repr(c) for c, _ in letters.most_common(5))
     if not lexicon:
         raise UserError(
-            f"{name}: none of its {count} words can be spelled with the model's vocabulary ({lost[0]!r} needs "
+            f"{name}: none of its {count} words can be written with the model's vocabulary ({lost[0]!r} needs "
             f"{some or 'a letter'}): an n-gram of another language, alphabet or case; data.text={style}"
         )
     notes = []
     if changed:
-        notes.append(f"{name}: {len(changed)} of {count} words are spelled as data.text={style} has it: {changed[0]}")
+        notes.append(f"{name}: {len(changed)} of {count} words are normalised by data.text={style}: {changed[0]}")
     if lost:
-        notes.append(f"WARNING {name}: {len(lost)} of {count} words cannot be spelled and are left out, such as "
+        notes.append(f"WARNING {name}: skipped {len(lost)} of {count} words that cannot be written, such as "
                      f"{lost[0]!r}; characters that the vocabulary lacks: {some or 'none'}")  # fmt: skip
     return lexicon, notes
 
 
-def uncovered(texts: Iterable[str], lexicon: dict[str, list[int]], units: Units, name: str) -> str:
-    """How much of the words of texts the n-gram lacks; it can never say them.
+def out_of_vocabulary(texts: Iterable[str], lexicon: dict[str, list[int]], tokenizer: Tokenizer, name: str) -> str:
+    """A line on the words of texts that the n-gram lacks, which the search can never output.
 
     Raises:
-        UserError: it has none of them.
+        UserError: the n-gram has none of them.
     """
-    known = {tuple(entries) for entries in lexicon.values()}
+    known = {tuple(tokens) for tokens in lexicon.values()}
     words = Counter(word for text in texts for word in text.split())
-    lacking = Counter({word: n for word, n in words.items() if tuple(units.encode(word)) not in known})
+    lacking = Counter({word: n for word, n in words.items() if tuple(tokenizer.encode(word)) not in known})
     total, lost = words.total(), lacking.total()
     some = ", ".join(word for word, _ in lacking.most_common(5))
     if total and lost == total:
-        raise UserError(f"{name}: has none of the words of the texts ({some}): of another language or case?")
+        raise UserError(f"{name}: has none of the words of the texts ({some}): is it of another language or case?")
     return f"{name}: {lost} of {total} words ({lost / max(total, 1):.1%}) are not in it, such as {some or 'none'}"
+
+
+def words_of(path: Path) -> list[str]:
+    """The words of an ARPA file, in its order, except <s>, </s> and <unk>.
+
+    Raises:
+        UserError: it is not an ARPA file.
+    """
+    words, inside = [], False
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("\\"):
+                    if inside:
+                        break
+                    inside = line.strip() == "\\1-grams:"
+                elif inside and line.strip():
+                    words.append(line.rstrip("\n").split("\t")[1])
+    except (OSError, UnicodeDecodeError, IndexError) as error:
+        raise UserError(f"{path}: not readable as an ARPA file ({error})") from error
+    found = [word for word in words if word.lower() not in MARKS]
+    if not found:
+        raise UserError(f"{path}: no words of an n-gram in it; it must be an ARPA file, neither compressed nor binary")
+    return found
 
 
 class NgramBeam:
@@ -90,10 +115,10 @@ class NgramBeam:
         self.vocabulary, self.characters = list(vocabulary), SPACE in vocabulary
         self._folder = tempfile.TemporaryDirectory(prefix="mixvec-lexicon-")
         self._lexicon = str(Path(self._folder.name) / "lexicon.txt")
-        # Numbers stand for the entries, so that no entry can be mistaken for a mark of the file's format.
+        # Token numbers, not the tokens, so that none can be mistaken for the file format's own characters.
         ends = [self.vocabulary.index(SPACE)] if self.characters else []
-        self._spelled = {word: [*entries, *ends] for word, entries in lexicon.items()}
-        lines = [" ".join([word, *map(str, entries)]) for word, entries in self._spelled.items()]
+        self._spelled = {word: [*tokens, *ends] for word, tokens in lexicon.items()}
+        lines = [" ".join([word, *map(str, tokens)]) for word, tokens in self._spelled.items()]
         Path(self._lexicon).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         try:
             self._lm = KenLM(str(arpa), create_word_dict(load_words(self._lexicon)))
@@ -101,31 +126,32 @@ class NgramBeam:
             raise UserError(f"{arpa}: KenLM cannot read it ({' '.join(str(error).split())})") from error
 
     def decode(self, log_probs: Sequence[Tensor], weight: float, bonus: float, beam: int) -> list[list[int]]:
-        """The best entries of each utterance (T, V).
+        """The best token sequence for each utterance's log-probabilities (T, V).
 
         Args:
-            weight: of the n-gram's log10.
-            bonus: added for each word; negative for fewer words.
+            weight: weight of the n-gram's log10 probability.
+            bonus: score added for each word; negative for fewer words.
+            beam: number of hypotheses kept.
         """
         decoder = self._make(
             lexicon=self._lexicon, tokens=[str(number) for number in range(len(self.vocabulary))], lm=self._lm,
             lm_weight=weight, word_score=bonus, beam_size=beam, beam_size_token=min(100, len(self.vocabulary)),
             blank_token="0", sil_token=str(self.vocabulary.index(SPACE if self.characters else BLANK)),
         )  # fmt: skip
-        found = []
+        found: list[list[int]] = []
         for own in log_probs:
             if not len(own):
                 found.append([])
                 continue
             best = decoder(self._ended(own).unsqueeze(0))[0]
-            # Of its words, not its tokens: it ends a word on a doubled piece without the blank that CTC needs between.
-            found.append([entry for word in (best[0].words if best else []) for entry in self._spelled[word]])
+            # Its words, not its tokens, which may end a word on a doubled piece without the blank that CTC needs.
+            found.append([token for word in (best[0].words if best else []) for token in self._spelled[word]])
         return found
 
     def _ended(self, log_probs: Tensor) -> Tensor:
-        """With one more frame that says a space: spelled words end in one, and training texts do not."""
+        """The log-probabilities with a final frame of a space: lexicon words end in one, and training texts do not."""
         if not self.characters:
             return log_probs.float()
-        last = torch.full((1, log_probs.shape[1]), END_OF_WORD)
+        last = torch.full((1, log_probs.shape[1]), OTHER_TOKENS)
         last[0, self.vocabulary.index(SPACE)] = 0.0
         return torch.cat([log_probs.float(), last])

@@ -1,4 +1,4 @@
-"""Word and character error rates with what they are made of, and how sure they are.
+"""Word and character error rates: the errors behind them, and bootstrap intervals.
 
 Symbols: N utterances, C clusters (speakers, or utterances where speakers are not known), R resamples.
 """
@@ -6,7 +6,7 @@ Symbols: N utterances, C clusters (speakers, or utterances where speakers are no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jiwer
@@ -14,7 +14,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 LENGTHS_S = (0.0, 2.0, 4.0, 8.0, 16.0)
-"""Where the buckets of ``by_length`` begin; the last is open."""
+"""Lower ends of the buckets of ``by_length``; the last bucket is open."""
 
 
 class Errors(NamedTuple):
@@ -27,7 +27,7 @@ class Errors(NamedTuple):
 
 
 class Rate(NamedTuple):
-    """Errors over the length of all references, and what 95 of 100 resampled data sets have."""
+    """An error rate (errors over the length of all references) with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -39,17 +39,17 @@ class Rate(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The second's error rate less the first's, resampled together; negative where the second is better."""
+    """The second system's error rate minus the first's, with the interval of a paired bootstrap."""
 
     value: float
     low: float
     high: float
     second_better: float
-    """The share of resamples in which it is, ties halved: the probability of improvement of Bisani and Ney (2004)."""
+    """Probability of improvement (Bisani and Ney 2004): the share of resamples in which it is lower, ties halved."""
 
 
 def count_words(references: Sequence[str], predictions: Sequence[str]) -> Errors:
-    """The fewest errors in words, utterance by utterance. A reference may be empty: all said is inserted then."""
+    """Word errors of each utterance. A reference may be empty: every predicted word is an insertion then."""
     counts, confusions = np.zeros((len(references), 4), dtype=np.int64), Counter[tuple[str, str]]()
     for row, (reference, prediction) in enumerate(zip(references, predictions, strict=True)):
         found = jiwer.process_words(reference, prediction)
@@ -58,14 +58,14 @@ def count_words(references: Sequence[str], predictions: Sequence[str]) -> Errors
             if chunk.type == "equal":
                 continue
             wanted = found.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
-            said = found.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
-            blanks = [""] * max(len(wanted), len(said))
-            confusions.update(zip(wanted or blanks, said or blanks, strict=True))
+            given = found.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
+            blanks = [""] * max(len(wanted), len(given))
+            confusions.update(zip(wanted or blanks, given or blanks, strict=True))
     return Errors(counts, confusions)
 
 
 def count_characters(references: Sequence[str], predictions: Sequence[str]) -> Errors:
-    """The same in characters, spaces among them."""
+    """Character errors of each utterance, spaces included."""
     counts = np.zeros((len(references), 4), dtype=np.int64)
     for row, (reference, prediction) in enumerate(zip(references, predictions, strict=True)):
         found = jiwer.process_characters(reference, prediction)
@@ -74,9 +74,9 @@ def count_characters(references: Sequence[str], predictions: Sequence[str]) -> E
 
 
 def clusters_of(speakers: Sequence[str | None]) -> np.ndarray:
-    """(N,) the number of each utterance's cluster: its speaker where all are known and differ, else itself.
+    """The cluster (N,) of each utterance to resample: its speaker where at least two are known, else itself.
 
-    What one speaker says is alike, so utterances of few speakers say less than as many of many.
+    Utterances of one speaker are correlated, so an interval that resamples utterances alone would be too narrow.
     """
     if None in speakers or len(set(speakers)) < 2:
         return np.arange(len(speakers))
@@ -86,7 +86,7 @@ def clusters_of(speakers: Sequence[str | None]) -> np.ndarray:
 def rate_of(counts: np.ndarray, clusters: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Rate:
     """The error rate of counts (N, 4), with its 95 % bootstrap interval over clusters (N,).
 
-    A reference of no length at all counts as one unit, so that a rate over empty references is finite.
+    References without a single word count as one word, so that the rate is finite.
     """
     sums = _errors_and_lengths(counts)
     low, high = _middle(_rates(resampled(sums, clusters, resamples, seed)))
@@ -110,20 +110,16 @@ def compare(
 
 def resampled(values: np.ndarray, clusters: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Sums (R, K) of values (N, K) over as many clusters as there are, drawn with replacement."""
-    own = np.zeros((int(clusters.max()) + 1, values.shape[1]))
-    np.add.at(own, clusters, values)
-    return np.concatenate(list(_draws(own, resamples, np.random.default_rng(seed))))
-
-
-def _draws(own: np.ndarray, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    most = max(1, 2_000_000 // len(own))
-    for begin in range(0, resamples, most):
-        drawn = rng.integers(0, len(own), (min(most, resamples - begin), len(own)))
-        yield own[drawn].sum(axis=1)
+    sums = np.zeros((int(clusters.max()) + 1, values.shape[1]))
+    np.add.at(sums, clusters, values)
+    rng, count = np.random.default_rng(seed), len(sums)
+    most = max(1, 2_000_000 // count)  # draws held in memory at once
+    chunks = [min(most, resamples - begin) for begin in range(0, resamples, most)]
+    return np.concatenate([sums[rng.integers(0, count, (chunk, count))].sum(axis=1) for chunk in chunks])
 
 
 def by_length(durations_s: Sequence[float]) -> dict[str, np.ndarray]:
-    """Buckets of seconds, each with the utterances (N,) bool in it; empty ones are left out."""
+    """Buckets of duration by name, each with a mask (N,) of its utterances; empty buckets are omitted."""
     number = np.searchsorted(LENGTHS_S, np.asarray(durations_s), "right") - 1
     ends = [f"to {end:g} s" for end in LENGTHS_S[1:]] + ["or more s"]
     names = [f"{begin:g} {end}" for begin, end in zip(LENGTHS_S, ends, strict=True)]
@@ -131,7 +127,7 @@ def by_length(durations_s: Sequence[float]) -> dict[str, np.ndarray]:
 
 
 def intervals(references: Sequence[str], predictions: Sequence[str], speakers: Sequence[str | None]) -> dict[str, Any]:
-    """What results.json holds beside wer and cer: their intervals, and the errors in words by kind."""
+    """``details`` of results.json for recognition: intervals of wer and cer, and the word errors by kind."""
     clusters = clusters_of(speakers)
     words = rate_of(count_words(references, predictions).counts, clusters)
     letters = rate_of(count_characters(references, predictions).counts, clusters)

@@ -1,4 +1,4 @@
-"""What a fine-tuning run is made of before its loop starts, and the small steps inside it."""
+"""The corpora, model and data of a fine-tuning run before its loop starts, and the small steps inside the loop."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from mixvec.model.output import EncoderOutput
 from mixvec.training.run import Run
 
 from .batch import LabelledBatch, collate_labelled
-from .config import FinetuneConfig, FinetuneOptim
-from .frozen import describe_cache, frozen_frames, reads_alone
+from .config import FinetuneConfig
+from .frozen import describe_cache, encodes_alone, frozen_frames
+from .sections import FinetuneOptim
 from .tasks import LabelledTask as Task
 from .transformers_encoder import TransformersEncoder, is_foreign
 
@@ -31,8 +32,8 @@ LOG_MEL = EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0, dropout=0
 
 
 def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
-    """The labelled data, by split: ``train``, and ``valid`` and ``test`` where they are given."""
-    data, found = config.data, {}
+    """The labelled corpora by split: ``train``, and ``valid`` and ``test`` where they are given."""
+    data, found = config.data, dict[str, Corpus]()
     for split in ("train", "valid", "test"):
         if split != "train" and getattr(data, split) is None:
             continue
@@ -41,7 +42,9 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
         if split != "test":
             corpus.keep_durations(data.min_s, data.max_s)
         if not corpus.utterances:
-            raise UserError(f"data.{split}={getattr(data, split)}: nothing between data.min_s and data.max_s in it")
+            raise UserError(
+                f"data.{split}={getattr(data, split)}: no utterance between data.min_s and data.max_s in it"
+            )
         found[split] = corpus
     return found
 
@@ -79,7 +82,7 @@ def build_model(config: FinetuneConfig, task: Task) -> Any:
 def open_data(
     config: FinetuneConfig, run: Run, task: Task, model: Any, corpus: Corpus, split: str
 ) -> Updates[LabelledBatch]:
-    """Leave out what cannot be used, say so, and plan the rest for this rank."""
+    """Skip the utterances that cannot be used, with warnings, and plan this rank's batches of the others."""
     encoder, data, training = model.encoder, config.data, split == "train"
     slowest, fastest = (data.augment.slowest, data.augment.fastest) if training else (1.0, 1.0)
 
@@ -94,7 +97,7 @@ def open_data(
         raise UserError(f"data.{split}={getattr(data, split)}: no usable labels in it")
     run.note_skipped(corpus.skipped, fresh=training)
     if corpus.skipped:
-        run.say(f"data.{split}: {len(corpus.skipped)} utterances left out (why: {run.dir / 'skipped.jsonl'})")
+        run.say(f"data.{split}: {len(corpus.skipped)} utterances skipped (reasons: {run.dir / 'skipped.jsonl'})")
     augment = Augmentation(data.augment, config.run.seed) if training else None
     run.note_skipped(augment.skipped if augment else [])
     longest_s = float(corpus.utterances.durations_s.max()) / slowest
@@ -114,11 +117,11 @@ def open_data(
 
 
 def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> str:
-    """A line on what is about to be trained on what, and one on the cache where there is one."""
+    """A line on task, model and data, and one on the cache if there is one."""
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
     start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
     if config.baseline is not None:
-        shape = f", of the shape of {start[5:]}"
+        shape = f" with the shape of {start[5:]}"
         start = {"log-mel": "on log-mel", "random": f"on a random encoder{shape}", "scratch": f"from scratch{shape}"}[
             config.baseline
         ]
@@ -128,7 +131,7 @@ def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> 
 
 
 def parameter_groups(optim: FinetuneOptim, model: Any, layers_lr: float | None = None) -> list[dict[str, Any]]:
-    """Encoder, head and weights over layers, each with its own learning rate.
+    """Parameter groups of encoder, head and weights over layers, each with its own learning rate.
 
     With ``layer_decay``, each layer of the encoder has its own too.
     """
@@ -149,7 +152,7 @@ def parameter_groups(optim: FinetuneOptim, model: Any, layers_lr: float | None =
 
 
 def layers_above(name: str, num_layers: int) -> int:
-    """How many of an encoder's layers stand above the parameter of that name: none above the last norm."""
+    """The number of encoder layers above the parameter of that name: none above the last norm."""
     found = re.match(r"(?:model\.)?(?:encoder\.)?layers\.(\d+)\.", name)
     if found:
         return num_layers - 1 - int(found[1])
@@ -157,8 +160,8 @@ def layers_above(name: str, num_layers: int) -> int:
 
 
 def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
-    """The encoder on a batch with its augmentation; no gradient where it is frozen."""
-    if reads_alone(config, training=True):
+    """Encode a batch with its masks; without gradients where the encoder is frozen."""
+    if encodes_alone(config, training=True):
         return frozen_frames(config, model, batch)
     with torch.set_grad_enabled(not frozen):
         features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
@@ -169,7 +172,7 @@ def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: boo
 
 
 def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> tuple[float, float]:
-    """What the update's loss is divided by, and its seconds, over all micro-batches and ranks."""
+    """The weight that divides the update's loss, and its seconds of audio, over all micro-batches and ranks."""
     for part in loaded:
         run.note_skipped(part.skipped, bound=True)
     own = [sum(task.weight(part.batch) for part in loaded), sum(part.seconds for part in loaded)]
@@ -178,14 +181,14 @@ def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> 
 
 
 def sum_gradients(run: Run, model: nn.Module) -> None:
-    """Add the gradients of all ranks, in one exchange. The loss is divided by a total over ranks already.
+    """Add the gradients of all ranks in one all-reduce. The loss is divided by a total over ranks already.
 
-    Written out rather than left to DDP, whose set of parameters is fixed: here an encoder freezes and thaws.
+    DDP needs a fixed set of trained parameters, while here an encoder may be frozen for a part of the run.
     """
     if run.accelerator.num_processes == 1:
         return
     parameters = [p for p in model.parameters() if p.requires_grad]
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     total: Tensor = run.accelerator.reduce(flat, "sum")
-    for parameter, part in zip(parameters, total.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
+    for parameter, gradient in zip(parameters, torch.split(total, [p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)

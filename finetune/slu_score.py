@@ -6,13 +6,13 @@ is one true positive, and the distance between the two values is added to the fa
 negatives. A predicted slot without such a gold slot is one false positive, a gold slot that is left one false negative.
 SLU-F1 is the F1 of the word counts and the character counts added up.
 
-What the official scorer does in the corners, and so does this:
+Edge cases, as in the official scorer:
 
 - The predicted slots choose in their order, each the best for itself; of two gold slots as near, the first.
 - The distance in words is a word error rate, so it may exceed 1; that in characters is divided by the longer value.
-- Values are compared as they stand, case and all; the official gold values are in lower case.
-- An utterance without slots on either side counts for nothing, and with no counts at all F1 is 0.
-- It leaves out utterances that nothing was predicted for. Here, every utterance is given, with no slots if need be.
+- Values are compared unchanged, including case; the official gold values are in lower case.
+- An utterance without slots on either side has no counts, and without any counts F1 is 0.
+- Unlike it, an utterance without a prediction is scored too, as one without slots.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from rapidfuzz.distance import Levenshtein
 Slot = tuple[str, str]
 """Type, value."""
 Pair = tuple[list[Slot], list[Slot]]
-"""What an utterance should have given, what the model gave."""
+"""Gold slots and predicted slots of an utterance."""
 Counts = dict[str, list[float]]
-"""By type: true positives, false positives, false negatives."""
+"""True positives, false positives and false negatives by type of slot."""
 
 
 def slot_scores(pairs: list[Pair]) -> dict[str, float]:
-    """``slu_f1``, its halves ``word_f1`` and ``char_f1``, ``slot_f1`` (type and value alike), ``slot_type_f1``
-    and ``value_cer``."""
+    """``slu_f1``, its parts ``word_f1`` and ``char_f1``, ``slot_f1`` (type and value equal), ``slot_type_f1`` and
+    ``value_cer``."""
     words, characters = count_near(pairs, word_distance), count_near(pairs, character_distance)
     return {
         "slu_f1": f1(added(words, characters)),
@@ -58,7 +58,7 @@ def f1_by_type(counts: Counts) -> dict[str, float]:
 
 
 def added(*parts: Counts) -> Counts:
-    """The counts of several scores in one, as SLU-F1 adds those of words and of characters."""
+    """The sum of several counts, as SLU-F1 adds those of words and of characters."""
     total: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
     for part in parts:
         for kind, row in part.items():
@@ -67,7 +67,7 @@ def added(*parts: Counts) -> Counts:
 
 
 def count_near(pairs: Iterable[Pair], distance: Callable[[str, str], float]) -> Counts:
-    """The counts in which a type that is right costs only as much as its value is off."""
+    """Counts in which a slot of the right type is a hit that costs the distance of its value."""
     counts: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
     for gold, predicted in pairs:
         free = list(gold)
@@ -86,7 +86,7 @@ def count_near(pairs: Iterable[Pair], distance: Callable[[str, str], float]) -> 
 
 
 def count_exact(pairs: Iterable[Pair]) -> Counts:
-    """The counts in which a slot is right where type and value are, and else wrong."""
+    """Counts in which a slot is a hit where both type and value are right."""
     counts: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
     for gold, predicted in pairs:
         wanted, given = Counter(gold), Counter(predicted)
@@ -108,7 +108,7 @@ def character_distance(gold: str, predicted: str) -> float:
 
 
 def type_f1(pairs: list[Pair]) -> float:
-    """SUPERB's: F1 over the set of types in each utterance, 1 where both sets are empty; the mean over utterances."""
+    """SUPERB's slot type F1: the mean over utterances of F1 over the set of types, 1 where both sets are empty."""
     total = 0.0
     for gold, predicted in pairs:
         wanted, given = {kind for kind, _ in gold}, {kind for kind, _ in predicted}
@@ -117,7 +117,7 @@ def type_f1(pairs: list[Pair]) -> float:
 
 
 def value_cer(pairs: Iterable[Pair]) -> float:
-    """SUPERB's: each gold value against the nearest predicted one of its type, or against nothing where there is none.
+    """SUPERB's value CER: each gold value against the nearest predicted one of its type, or against an empty text.
 
     Errors over the characters of all gold values; a predicted slot beyond the gold ones costs nothing here, and one
     may serve several gold slots.
@@ -132,8 +132,8 @@ def value_cer(pairs: Iterable[Pair]) -> float:
 
 
 def pairs_of(references: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> list[Pair]:
-    """The slots of references and predictions, each a dict with ``slots`` as ``mixvec.tags.read_tags`` has them."""
-    listed = [[[(slot["type"], slot["value"]) for slot in said["slots"]] for said in side]
+    """The slots of references and predictions, which have the form of ``mixvec.model.tags.read_tags``."""
+    listed = [[[(slot["type"], slot["value"]) for slot in row["slots"]] for row in side]
               for side in (references, predictions)]  # fmt: skip
     return list(zip(*listed, strict=True))
 
@@ -143,13 +143,13 @@ def understanding_scores(references: list[dict[str, Any]], predictions: list[dic
     references have an intent ``intent_accuracy``, where they have a text ``wer`` and ``cer``."""
     pairs = pairs_of(references, predictions)
     both = list(zip(references, predictions, strict=True))
-    exact = [said["intent"] == heard["intent"] and sorted(gold) == sorted(predicted)
-             for (said, heard), (gold, predicted) in zip(both, pairs, strict=True)]  # fmt: skip
+    exact = [reference["intent"] == prediction["intent"] and sorted(gold) == sorted(predicted)
+             for (reference, prediction), (gold, predicted) in zip(both, pairs, strict=True)]  # fmt: skip
     scores = slot_scores(pairs) | {"exact_match": sum(exact) / len(exact)}
-    intents = [said["intent"] == heard["intent"] for said, heard in both if said["intent"] is not None]
+    intents = [wanted["intent"] == given["intent"] for wanted, given in both if wanted["intent"] is not None]
     if intents:
         scores["intent_accuracy"] = sum(intents) / len(intents)
-    texts = [(said["text"], heard["text"]) for said, heard in both if said["text"]]
+    texts = [(wanted["text"], given["text"]) for wanted, given in both if wanted["text"]]
     if texts:
         spoken, written = [list(side) for side in zip(*texts, strict=True)]
         scores |= {"wer": float(jiwer.wer(spoken, written)), "cer": float(jiwer.cer(spoken, written))}

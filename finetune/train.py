@@ -3,7 +3,7 @@
     python -m finetune configs/asr.yaml pretrained=runs/small data.train=DIR data.valid=DIR run.dir=runs/asr
     python -m finetune configs/intent.yaml size=small data.train=DIR run.dir=runs/scratch
 
-The same command goes on where the run stopped. The best model is in ``run.dir``/hub, its scores in results.json.
+The same command resumes a run that stopped. The best model is in ``run.dir``/hub, its scores in results.json.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from .tasks import make_task
 
 
 def train(config: FinetuneConfig) -> int:
-    """Run, or go on with, a fine-tuning; the exit codes are listed in ``pretrain.run``.
+    """Run or resume a fine-tuning; the exit codes are listed in ``mixvec/training/run.py``.
 
     Raises:
-        UserError: model, data, directory or device are not as the configuration says.
+        UserError: the model, data, directory or device that the configuration names cannot be used.
     """
     accelerator = start_accelerator(config.run)
     run = Run(config, accelerator)

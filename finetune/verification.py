@@ -1,7 +1,7 @@
-"""Speaker verification: trials, and how wrong a threshold on their scores is.
+"""Speaker verification: trials, and the error rates of their scores.
 
 Symbols: K trials. A miss is a trial of one speaker scored under the threshold, a false alarm one of two speakers
-scored at it or over it.
+scored at or over it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Trial(NamedTuple):
 
 @dataclass(frozen=True)
 class Trials:
-    """Trials over the rows of a split: which rows (K,) and (K,), and whether one speaker speaks in both (K,)."""
+    """Trials over the rows of a split: which rows (K,) and (K,), and whether both are of one speaker (K,)."""
 
     first: np.ndarray
     second: np.ndarray
@@ -36,7 +36,7 @@ def read_trials(path: str | Path) -> list[Trial]:
     """A list in VoxCeleb1's form: ``1 id10270/x/00001.wav id10270/y/00002.wav``, 1 where the speaker is the same.
 
     Raises:
-        UserError: there is no such file, or a line of it is something else.
+        UserError: there is no such file, or one of its lines is not a trial.
     """
     if not Path(path).is_file():
         raise UserError(f"speaker.trials={path}: no such file")
@@ -62,15 +62,15 @@ def placed(trials: list[Trial], sources: list[str]) -> tuple[Trials, list[str]]:
     for depth in {name.count("/") + 1 for name in names}:
         ends = {"/".join(source.split("/")[-depth:]): row for row, source in enumerate(sources)}
         rows |= {name: ends[name] for name in names if name.count("/") + 1 == depth and name in ends}
-    there = [trial for trial in trials if trial.first in rows and trial.second in rows]
-    columns = [[rows[t.first] for t in there], [rows[t.second] for t in there]]
+    found = [trial for trial in trials if trial.first in rows and trial.second in rows]
+    columns = [[rows[t.first] for t in found], [rows[t.second] for t in found]]
     first, second = (np.array(column, dtype=np.int64) for column in columns)
-    same = np.array([trial.same for trial in there], dtype=bool)
+    same = np.array([trial.same for trial in found], dtype=bool)
     return Trials(first, second, same), [name for name in names if name not in rows]
 
 
 def all_pairs(speakers: list[str], most: int) -> Trials:
-    """Every pair of rows; where these are more than ``most``, so many drawn from them, the same at every call."""
+    """Every pair of rows; where there are more than ``most``, that many at random, the same at every call."""
     count = len(speakers)
     total = count * (count - 1) // 2
     if total <= most:
@@ -89,14 +89,13 @@ def all_pairs(speakers: list[str], most: int) -> Trials:
 
 
 def cosines(embeddings: Sequence[Any], trials: Trials) -> np.ndarray:
-    """The scores (K,) of trials over rows, each with an embedding of length 1.
+    """The scores (K,) of trials over rows with embeddings of length 1.
 
-    A row without one, since its audio cannot be decoded, has "" in its place: a trial with it counts as an error,
-    whatever the threshold.
+    A row whose audio cannot be decoded has "" for an embedding: its trials count as errors at every threshold.
     """
     width = max((len(row) for row in embeddings if row != ""), default=1)
     points = np.array([[np.nan] * width if row == "" else row for row in embeddings], dtype=np.float64)
-    scores = np.einsum("ke,ke->k", points[trials.first], points[trials.second])
+    scores: np.ndarray = np.einsum("ke,ke->k", points[trials.first], points[trials.second])
     return np.where(np.isnan(scores), np.where(trials.same, -2.0, 2.0), scores)
 
 
@@ -110,27 +109,21 @@ def error_rates(
         same: (K,) bool.
         weights: (K,) how often each trial counts; None: once.
     """
-    order = np.argsort(-scores, kind="stable")
-    scores, same = scores[order], same[order]
-    counts = np.ones(len(scores), dtype=np.int64) if weights is None else weights[order]
-    last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # of each run of equal scores
-    ones, twos = np.cumsum(counts * same)[last], np.cumsum(counts * ~same)[last]
-    return 1.0 - np.append(0, ones) / ones[-1], np.append(0, twos) / twos[-1]
+    from sklearn.metrics import roc_curve  # here, since a configuration imports this file and sklearn is slow to load
+
+    alarms, hits, _ = roc_curve(same, scores, sample_weight=weights, drop_intermediate=False)
+    return 1.0 - hits, alarms
 
 
 def equal_error_rate(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """Where the two rates are equal, on straight lines between thresholds; arguments as ``error_rates``."""
+    """The point where both rates are equal, interpolated linearly between thresholds; arguments as ``error_rates``."""
     misses, alarms = error_rates(scores, same, weights)
-    gap = misses - alarms  # from 1 down to -1
-    after = int(np.argmax(gap <= 0))
-    if gap[after] == 0:
-        return float(alarms[after])
-    share = gap[after - 1] / (gap[after - 1] - gap[after])
-    return float(alarms[after - 1] + share * (alarms[after] - alarms[after - 1]))
+    gap = misses - alarms  # falls from 1 to -1
+    return float(np.interp(0.0, -gap, alarms))
 
 
 def min_dcf(scores: np.ndarray, same: np.ndarray, p_target: float) -> float:
-    """The least detection cost, both errors at cost 1, over that of always saying what is likelier without a score."""
+    """The least detection cost, both errors at cost 1, relative to always guessing the likelier answer."""
     misses, alarms = error_rates(scores, same)
     costs = p_target * misses + (1.0 - p_target) * alarms
     return float(costs.min() / min(p_target, 1.0 - p_target))

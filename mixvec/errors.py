@@ -33,6 +33,11 @@ def redacted(text: str) -> str:
     return SECRET_QUERY.sub(r"\1?***", SECRET_USER.sub(r"\1***@", text))
 
 
+def is_redacted(text: str) -> bool:
+    """Whether ``text`` has a URL from which ``redacted`` removed something."""
+    return "://***@" in text or ("://" in text and "?***" in text)
+
+
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command line's ``main``; end in one line on stderr and exit code 1 where the fault is not ours.
 

@@ -1,15 +1,13 @@
-"""Recognise a run's test data anew: with a prefix beam, or with a beam over the words of an n-gram.
+"""Decode a run's test data again, with prefix beam search or with beam search over the words of an n-gram.
 
     python -m tools.decode RUN                                  # prefix beam search
     python -m tools.decode RUN --lm FILE.arpa --sweep           # weights chosen on data.valid, data.test scored once
-    python -m tools.decode RUN --lm train --order 3 --sweep     # an n-gram of the run's own training text
-    python -m tools.decode RUN --lm TEXT.txt --lm-weight 2 --word-score 0.5 [data.test=DIR]
+    python -m tools.decode RUN --lm FILE.arpa --lm-weight 2 --word-score 0.5 [data.test=DIR]
 
-RUN is the directory of a complete recognition run. The n-gram is an ARPA file, or is estimated from text (a sentence a
-line) and written to RUN/lm.arpa. Its words are normalised and spelled as the run's texts are; it weighs log10
-probabilities. What is recognised goes to RUN/test-beam.jsonl or RUN/test-lm.jsonl, what greedy search gives to
-RUN/test-greedy.jsonl, the weights and scores to RUN/decode.json. Of a model with an attention decoder, CTC alone is
-searched.
+RUN is the directory of a complete recognition run. The n-gram is an ARPA file, as KenLM's lmplz estimates it from text.
+Its words are normalised and tokenized as the run's texts are; its weight multiplies log10 probabilities. Hypotheses go
+to RUN/test-beam.jsonl or RUN/test-lm.jsonl, those of greedy search to RUN/test-greedy.jsonl, the weights and scores to
+RUN/decode.json. A model with an attention decoder is searched by its CTC output alone.
 """
 
 from __future__ import annotations
@@ -26,12 +24,11 @@ from torch import Tensor
 
 from finetune.config import FinetuneConfig
 from finetune.evaluate import write_rows
-from finetune.lexicon import NgramBeam, spell_words, uncovered
-from finetune.ngram import words_of, write_arpa
+from finetune.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
 from finetune.scoring import count_characters, count_words
 from finetune.setup import find_corpora
 from finetune.tasks import Scored
-from finetune.units import Units, load_units
+from finetune.tokenizer import Tokenizer, load_tokenizer
 from mixvec import CtcRecognizer
 from mixvec.atomic import write_whole
 from mixvec.data.batches import read_clip
@@ -64,8 +61,7 @@ def main() -> None:
     parser.add_argument(
         "keys", metavar="key=value", nargs="*", help="of the run's configuration, such as data.test=DIR"
     )
-    parser.add_argument("--lm", metavar="FILE.arpa|TEXT.txt|train", help="an n-gram, or the text to estimate one from")
-    parser.add_argument("--order", type=int, default=3, metavar="N", help="of an n-gram that is estimated (3)")
+    parser.add_argument("--lm", metavar="FILE.arpa", help="an n-gram language model of words")
     parser.add_argument("--beam", type=int, metavar="N", help="hypotheses kept (16; 100 with an n-gram)")
     parser.add_argument("--lm-weight", type=float, default=1.5, metavar="X", help="of the n-gram's log10 (1.5)")
     parser.add_argument("--word-score", type=float, default=0.0, metavar="X", help="added for each word (0)")
@@ -73,8 +69,6 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if args.sweep and not args.lm:
         raise UserError("--sweep chooses the weights of an n-gram: give --lm too")
-    if args.order < 2:
-        raise UserError(f"--order {args.order}: at least 2, which is the least that KenLM reads")
     if args.beam is not None and args.beam < 1:
         raise UserError(f"--beam {args.beam}: at least 1")
     config = read_run(args.run, args.keys)
@@ -132,22 +126,16 @@ def ngram_beam(
     args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, texts: dict[str, list[str]], split: str
 ) -> NgramBeam:
     """The search that ``--lm`` asks for; says what its words lack."""
-    units = Units(model.vocabulary) if config.asr.units == "characters" else load_units(args.run, model.vocabulary)
+    characters = config.asr.units == "characters"
+    tokenizer = Tokenizer(model.vocabulary) if characters else load_tokenizer(args.run, model.vocabulary)
     arpa = Path(args.lm)
-    if args.lm == "train" or arpa.suffix == ".txt":
-        if args.lm != "train" and not arpa.is_file():
-            raise UserError(f"{arpa}: no such file")
-        lines = texts["train"] if args.lm == "train" else arpa.read_text(encoding="utf-8").splitlines()
-        arpa = args.run / "lm.arpa"
-        count = write_arpa(arpa, (normalise_text(line, config.data.text) for line in lines), args.order)
-        print(f"{arpa}: {args.order}-gram of {count} words from {len(lines)} texts")
     if not arpa.is_file():
-        raise UserError(f"{arpa}: no such file; --lm takes an ARPA file, a .txt file, or train")
-    lexicon, notes = spell_words(words_of(arpa), units, config.data.text, str(arpa))
+        raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
+    lexicon, notes = tokenize_words(words_of(arpa), tokenizer, config.data.text, str(arpa))
     for note in notes:
         print(note)
     shown = "valid" if "valid" in texts else split  # what the test data lack is not looked at before it is scored
-    print(uncovered(texts[shown], lexicon, units, f"{arpa}, for data.{shown}"))
+    print(out_of_vocabulary(texts[shown], lexicon, tokenizer, f"{arpa}, for data.{shown}"))
     return NgramBeam(arpa, lexicon, model.vocabulary)
 
 

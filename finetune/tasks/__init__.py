@@ -1,7 +1,8 @@
-"""The labelled tasks, one file each: ``task=NAME`` takes the class ``Task`` of ``finetune/tasks/NAME.py``.
+"""The labelled tasks, one file each: ``task=NAME`` uses the class ``Task`` of ``finetune/tasks/NAME.py``.
 
-A task says what a model is built for, what its targets are, the loss, and the scores. Everything else (data, batches,
-the loop, checkpoints, ranks, resuming, publishing) is the same for all.
+A task defines the model's head, the targets, the loss and the scores. Everything else (data, batches, the loop,
+checkpoints, ranks, resuming, publishing) is shared. Keys of its own are a frozen dataclass in its file, a section of
+``FinetuneConfig`` under the task's name; importing a task's file loads no data stack, since the configuration does.
 """
 
 from __future__ import annotations
@@ -13,89 +14,102 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor
 
 from mixvec import Encoder
-from mixvec.data.sources import Corpus
-from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
 
-from ..batch import LabelledBatch
+from ..sections import TaskConfig
 
 if TYPE_CHECKING:
-    from ..config import FinetuneConfig
+    from mixvec.data.sources import Corpus
+    from mixvec.data.utterances import Utterance
+
+    from ..batch import LabelledBatch
 
 
 class Scored(NamedTuple):
-    """An utterance of an evaluation, what it should have given and what the model gave."""
+    """An utterance of an evaluation with its reference and the model's prediction, both plain JSON values."""
 
     utterance: Utterance
-    """Without its audio; ``fields`` has the speaker where the data say who it is."""
+    """Without its audio; ``fields`` has the speaker where the data names it."""
     reference: Any
-    """What ``reference`` gave: text in most tasks. Plain JSON values."""
+    """Returned by ``LabelledTask.reference``: text in most tasks."""
     prediction: Any
-    """What ``predict`` gave: text in most tasks. Plain JSON values. An empty text where the audio cannot be decoded."""
+    """Returned by ``LabelledTask.predict``: text in most tasks. An empty text where the audio cannot be decoded."""
 
 
 class LabelledTask(Protocol):
-    """What a class ``Task`` offers. It is made anew whenever the run goes on, from the training data alone."""
+    """What a class ``Task`` offers. It is built again from the training data whenever the run resumes."""
 
     score_name: str
     """The score that decides which checkpoint is the best, a key of ``score``."""
     higher_is_better: bool
+    label_keys: tuple[str, ...]
+    """The keys of a row that carry this task's label; ``tools.probe`` runs the task on corpora that have one."""
+    tuned_config: str | None
+    """The file in configs/ that trains the encoder too, for ``tools.probe --finetune``; None where there is none."""
 
-    def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
-        """Take vocabulary or labels from ``train``, leaving out there what has none.
+    def __init__(self, config: TaskConfig, train: Corpus) -> None:
+        """Take vocabulary or labels from ``train``, and skip the utterances in it that have no label.
 
         Raises:
-            UserError: the data have no labels for this task.
+            UserError: the data has no labels for this task.
         """
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The vocabulary or labels that the model's outputs stand for, as plain JSON; a resumed run needs the same."""
+
     def build(self, encoder: Encoder) -> Any:
-        """A ``mixvec.model.TaskModel`` for this task on ``encoder``, the head's weights drawn at random."""
+        """A ``mixvec.model.TaskModel`` for this task on ``encoder``, its head with random weights."""
 
     def reference(self, utterance: Utterance) -> Any:
-        """What is scored against."""
+        """The reference to score a prediction against."""
 
     def target(self, utterance: Utterance) -> list[int]:
-        """What is learned: numbers (U,); empty where there is nothing to learn from it."""
+        """The training target as numbers (U,); empty where the utterance has none."""
 
     def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
-        """Leave out of ``corpus`` what cannot be learned or scored; the warnings to show.
+        """Skip the utterances of ``corpus`` that cannot be learned or scored; returns warnings to print.
 
         Args:
-            frames: an utterance's frames, at the fastest speed of augmentation.
+            frames: an utterance's number of frames, at the fastest speed of augmentation.
             key: ``data.train``, ``data.valid`` or ``data.test``, for messages.
 
         Raises:
-            UserError: nothing in it is of use.
+            UserError: no utterance can be used.
         """
 
     def loss_sum(self, model: Any, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
         """The loss () summed over the batch, to be divided by the ``weight`` of the whole update."""
 
     def weight(self, batch: LabelledBatch) -> float:
-        """What the loss is a mean over: characters, utterances."""
+        """The number of things the loss is averaged over: characters, utterances."""
 
     def predict(self, model: Any, encoded: EncoderOutput) -> list[Any]:
-        """What the model says of each row (B,): plain JSON values."""
+        """The prediction for each row (B,), as plain JSON values."""
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
         """The scores of a whole split."""
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
-        """Lines for the screen: examples, confusions, warnings."""
+        """Lines to print: examples, confusions, warnings."""
 
 
 @runtime_checkable
 class Detailed(Protocol):
-    """A task that has more to say of its scores than numbers for a table; most have not."""
+    """A task whose scores come with details beyond numbers for a table; most have none."""
 
     def details(self, rows: list[Scored]) -> dict[str, Any]:
-        """What results.json holds under ``details``, for each split: intervals, counts, how labels were normalised.
+        """``details`` of results.json, for each split: intervals, counts, how labels were normalised.
 
-        Its ``text``, where it has one, stands in the model card too. Plain JSON values.
+        Its ``text``, if any, is in the model card too. Plain JSON values.
         """
 
 
-def make_task(config: FinetuneConfig, train: Corpus) -> LabelledTask:
-    """The task that ``config.task`` names; errors as its constructor's."""
-    made: LabelledTask = importlib.import_module(f".{config.task}", __name__).Task(config, train)
-    return made
+def task_class(name: str) -> type[LabelledTask]:
+    """The class ``Task`` of ``finetune/tasks/NAME.py``."""
+    found: type[LabelledTask] = importlib.import_module(f".{name}", __name__).Task
+    return found
+
+
+def make_task(config: TaskConfig, train: Corpus) -> LabelledTask:
+    """The task that ``config.task`` names; raises what its constructor raises."""
+    return task_class(config.task)(config, train)

@@ -2,45 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jiwer
 from torch import Tensor
 
 from mixvec import CtcRecognizer, Encoder, HybridRecognizer, UserError
-from mixvec.data.sources import Corpus
-from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
 from mixvec.text import TEXT_STYLES, normalise_text
 
-from ..batch import LabelledBatch
-from ..config import FinetuneConfig
 from ..ctc import frames_needed, loss_sum
 from ..scoring import intervals
-from ..units import open_units
+from ..sections import TaskConfig
+from ..tokenizer import TokenizerKind, build_tokenizer
 from . import Scored
+
+if TYPE_CHECKING:
+    from mixvec.data.sources import Corpus
+    from mixvec.data.utterances import Utterance
+
+    from ..batch import LabelledBatch
+
+
+@dataclass(frozen=True)
+class AsrConfig:
+    """Recognition. ``task=slots`` uses the keys of the decoder too."""
+
+    units: TokenizerKind = "characters"
+    """Tokens to recognise: characters, or the pieces of a sentencepiece model trained on the training text
+    (bpe: arXiv 1508.07909; unigram: arXiv 1804.10959)."""
+    vocabulary_size: int = 500
+    """Number of tokens for bpe and unigram, the blank included."""
+    decoder: Literal["none", "attention"] = "none"
+    """attention: a small transformer decoder beside CTC (Watanabe et al. 2017, IEEE JSTSP 11(8))."""
+    ctc_weight: float = 0.3
+    """Weight λ of CTC in the loss and in the score of the beam search, with the attention decoder."""
+    decoder_layers: int = 3
+    label_smoothing: float = 0.1
+    """Label smoothing of the attention decoder's cross-entropy."""
+    beam: int = 4
+    """Beam size of the attention decoder; 1 is greedy. CTC alone is decoded greedily; see tools.decode."""
+
+    def __post_init__(self) -> None:
+        if self.vocabulary_size < 3:
+            raise ValueError(f"asr.vocabulary_size={self.vocabulary_size} must be at least 3")
+        if not 0.0 <= self.ctc_weight <= 1.0:
+            raise ValueError(f"asr.ctc_weight={self.ctc_weight} must be in [0, 1]")
+        for key in ("decoder_layers", "beam"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"asr.{key}={getattr(self, key)} must be at least 1")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"asr.label_smoothing={self.label_smoothing} must be in [0, 1)")
 
 
 class Task:
-    """What recognition adds to the loop. The vocabulary comes from the training text (``asr.units``)."""
+    """Recognition of text. The vocabulary comes from the training text (``asr.units``)."""
 
-    higher_is_better = False
+    score_name, higher_is_better = "wer", False
+    label_keys: tuple[str, ...] = ("text",)
+    tuned_config: str | None = "asr.yaml"
 
-    def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
+    def __init__(self, config: TaskConfig, train: Corpus) -> None:
         """
         Raises:
-            UserError: the training data has no text, or no units can be had of it (``units.open_units``).
+            UserError: the training data has no text, or no tokenizer can be trained on it (``build_tokenizer``).
         """
-        self.config, self.score_name = config, config.best_by
+        self.config, self.asr, self.score_name = config, config.section(AsrConfig), config.best_by
         train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         if not train.utterances:
             raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
         texts = (self.reference(u) for u in train.utterances)
-        self.units = open_units(config.asr, texts, Path(config.run.dir))
+        self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, Path(config.run.dir))
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"vocabulary": self.tokenizer.vocabulary}
 
     def build(self, encoder: Encoder) -> CtcRecognizer:
-        head, asr, vocabulary = self.config.head, self.config.asr, self.units.vocabulary
+        head, asr, vocabulary = self.config.head, self.asr, self.tokenizer.vocabulary
         if asr.decoder == "none":
             return CtcRecognizer(encoder, vocabulary, head.layers, head.dropout, head.kind, head.width)
         return HybridRecognizer(
@@ -51,20 +92,20 @@ class Task:
         return normalise_text(utterance.text or "", self.config.data.text)
 
     def target(self, utterance: Utterance) -> list[int]:
-        return self.units.encode(self.reference(utterance))
+        return self.tokenizer.encode(self.reference(utterance))
 
-    def check(self, corpus: Corpus, frames: Any, key: str, *, training: bool) -> list[str]:
-        """Leave out what cannot be learned or scored, and say so. ``frames`` maps an utterance to its frames.
+    def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
+        """Skip utterances without a text and, in training, with more tokens than frames; warn about both.
 
         Raises:
-            UserError: none of the texts has a character that the vocabulary knows.
+            UserError: no text has a character of the vocabulary, or every text is longer than its audio.
         """
         corpus.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
-        found = []
-        unknown = self.units.unknown(self.reference(u) for u in corpus.utterances)
+        warnings = []
+        unknown = self.tokenizer.unknown(self.reference(u) for u in corpus.utterances)
         if unknown:
             some = ", ".join(f"{c!r} x{n}" for c, n in list(unknown.items())[:8])
-            found.append(f"WARNING {key}: characters that the training text lacks cannot be recognised: {some}")
+            warnings.append(f"WARNING {key}: characters missing from the training text cannot be recognised: {some}")
         if not any(self.target(u) for u in corpus.utterances):
             raise UserError(
                 f"{key}: no text in it has a known character; is it in another alphabet, or data.text=raw needed?"
@@ -72,29 +113,25 @@ class Task:
         if training:
             before = len(corpus.utterances)
             corpus.keep(lambda u: frames_needed(self.target(u)) <= frames(u), "{u.source}: more characters than frames")
-            if before - len(corpus.utterances):
-                found.append(
-                    f"WARNING {key}: {before - len(corpus.utterances)} texts have more characters than their "
-                    "audio has frames and are left out; an encoder with more frames per second would take them"
-                )
             if not corpus.utterances:
-                raise UserError(
-                    f"{key}: every text is longer than its audio has frames: do the texts belong to the audio?"
-                )
-        return found
+                raise UserError(f"{key}: every text is longer than its audio has frames: do text and audio match?")
+            if skipped := before - len(corpus.utterances):
+                warnings.append(f"WARNING {key}: skipped {skipped} texts with more characters than their audio has "
+                                "frames; an encoder with more frames per second can learn them")  # fmt: skip
+        return warnings
 
     def loss_sum(self, model: CtcRecognizer, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-        return loss_sum(self.config.asr, model, encoded, batch)
+        return loss_sum(model, encoded, batch, self.asr.label_smoothing)
 
     def weight(self, batch: LabelledBatch) -> float:
-        """What the loss is divided by: characters."""
+        """The number of tokens."""
         return float(batch.target_lengths.sum())
 
     def predict(self, model: CtcRecognizer, encoded: EncoderOutput) -> list[str]:
         return model.read(encoded)
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
-        """Word and character error rate, errors over the length of all references; and the share of empty outputs."""
+        """Word and character error rate (errors over the length of all references) and the share of empty outputs."""
         references, predictions = [row.reference for row in rows], [row.prediction for row in rows]
         return {
             "wer": float(jiwer.wer(references, predictions)),
@@ -109,13 +146,13 @@ class Task:
         return {"text": TEXT_STYLES[self.config.data.text], **found}
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
-        """Three pairs to read, and a warning where nothing is said."""
+        """Three examples, and a warning where nearly all predictions are empty."""
         lines = []
         for row in rows[:: max(1, len(rows) // 3)][:3]:
             lines += [f"    reference:  {row.reference}", f"    hypothesis: {row.prediction}"]
         if scores["empty"] > 0.9:
             lines.append(
-                "WARNING blank-only output: the model says nothing for most utterances. Usual early on; "
-                "if it stays, raise run.updates or optim.lr, or lower augment.time_prob."
+                "WARNING blank-only output: the predictions are empty for most utterances. Usual early in training; "
+                "if it persists, raise run.updates or optim.lr, or lower augment.time_prob."
             )
         return lines

@@ -1,53 +1,89 @@
-"""Speaker verification: embeddings learnt by telling the training speakers apart, scored on pairs of new ones."""
+"""Speaker verification: embeddings learned by classifying the training speakers, scored on pairs of new speakers."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mixvec import Encoder, SpeakerEmbedder, UserError
-from mixvec.data.sources import Corpus
-from mixvec.data.utterances import Utterance
+from mixvec.data.readers.rows import SPEAKER_KEYS
 from mixvec.model.output import EncoderOutput
 
-from ..batch import LabelledBatch
-from ..config import FinetuneConfig
+from ..sections import TaskConfig
 from ..verification import Trials, all_pairs, cosines, equal_error_rate, min_dcf, placed, read_trials
 from . import Scored
 from .intent import label_of
 
+if TYPE_CHECKING:
+    from mixvec.data.sources import Corpus
+    from mixvec.data.utterances import Utterance
+
+    from ..batch import LabelledBatch
+
+
+@dataclass(frozen=True)
+class SpeakerConfig:
+    """For task=speaker."""
+
+    trials: str | None = None
+    """A trial list in VoxCeleb1's form, lines of 0 or 1 and two files; null: all pairs of a split."""
+    max_trials: int = 200_000
+    """Where a split has more pairs, this many are drawn, always the same."""
+    crop_s: float | None = 3.0
+    """Seconds of an utterance that training reads each time, from a random place; null: all of it."""
+    margin: float = 0.2
+    """Margin of AAM-softmax, in radians."""
+    scale: float = 30.0
+    """Scale of AAM-softmax."""
+    embedding: int = 192
+    """Width of the embedding."""
+
+    def __post_init__(self) -> None:
+        for key, bound in (("max_trials", 1), ("margin", 0), ("scale", 1e-6), ("embedding", 2)):
+            if not getattr(self, key) >= bound:
+                raise ValueError(f"speaker.{key}={getattr(self, key)} must be at least {bound:g}")
+        if self.crop_s is not None and not self.crop_s > 0:
+            raise ValueError(f"speaker.crop_s={self.crop_s} must be over 0, or null for whole utterances")
+
 
 class Task:
-    """What verification adds to the loop. ``speaker.trials`` are for the split that has their files, as a rule test."""
+    """Speaker verification. ``speaker.trials`` applies to the splits that have its files, usually test."""
 
     score_name, higher_is_better = "eer", False
+    label_keys: tuple[str, ...] = SPEAKER_KEYS
+    tuned_config: str | None = None
 
-    def __init__(self, config: FinetuneConfig, train: Corpus) -> None:
+    def __init__(self, config: TaskConfig, train: Corpus) -> None:
         """
         Raises:
-            UserError: fewer than two speakers, or the trial list is none.
+            UserError: fewer than two speakers, or the trial list cannot be read.
         """
-        self.config = config
-        self.trials = read_trials(config.speaker.trials) if config.speaker.trials is not None else []
-        asked = {Path(name).parts[0] for trial in self.trials for name in trial[1:]}
+        self.config, self.speaker = config, config.section(SpeakerConfig)
+        self.trials = read_trials(self.speaker.trials) if self.speaker.trials is not None else []
+        tested = {Path(name).parts[0] for trial in self.trials for name in trial[1:]}
         train.keep(self.reference, "{u.source}: no speaker")
-        train.keep(lambda u: self.reference(u) not in asked, "{u.source}: its speaker is in speaker.trials")
+        train.keep(lambda u: self.reference(u) not in tested, "{u.source}: its speaker is in speaker.trials")
         self.speakers = sorted({self.reference(u) for u in train.utterances})
         if len(self.speakers) < 2:
-            raise UserError(f"data.train={config.data.train}: {len(self.speakers)} speakers in it, two are the least; "
-                            "rows need a key such as speaker (data.label=KEY names another)")  # fmt: skip
+            raise UserError(f"data.train={config.data.train}: {len(self.speakers)} speakers in it, at least two are "
+                            "needed; rows need a key such as speaker (data.label=KEY names another)")  # fmt: skip
         self._numbers = {speaker: i for i, speaker in enumerate(self.speakers)}
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"labels": self.speakers}
 
     def build(self, encoder: Encoder) -> SpeakerEmbedder:
         head = self.config.head
         return SpeakerEmbedder(encoder, self.speakers, head.layers, head.dropout, head.kind, head.width,
-                               self.config.speaker.embedding)  # fmt: skip
+                               self.speaker.embedding)  # fmt: skip
 
     def reference(self, utterance: Utterance) -> str:
         label = self.config.data.label
@@ -56,11 +92,11 @@ class Task:
     def target(self, utterance: Utterance) -> list[int]:
         return [self._numbers[self.reference(utterance)]] if self.reference(utterance) in self._numbers else []
 
-    def check(self, corpus: Corpus, frames: Any, key: str, *, training: bool) -> list[str]:
-        """Leave out what has no speaker; name the trials' files that are missing.
+    def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
+        """Skip utterances without a speaker; warn about files of the trials that are missing.
 
         Raises:
-            UserError: no pair of one speaker can be made, or none of two.
+            UserError: no pair of one speaker, or none of two, can be made.
         """
         corpus.keep(self.reference, "{u.source}: no speaker")
         if training or not corpus.utterances:
@@ -68,12 +104,12 @@ class Task:
         trials, missing = placed(self.trials, [u.source for u in corpus.utterances])
         if self.trials and not len(trials.same):
             if key == "data.test":
-                raise UserError(f"speaker.trials={self.config.speaker.trials}: none of its files is in {key}, such as "
+                raise UserError(f"speaker.trials={self.speaker.trials}: none of its files is in {key}, such as "
                                 f"{missing[0]}")  # fmt: skip
         elif missing:
             left = len(self.trials) - len(trials.same)
-            return [f"WARNING {key}: {len(missing)} files of speaker.trials are not in it, so that {left} of "
-                    f"{len(self.trials)} trials are left out: {', '.join(missing[:8])}"]  # fmt: skip
+            return [f"WARNING {key}: {len(missing)} files of speaker.trials are not in it, which skips {left} of "
+                    f"{len(self.trials)} trials: {', '.join(missing[:8])}"]  # fmt: skip
         counts = Counter(self.reference(u) for u in corpus.utterances)
         if not len(trials.same) and (len(counts) < 2 or max(counts.values()) < 2):
             raise UserError(f"{key}: {len(counts)} speakers in {len(corpus.utterances)} utterances; pairs of one "
@@ -86,11 +122,11 @@ class Task:
         if batch.targets.shape[1] == 0:
             return cosines.sum() * 0.0
         targets, rows = batch.targets[:, 0], batch.target_lengths > 0
-        logits = self.config.speaker.scale * with_margin(cosines, targets, self.config.speaker.margin)
+        logits = self.speaker.scale * with_margin(cosines, targets, self.speaker.margin)
         return (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * rows).sum()
 
     def weight(self, batch: LabelledBatch) -> float:
-        """What the loss is divided by: utterances."""
+        """The number of utterances with a speaker."""
         return float((batch.target_lengths > 0).sum())
 
     def predict(self, model: SpeakerEmbedder, encoded: EncoderOutput) -> list[list[float]]:
@@ -108,11 +144,11 @@ class Task:
         """The trials over these rows and their cosines (K,)."""
         trials, _ = placed(self.trials, [row.utterance.source for row in rows])
         if not len(trials.same):
-            trials = all_pairs([row.reference for row in rows], self.config.speaker.max_trials)
+            trials = all_pairs([row.reference for row in rows], self.speaker.max_trials)
         return trials, cosines([row.prediction for row in rows], trials)
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
-        """How many trials the scores stand on."""
+        """The number of trials."""
         trials, _ = self.scored(rows)
         return [f"    {len(trials.same)} trials, {int(trials.same.sum())} of them of one speaker"]
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..atomic import write_whole
-from ..errors import UserError, redacted
+from ..errors import UserError, is_redacted, redacted
 from ..model.config import encoder_config
 
 
@@ -143,10 +143,25 @@ def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
         except OmegaConfBaseException as error:
             key = where.partition("=")[0] + ": "
             raise UserError(f"{where}: {_one_line(error).removeprefix(key)}") from error
+    _check_complete(OmegaConf.to_container(merged), "")
     try:
         return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(_one_line(error)) from error
+
+
+def _check_complete(value: Any, key: str) -> None:
+    """Raise UserError naming the first key whose URL lost its secrets when a run wrote its config.yaml."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_complete(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for item in value:
+            for leaf in item.values() if isinstance(item, dict) else [item]:
+                _check_complete(leaf, key)
+    elif isinstance(value, str) and is_redacted(value):
+        raise UserError(f"{key}={value}: the user, password or query of this URL is not kept in a run's config.yaml; "
+                        f"pass it again on the command line, as '{key}=URL'")  # fmt: skip
 
 
 def _with_size(cls: type[Config], given: Any) -> DictConfig:

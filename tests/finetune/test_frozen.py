@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from finetune import frozen
-from finetune.config import AugmentConfig, CacheConfig, FinetuneConfig, LabelledData
+from finetune.config import FinetuneConfig
+from finetune.sections import AugmentConfig, CacheConfig, LabelledData
 from mixvec import SpeechEncoder, UserError
 from mixvec.data.config import WaveformAugmentConfig
 from tests.runs import SMALLEST, finetune, identical, weights
@@ -62,12 +63,12 @@ def test_scores_are_bitwise_the_same_with_and_without(
     assert list((tmp_path / "cache").iterdir()) == [folder], "another head takes from the same place"
 
 
-def test_another_encoder_or_choice_finds_nothing_and_damage_is_mended(
+def test_another_encoder_or_choice_finds_nothing_and_damage_is_repaired(
     corpus: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
     assert finetune("intent", corpus, tmp_path / "a", source, *PLAIN, cache) == 0
-    assert "cache: frames of 1 layers in fp32 take 0.00 GB in" in capsys.readouterr().out
+    assert "cache: frames of 1 layers in fp32" in capsys.readouterr().out
     assert finetune("intent", corpus, tmp_path / "b", source, "baseline=random", *PLAIN, cache) == 0
     assert finetune("intent", corpus, tmp_path / "c", source, "cache.dtype=fp16", *PLAIN, cache) == 0
     sizes = [sum(f.stat().st_size for f in at.glob("*/*")) for at in (tmp_path / "cache").iterdir()]
@@ -79,34 +80,32 @@ def test_another_encoder_or_choice_finds_nothing_and_damage_is_mended(
     assert calls and (tmp_path / "a/valid.jsonl").read_text() == (tmp_path / "d/valid.jsonl").read_text()
 
 
-def test_when_an_encoder_reads_alone() -> None:
+def test_when_utterances_are_encoded_alone() -> None:
     still = AugmentConfig(time_prob=0, channel_prob=0)
     plain = FinetuneConfig(pretrained="run", freeze=1, augment=still)
-    assert frozen.reads_alone(plain, training=True)
+    assert frozen.encodes_alone(plain, training=True)
     noisy = LabelledData(augment=WaveformAugmentConfig(speed=(0.9, 1.1)))
     for other in (
         FinetuneConfig(pretrained="run", freeze=1),
         FinetuneConfig(pretrained="run", freeze=1, augment=still, data=noisy),
     ):
-        assert frozen.reads_alone(other, training=False) and not frozen.reads_alone(other, training=True)
+        assert frozen.encodes_alone(other, training=False) and not frozen.encodes_alone(other, training=True)
     thawed = FinetuneConfig(pretrained="run", freeze=0.9, augment=still)
-    assert not frozen.reads_alone(thawed, training=False)
+    assert not frozen.encodes_alone(thawed, training=False)
 
 
 def test_a_cache_that_cannot_be_used_is_refused(
     corpus: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
-    with pytest.raises(UserError, match=r"cache\.dir keeps what a frozen encoder says, .*set freeze=1"):
+    with pytest.raises(UserError, match=r"cache\.dir.*freeze=1"):
         finetune("intent", corpus, tmp_path / "a", source, *PLAIN, "freeze=0.5", cache)
-    with pytest.raises(UserError, match=r"cache\.dir keeps what a frozen encoder says"):
+    with pytest.raises(UserError, match=r"cache\.dir.*freeze=1"):
         finetune("intent", corpus, tmp_path / "b", "size=tiny", *SMALLEST, *PLAIN[1:], cache)
     full = type("Usage", (), {"free": 10.0})
     with monkeypatch.context() as patch:
         patch.setattr(frozen.shutil, "disk_usage", lambda path: full)
-        with pytest.raises(
-            UserError, match=r"the frames of this run take 0\.0 GB, 0\.0 GB are free; cache\.dtype=fp16"
-        ):
+        with pytest.raises(UserError, match=r"cache\.dir=.*0\.0 GB.*cache\.dtype=fp16"):
             finetune("intent", corpus, tmp_path / "c", source, *PLAIN, cache)
     (tmp_path / "file").write_text("")
     config = FinetuneConfig(cache=CacheConfig(dir=str(tmp_path / "file")))

@@ -1,7 +1,8 @@
-"""Speaker verification: error rates against scikit-learn and brute force, trial lists, VoxCeleb1's layout."""
+"""Speaker verification: error rates against brute force, trial lists, VoxCeleb1's layout."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -9,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_curve
 
-from finetune.config import FinetuneConfig, SpeakerConfig
+from finetune.config import FinetuneConfig
 from finetune.tasks import Scored
 from finetune.tasks.speaker import Task, with_margin
 from finetune.verification import all_pairs, equal_error_rate, min_dcf, placed, read_trials
@@ -24,7 +24,7 @@ from tests.voice_corpora import trial_list, voxceleb
 
 def cases() -> list[tuple[np.ndarray, np.ndarray]]:
     rng, made = np.random.default_rng(0), []
-    for number in range(2000):
+    for number in range(500):
         count = int(rng.integers(2, 40))
         same = rng.random(count) < rng.uniform(0.1, 0.9)
         same[0], same[1] = True, False
@@ -33,27 +33,31 @@ def cases() -> list[tuple[np.ndarray, np.ndarray]]:
     return made
 
 
-def test_equal_error_rate_is_scikit_learns() -> None:
+def rates(scores: np.ndarray, same: np.ndarray) -> list[tuple[float, float]]:
+    """Misses and false alarms at each threshold, from the highest down."""
+    thresholds = [math.inf, *sorted(set(scores.tolist()), reverse=True)]
+    return [(float(np.mean(scores[same] < t)), float(np.mean(scores[~same] >= t))) for t in thresholds]
+
+
+def test_equal_error_rate_is_where_the_rates_cross() -> None:
     for scores, same in cases():
-        alarms, hits, _ = roc_curve(same, scores, drop_intermediate=False)
-        gap = (1 - hits) - alarms
-        after = int(np.argmax(gap <= 0))
-        share = 0.0 if gap[after] == 0 else gap[after] / (gap[after] - gap[after - 1])
-        expected = alarms[after] - share * (alarms[after] - alarms[max(after - 1, 0)])
+        for (miss, alarm), (next_miss, next_alarm) in itertools.pairwise(rates(scores, same)):
+            if miss >= alarm and next_miss <= next_alarm:
+                gap, next_gap = miss - alarm, next_alarm - next_miss
+                expected = (alarm * next_gap + next_alarm * gap) / (gap + next_gap)
         assert equal_error_rate(scores, same) == pytest.approx(expected, abs=1e-12)
-        at = np.interp(expected, alarms, 1 - hits) if len(set(alarms)) == len(alarms) else expected
-        assert at == pytest.approx(expected, abs=1e-9), "the point lies on the curve"
+        doubled = np.ones(len(scores), dtype=np.int64)
+        doubled[::3] = 2
+        twice = np.repeat(scores, doubled), np.repeat(same, doubled)
+        assert equal_error_rate(scores, same, doubled) == pytest.approx(equal_error_rate(*twice), abs=1e-12)
 
 
 def test_min_dcf_is_the_least_of_all_thresholds() -> None:
-    for scores, same in cases()[:500]:
+    for scores, same in cases():
         for p_target in (0.01, 0.05, 0.7):
-            costs = []
-            for threshold in [*scores, math.inf]:
-                miss = np.mean(scores[same] < threshold)
-                alarm = np.mean(scores[~same] >= threshold)
-                costs.append((p_target * miss + (1 - p_target) * alarm) / min(p_target, 1 - p_target))
-            assert min_dcf(scores, same, p_target) == pytest.approx(min(costs), abs=1e-12)
+            costs = [p_target * miss + (1 - p_target) * alarm for miss, alarm in rates(scores, same)]
+            least = min(costs) / min(p_target, 1 - p_target)
+            assert min_dcf(scores, same, p_target) == pytest.approx(least, abs=1e-12)
 
 
 def test_pairs() -> None:
@@ -76,11 +80,11 @@ def test_trial_lists(tmp_path: Path) -> None:
     trials, missing = placed(read_trials(file), sources)
     assert missing == ["id10009/x/00001.wav"] and trials.same.tolist() == [True, False, True, False]
     assert [sources[i][-21:] for i in trials.first[:2]] == ["id10001/vid0/00001.wav"[-21:]] * 2
-    for text, message in (("2 a b\n", r":1: a trial is 0 or 1 and two files, not '2 a b'"), ("\n", "no trials in it")):
+    for text, message in (("2 a b\n", r"trials\.txt:1: .*'2 a b'"), ("\n", r"speaker\.trials=.*trials\.txt")):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             read_trials(file)
-    with pytest.raises(UserError, match=r"speaker\.trials=.*no such file"):
+    with pytest.raises(UserError, match=r"speaker\.trials=.*nothing"):
         read_trials(tmp_path / "nothing")
 
 
@@ -139,7 +143,7 @@ def test_a_run_on_a_trial_list(archive: Path, tmp_path: Path, capsys: pytest.Cap
             f"speaker.trials={trials}", "speaker.embedding=16", "speaker.crop_s=0.4", "run.updates=2")  # fmt: skip
     assert finetune("intent", archive, tmp_path / "run", *keys) == 0
     said = capsys.readouterr().out
-    assert "WARNING data.test: 1 files of speaker.trials are not in it, so that 1 of 5 trials" in said
+    assert "WARNING data.test: 1 files of speaker.trials" in said and "1 of 5 trials" in said
     assert "4 trials, 2 of them of one speaker" in said
     results = json.loads((tmp_path / "run/results.json").read_text())["test"]
     assert set(results) == {"eer", "min_dcf_p01", "min_dcf_p05"} and 0 <= results["eer"] <= 1
@@ -162,15 +166,11 @@ def test_it_can_learn_speakers(tmp_path: Path) -> None:
 def test_bad_input_is_one_clear_line(archive: Path, tmp_path: Path) -> None:
     keys = ("task=speaker", f"data.train={archive}", "data.valid=null", "size=tiny", *SMALLEST)
     elsewhere = trial_list(tmp_path / "other.txt", first=50)
-    with pytest.raises(UserError, match=r"speaker\.trials=.*none of its files is in data\.test, such as id10050/"):
+    with pytest.raises(UserError, match=r"speaker\.trials=.*data\.test.*id10050/"):
         finetune("intent", archive, tmp_path / "a", *keys, f"data.test={archive}", f"speaker.trials={elsewhere}")
-    alone = archive / "wav/id10001/vid0/00001.wav"
-    with pytest.raises(UserError, match=r"data\.train=.*: 1 speakers in it, two are the least"):
-        one = tmp_path / "one"
-        (one / "id10001/v").mkdir(parents=True)
-        (one / "id10001/v/1.wav").write_bytes(alone.read_bytes())
-        finetune("intent", archive, tmp_path / "b", *keys, f"data.train={one}")
-    with pytest.raises(UserError, match=r"data\.test: 1 speakers in 1 utterances; pairs of one speaker and pairs of"):
-        finetune("intent", archive, tmp_path / "c", *keys, f"data.test={one}")
-    with pytest.raises(ValueError, match=r"speaker\.crop_s=0\.0 must be over 0"):
-        FinetuneConfig(speaker=SpeakerConfig(crop_s=0.0))
+    one = tmp_path / "one"
+    (one / "id10001/v").mkdir(parents=True)
+    (one / "id10001/v/1.wav").write_bytes((archive / "wav/id10001/vid0/00001.wav").read_bytes())
+    for key in ("data.train", "data.test"):
+        with pytest.raises(UserError, match=rf"{key}.*1 speakers"):
+            finetune("intent", archive, tmp_path / key, *keys, f"{key}={one}")

@@ -20,14 +20,16 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from finetune.config import TASKS
 from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
 from tools.picture import check_plot
 
-from .corpora import TASKS, find_probes
+from .corpora import find_probes
 from .picture import draw
 from .runs import BASELINES, SEED, TUNED, Job, do, models_of
 from .table import entry, markdown
@@ -112,7 +114,7 @@ def _placed(name: str) -> str:
     return str(Path(name).absolute()) if Path(name.replace(SEED, "0")).exists() else name
 
 
-def _listed(text: str, known: tuple[str, ...], option: str) -> list[str]:
+def _listed(text: str, known: Sequence[str], option: str) -> list[str]:
     asked = [part for part in text.split(",") if part]
     if unknown := [part for part in asked if part not in known]:
         raise UserError(f"{option} {unknown[0]}: choose among {', '.join(known)}")

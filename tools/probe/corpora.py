@@ -6,11 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.config import TASKS
+from finetune.tasks import task_class
 from mixvec import UserError
 from mixvec.data.readers.manifests import csv_rows, json_rows
-from mixvec.data.readers.rows import SPEAKER_KEYS, Row
+from mixvec.data.readers.rows import Row
 
-TASKS = ("asr", "intent", "slots", "speaker", "emotion", "language")
+KEYS = {name: task_class(name).label_keys for name in TASKS}
+"""The keys of a row that carry the label of each task."""
 VALIDATION = ("validation", "valid", "dev")
 
 
@@ -92,16 +95,10 @@ def _labels(rows: Iterable[Row], fields: tuple[str, ...]) -> dict[tuple[str, str
     """Each task's values, by task and name of the label."""
     found: dict[tuple[str, str | None], set[str]] = {}
     for row in rows:
-        own = row.fields or {}
+        own = (row.fields or {}) | {"text": row.text, "label": row.label}
         values: dict[tuple[str, str | None], object] = {
-            ("asr", None): row.text,
-            ("intent", None): row.label,
-            ("slots", None): own.get("slots") or own.get("entities"),
-            ("speaker", None): next((own[key] for key in SPEAKER_KEYS if own.get(key)), None),
-            ("emotion", None): own.get("emotion"),
-            ("language", None): own.get("language"),
-            **{("intent", field): own.get(field) for field in fields},
-        }
+            (task, None): next((own[key] for key in keys if own.get(key)), None) for task, keys in KEYS.items()
+        } | {("intent", field): own.get(field) for field in fields}
         for key, value in values.items():
             if value is not None and value != "":
                 found.setdefault(key, set()).add(str(value))

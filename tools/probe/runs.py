@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetune.config import TASKS
+from finetune.tasks import task_class
 from mixvec.atomic import write_whole
 
 from .corpora import Probe
@@ -17,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 BASELINES = ("log-mel", "random", "scratch")
 SEED = "{seed}"
 """In a model's name: a run for each seed."""
-TUNED = {"asr": "asr.yaml", "intent": "intent.yaml", "slots": "slots.yaml", "language": "slu/language.yaml"}
+TUNED = {name: config for name in TASKS if (config := task_class(name).tuned_config) is not None}
 """The configuration that trains the encoder too, for each task that has one."""
 
 

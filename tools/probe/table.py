@@ -18,13 +18,11 @@ from safetensors import safe_open
 
 from finetune.scoring import clusters_of, count_characters, count_words, resampled
 from finetune.slu_score import added, character_distance, count_near, pairs_of, word_distance
+from finetune.tasks import task_class
 from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
 
 from .runs import Job
 
-SCORES = {"asr": "wer", "intent": "accuracy", "slots": "slu_f1", "speaker": "eer", "emotion": "accuracy",
-          "language": "accuracy"}  # fmt: skip
-LOWER = ("wer", "cer", "eer")
 DRAWS = {"eer": 200}
 """Of each score; the others take 1,000."""
 
@@ -40,9 +38,9 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
     first = jobs[0]
     done = [job for job in jobs if job.is_done]
     results = [_results(job) for job in done]
-    metric = metric_of(first)
+    metric, lower = metric_of(first), not task_class(first.probe.task).higher_is_better
     found: dict[str, Any] = {"corpus": first.probe.corpus, "task": first.probe.task, "label": first.probe.field,
-                             "model": first.model.name, "metric": metric, "lower_is_better": metric in LOWER,
+                             "model": first.model.name, "metric": metric, "lower_is_better": lower,
                              "run": str(first.folder)}  # fmt: skip
     if errors:
         found["error"] = errors[0]
@@ -65,7 +63,7 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
 def metric_of(job: Job) -> str:
     """A task's usual score; of recognition the one that ``best_by`` asks for."""
     asked = [word.partition("=")[2] for word in job.words if word.startswith("best_by=")]
-    return asked[-1] if asked and job.probe.task == "asr" else SCORES[job.probe.task]
+    return asked[-1] if asked and job.probe.task == "asr" else task_class(job.probe.task).score_name
 
 
 def difference(

@@ -1,0 +1,129 @@
+"""Tokenizers for recognition: characters, or the pieces of a sentencepiece model.
+
+A run with pieces keeps ``tokenizer.model`` and ``vocab.json`` in its directory. Token 0 is CTC's blank, which is also
+sentencepiece's number for what it does not know. A published model decodes without sentencepiece: its tokens joined,
+with ▁ read as a space, are the text.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mixvec import UserError
+from mixvec.atomic import whole_file, write_whole
+from mixvec.text import BLANK, SPACE, build_vocabulary, encode_text, unknown_characters
+
+MODEL, VOCABULARY = "tokenizer.model", "vocab.json"
+TokenizerKind = Literal["characters", "bpe", "unigram"]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Maps a text to token numbers of a vocabulary."""
+
+    vocabulary: list[str]
+    processor: Any = None
+    """A ``sentencepiece.SentencePieceProcessor``; None: characters."""
+    numbers: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", {token: i for i, token in enumerate(self.vocabulary)})
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers (U,) of a text, without the characters that the vocabulary lacks (see ``unknown``)."""
+        if self.processor is None:
+            return encode_text(text, self.numbers)
+        return [number for number in self.processor.encode(text.replace(SPACE, " ")) if number != 0]
+
+    def unknown(self, texts: Iterable[str]) -> dict[str, int]:
+        """How often each character that the vocabulary lacks is in the texts, the most frequent first."""
+        letters = self.vocabulary if self.processor is None else {c for token in self.vocabulary[1:] for c in token}
+        return unknown_characters(texts, {*letters, SPACE})
+
+
+def build_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str], folder: Path) -> Tokenizer:
+    """The tokenizer of the run in ``folder``: trained on its texts when it starts, the saved one when it resumes.
+
+    Raises:
+        UserError: the texts are too few for ``size`` pieces, or the saved tokenizer does not fit.
+    """
+    if kind == "characters":
+        return Tokenizer(build_vocabulary(texts))
+    if any(folder.glob("checkpoints/update_*")):
+        return load_tokenizer(folder)
+    model = train_tokenizer(kind, size, texts)
+    tokenizer = _parse(model, MODEL)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / VOCABULARY, json.dumps(tokenizer.numbers, indent=2, ensure_ascii=False) + "\n")
+    with whole_file(folder / MODEL) as new:  # written last, so that the vocabulary is there too; all ranks write alike
+        new.write_bytes(model)
+    return tokenizer
+
+
+def load_tokenizer(folder: Path, vocabulary: list[str] | None = None) -> Tokenizer:
+    """The saved tokenizer of a run, which must have this vocabulary (None: that of its vocab.json).
+
+    Raises:
+        UserError: it is missing, damaged, or another one.
+    """
+    file, stated = folder / MODEL, folder / VOCABULARY
+    if not file.is_file():
+        raise UserError(f"{file}: missing, and the checkpoint cannot be used with another tokenizer; restore it")
+    tokenizer = _parse(file.read_bytes(), str(file))
+    if vocabulary is None:
+        try:
+            vocabulary = list(json.loads(stated.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{stated}: not readable ({error}); restore the one that the run wrote") from error
+    if tokenizer.vocabulary != vocabulary:
+        difference = f"{len(tokenizer.vocabulary)} tokens, not {len(vocabulary)}"
+        if len(tokenizer.vocabulary) == len(vocabulary):
+            found, wanted = next((a, b) for a, b in zip(tokenizer.vocabulary, vocabulary, strict=True) if a != b)
+            difference = f"token {found!r} instead of {wanted!r}"
+        raise UserError(f"{file}: this tokenizer does not fit the checkpoint ({difference}); restore the run's own")
+    return tokenizer
+
+
+def train_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str]) -> bytes:
+    """A sentencepiece model of the texts with ``size`` tokens; the same bytes for the same texts.
+
+    Raises:
+        UserError: ``size`` is smaller than the alphabet, or larger than the texts can fill.
+    """
+    import sentencepiece
+
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter([text.replace(SPACE, " ") for text in texts]), model_writer=written,
+            model_type=kind, vocab_size=size, character_coverage=1.0,
+            normalization_rule_name="identity", unk_id=0, bos_id=-1, eos_id=-1, pad_id=-1, num_threads=1,
+            max_sentence_length=1 << 20, minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        message = " ".join(str(error).split())
+        small, large = (
+            re.search(r"required_chars.*? vs (\d+)", message),
+            re.search(r"<= (\d+)", message.split("]", 1)[-1]),
+        )
+        bound = f"at least {small[1]}" if small else f"at most {large[1]}" if large else ""
+        remedy = f"set it to {bound} for this training text" if bound else f"sentencepiece reports: {message}"
+        raise UserError(f"asr.vocabulary_size={size} with asr.units={kind}: {remedy}") from error
+    return written.getvalue()
+
+
+def _parse(model: bytes, name: str) -> Tokenizer:
+    import sentencepiece
+
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        pieces = [processor.id_to_piece(number) for number in range(1, processor.get_piece_size())]
+    except RuntimeError as error:
+        raise UserError(f"{name}: damaged, or not a sentencepiece model; restore the run's own") from error
+    return Tokenizer([BLANK, *pieces], processor)

@@ -1,0 +1,79 @@
+"""Characters, BPE and unigram pieces: text to tokens and back, the same after resuming, and no other tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.tokenizer import TokenizerKind, build_tokenizer, load_tokenizer, train_tokenizer
+from mixvec import CtcRecognizer, HybridRecognizer, UserError, build_encoder
+from tests.runs import SMALLEST, finetune, identical, weights
+from tests.tiny_models import MEL
+
+TEXTS = ["the cat sat on the mat", "it's é a day", "the dog saw the other cat", "a mat is on the dog"]
+
+
+@pytest.mark.parametrize("kind", ["characters", "bpe", "unigram"])
+def test_text_to_tokens_and_back_without_sentencepiece(kind: TokenizerKind, tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(kind, 24, TEXTS, tmp_path)
+    vocabulary, model = tokenizer.vocabulary, CtcRecognizer(build_encoder(MEL), tokenizer.vocabulary)
+    assert vocabulary[0] == "[PAD]" and len(set(vocabulary)) == len(vocabulary)
+    for text in [*TEXTS, "cat dog", "tea on day"]:
+        tokens = tokenizer.encode(text)
+        assert 0 not in tokens and model.spell(tokens) == text
+        path = torch.tensor([[0, *[t for token in tokens for t in (token, token, 0)]]])
+        one_hot = torch.nn.functional.one_hot(path, len(vocabulary)).float()
+        assert model.decode(one_hot, torch.tensor([1000])) == [text]
+    assert kind == "characters" or len(tokenizer.encode(TEXTS[0])) < len(TEXTS[0])
+    assert model.spell(tokenizer.encode("xcat|zz")).replace(" ", "") == "cat"
+    assert tokenizer.unknown(["xcat zz"]) == {"z": 2, "x": 1}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_training_is_deterministic_and_names_the_possible_sizes(kind: TokenizerKind) -> None:
+    assert train_tokenizer(kind, 22, TEXTS) == train_tokenizer(kind, 22, iter(TEXTS))
+    for size, word in ((5000, "at most"), (4, "at least")):
+        with pytest.raises(UserError, match=rf"asr\.vocabulary_size={size} .*{kind}.*{word} \d+") as raised:
+            train_tokenizer(kind, size, TEXTS)
+        bound = int(re.findall(r"\d+", str(raised.value).split(word)[1])[0])
+        assert train_tokenizer(kind, bound, TEXTS)
+
+
+def test_a_resumed_run_keeps_its_tokenizer_and_refuses_another(tmp_path: Path) -> None:
+    first = build_tokenizer("bpe", 24, TEXTS, tmp_path)
+    (tmp_path / "checkpoints/update_1").mkdir(parents=True)
+    again = build_tokenizer("bpe", 24, ["other texts altogether"], tmp_path)
+    assert again.vocabulary == first.vocabulary and again.encode("the cat") == first.encode("the cat")
+    file = tmp_path / "tokenizer.model"
+    model = file.read_bytes()
+    for content, message in (
+        (train_tokenizer("bpe", 23, TEXTS), "23 tokens, not 24"),
+        (train_tokenizer("bpe", 24, [*TEXTS, "on on on on"]), "'.*' instead of '.*'"),
+        (b"garbage", "damaged"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=rf"tokenizer\.model: .*{message}"):
+            build_tokenizer("bpe", 24, TEXTS, tmp_path)
+    file.write_bytes(model)
+    with pytest.raises(UserError, match="24 tokens, not 2"):
+        load_tokenizer(tmp_path, ["[PAD]", "a"])
+    file.unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.model: missing"):
+        build_tokenizer("bpe", 24, TEXTS, tmp_path)
+
+
+def test_a_run_with_pieces_and_attention_resumes_to_the_same_bits(corpus: Path, tmp_path: Path) -> None:
+    keys = ("size=tiny", *SMALLEST, "asr.units=bpe", "asr.vocabulary_size=40", "run.eval_every=2", "run.updates=4",
+            "asr.decoder=attention", "asr.beam=2", "data.augment.speed=[0.9,1.1]")  # fmt: skip
+    assert finetune("asr", corpus, tmp_path / "whole", *keys) == 0
+    assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2", "run.max_hours=1e-9") == 75
+    assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2") == 0
+    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    stored = [json.loads((tmp_path / name).read_text()) for name in ("parts/hub/vocab.json", "parts/vocab.json")]
+    assert stored[0] == stored[1] and len(stored[0]) == 40
+    assert isinstance(HybridRecognizer.from_pretrained(tmp_path / "whole"), HybridRecognizer)
+    assert any(token.startswith("▁") and len(token) > 2 for token in stored[0])
