@@ -81,9 +81,9 @@ def test_a_run_with_all_of_it_and_its_errors(corpus: Path, tmp_path: Path) -> No
     sounds = (f"data.augment.noise={corpus}/intent/test", f"data.augment.reverb={corpus}/intent/validation")
     keys = ("size=tiny", *SMALLEST, "run.updates=2", "run.eval_every=2", "data.workers=1")
     assert finetune("asr", corpus, tmp_path / "run", *keys, *ON, *sounds) == 0
-    with pytest.raises(UserError, match=r"data\.augment\.noise=/nowhere: no such file or folder"):
+    with pytest.raises(UserError, match=r"data\.augment\.noise=/nowhere"):
         finetune("asr", corpus, tmp_path / "other", *keys, "data.augment.noise=/nowhere")
-    with pytest.raises(UserError, match=r"data\.train at data\.augment\.speed=2: every text is longer than its audio"):
+    with pytest.raises(UserError, match=r"data\.train at data\.augment\.speed=2: "):
         finetune("asr", corpus, tmp_path / "fast", *keys, "data.augment.speed=[2.0]")
-    with pytest.raises(UserError, match=r"batch\.max_s=50\.0 cannot hold .*data\.max_s=30\.0 .*augment\.speed=0\.5"):
+    with pytest.raises(UserError, match=r"batch\.max_s=50\.0 .*data\.max_s=30\.0 .*augment\.speed=0\.5"):
         finetune("asr", corpus, tmp_path / "third", *keys, *ON, "batch.max_s=50")

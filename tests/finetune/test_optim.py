@@ -43,17 +43,9 @@ def test_without_decay_there_are_two_groups() -> None:
 def test_freeze_then_thaw_masks_and_speed_with_attention_and_decay(corpus: Path, tmp_path: Path) -> None:
     """The first layers move least; a frozen encoder not at all."""
     assert pretrain(corpus, tmp_path / "encoder", "run.updates=1") == 0
-    keys = (
-        f"pretrained={tmp_path / 'encoder'}",
-        "freeze=0.5",
-        "run.updates=4",
-        "run.eval_every=4",
-        "asr.decoder=attention",
-        "optim.layer_decay=0.1",
-        "data.augment.speed=[0.9,1.0,1.1]",
-        "augment.time_prob=0.3",
-        "augment.channel_prob=0.3",
-    )
+    keys = (f"pretrained={tmp_path / 'encoder'}", "freeze=0.5", "run.updates=4", "run.eval_every=4",
+            "asr.decoder=attention", "optim.layer_decay=0.1", "data.augment.speed=[0.9,1.0,1.1]",
+            "augment.time_prob=0.3", "augment.channel_prob=0.3")  # fmt: skip
     assert finetune("asr", corpus, tmp_path / "run", *keys) == 0
     assert [row["encoder_frozen"] for row in rows(tmp_path / "run") if "loss" in row] == [True, True, False, False]
     before, after = (load_encoder(tmp_path / name) for name in ("encoder", "run"))

@@ -112,15 +112,8 @@ def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path
             "run.eval_every=3", "batch.update_s=30", "optim.lr=1e-2"]  # fmt: skip
     data = [f"data.train={corpus}/asr/train", f"data.valid={corpus}/asr/validation"]
     for name, ranks, max_s in (("whole", 1, 60), ("parts", 1, 10), ("ranks", 2, 60)):
-        arguments = [
-            str(ROOT / "configs/asr.yaml"),
-            *data,
-            *FINETUNE,
-            *keys,
-            f"run.dir={tmp_path / name}",
-            f"batch.max_s={max_s}",
-        ]
-        done = command("finetune", *arguments, "data.max_s=10", ranks=ranks)
+        own = [f"run.dir={tmp_path / name}", f"batch.max_s={max_s}", "data.max_s=10"]
+        done = command("finetune", str(ROOT / "configs/asr.yaml"), *data, *FINETUNE, *keys, *own, ranks=ranks)
         assert done.returncode == 0, done.stderr
         facts = json.loads((tmp_path / name / "hub/config.json").read_text())["training"]
         assert facts["devices"] == f"{ranks} x cpu"
@@ -131,14 +124,8 @@ def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path
 
 
 def test_recognition_from_fairseq2(corpus: Path, tmp_path: Path) -> None:
-    keys = (
-        "size=wav2vec2-base",
-        *SMALLEST,
-        "encoder.mixer=summary",
-        "run.updates=1",
-        "run.eval_every=1",
-        "data.max_s=10",
-    )
+    keys = ("size=wav2vec2-base", *SMALLEST, "encoder.mixer=summary", "run.updates=1", "run.eval_every=1",
+            "data.max_s=10")  # fmt: skip
     assert finetune("asr", corpus, tmp_path / "run", *keys) == 0
     assert isinstance(CtcRecognizer.from_pretrained(tmp_path / "run"), CtcRecognizer)
 
@@ -147,10 +134,10 @@ def test_recognition_from_fairseq2(corpus: Path, tmp_path: Path) -> None:
     ("keys", "message"),
     [
         ((), "set pretrained=RUN.*or size=tiny"),
-        (("size=tiny", "data.train=/nowhere"), r"data\.train=/nowhere: no such file or folder"),
-        (("pretrained=/nowhere",), "/nowhere: no such model folder"),
-        (("size=tiny", "task=poetry"), r"task=poetry: no such task; choose among asr, "),
-        (("size=tiny", "pretrained=x"), "pretrained brings its own encoder"),
+        (("size=tiny", "data.train=/nowhere"), r"data\.train=/nowhere"),
+        (("pretrained=/nowhere",), "/nowhere: "),
+        (("size=tiny", "task=poetry"), r"task=poetry: .*asr, "),
+        (("size=tiny", "pretrained=x"), "pretrained .*size"),
         (("size=tiny", "optim.lrr=1"), "optim.lrr.*Did you mean: 'lr'"),
     ],
 )  # fmt: skip
@@ -160,9 +147,9 @@ def test_bad_input_is_one_clear_line(corpus: Path, tmp_path: Path, keys: tuple[s
 
 
 def test_a_folder_without_labels_says_so(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no metadata\.jsonl in it"):
+    with pytest.raises(UserError, match=r"metadata\.jsonl"):
         finetune("asr", corpus, tmp_path / "run", "size=tiny", f"data.train={corpus}/unlabelled")
-    with pytest.raises(UserError, match=r"did you mean data\.train=.*/asr/train\?"):
+    with pytest.raises(UserError, match=r"data\.train=.*/asr/train\?"):
         finetune("asr", corpus, tmp_path / "other", "size=tiny", f"data.train={corpus}/asr")
 
 
@@ -173,7 +160,7 @@ def test_a_bound_on_what_may_be_skipped(corpus: Path, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         manifest = tmp_path / f"{split}.csv"
         manifest.write_text("file_name,text\ngood.flac,one\nbad.flac,two\n")
-        with pytest.raises(UserError, match=rf"data\.{split}=.*{split}\.csv: 1 of 2 utterances cannot be used, more"):
+        with pytest.raises(UserError, match=rf"data\.{split}=.*{split}\.csv: 1 of 2 "):
             finetune(
                 "asr", corpus, tmp_path / f"run-{split}", *SCRATCH, f"data.{split}={manifest}", "data.max_skipped=0.4"
             )
@@ -188,7 +175,7 @@ def test_texts_without_known_characters(corpus: Path, tmp_path: Path) -> None:
     (odd / "metadata.jsonl").write_text(
         "".join(json.dumps({"file_name": f"audio/{n}", "text": "Ωμέγα"}) + "\n" for n in names)
     )
-    with pytest.raises(UserError, match=r"data\.valid: no text in it has a known character"):
+    with pytest.raises(UserError, match=r"data\.valid: .*data\.text=raw"):
         finetune("asr", corpus, tmp_path / "run", *SCRATCH, *SHORT, f"data.valid={odd}")
 
 
