@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from mixvec import Encoder
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
 
+from ..batch import LabelledBatch
 from ..sections import TaskConfig
-
-if TYPE_CHECKING:
-    from mixvec.data.sources import Corpus
-    from mixvec.data.utterances import Utterance
-
-    from ..batch import LabelledBatch
 
 
 class Scored(NamedTuple):

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jiwer
 from torch import Tensor
 
 from mixvec import CtcRecognizer, Encoder, HybridRecognizer, UserError
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
 from mixvec.text import TEXT_STYLES, normalise_text
 
+from ..batch import LabelledBatch
 from ..ctc import frames_needed, loss_sum
 from ..scoring import intervals
 from ..sections import TaskConfig
 from ..tokenizer import TokenizerKind, build_tokenizer
 from . import Scored
-
-if TYPE_CHECKING:
-    from mixvec.data.sources import Corpus
-    from mixvec.data.utterances import Utterance
-
-    from ..batch import LabelledBatch
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from zlib import crc32
+
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 
 from ..sections import TaskConfig
 from . import Scored
 from .intent import Task as IntentTask
 from .intent import label_of
-
-if TYPE_CHECKING:
-    from mixvec.data.sources import Corpus
-    from mixvec.data.utterances import Utterance
 
 IEMOCAP = {"ang": "ang", "hap": "hap", "exc": "hap", "neu": "neu", "sad": "sad"}
 """The four classes of SUPERB and MP3S: excitement counts as happiness, other emotions are skipped."""

@@ -6,22 +6,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import eq
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixvec import Classifier, Encoder, ProbeClassifier, UserError
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
 
+from ..batch import LabelledBatch
 from ..sections import TaskConfig
 from . import Scored
-
-if TYPE_CHECKING:
-    from mixvec.data.sources import Corpus
-    from mixvec.data.utterances import Utterance
-
-    from ..batch import LabelledBatch
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+
+from mixvec.data.utterances import Utterance
 
 from . import Scored
 from .intent import Task as IntentTask
 from .intent import label_of
-
-if TYPE_CHECKING:
-    from mixvec.data.utterances import Utterance
 
 LANGUAGE_KEYS = ("language", "locale", "lang")
 

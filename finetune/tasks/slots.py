@@ -10,28 +10,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from mixvec import Encoder, HybridTagger, SlotTagger, UserError
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
 from mixvec.model.tags import is_tag, read_tags, tagged
 from mixvec.text import build_vocabulary
 
 from ..annotation import Annotation, annotation_of
+from ..batch import LabelledBatch
 from ..ctc import frames_needed, loss_sum
 from ..sections import TaskConfig
 from ..slu_score import added, character_distance, count_near, f1_by_type, pairs_of, understanding_scores, word_distance
 from . import Scored
 from .asr import AsrConfig
 from .intent import label_of
-
-if TYPE_CHECKING:
-    from mixvec.data.sources import Corpus
-    from mixvec.data.utterances import Utterance
-
-    from ..batch import LabelledBatch
 
 
 @dataclass(frozen=True)

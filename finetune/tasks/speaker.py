@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +15,15 @@ from torch import Tensor
 
 from mixvec import Encoder, SpeakerEmbedder, UserError
 from mixvec.data.readers.rows import SPEAKER_KEYS
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
 
+from ..batch import LabelledBatch
 from ..sections import TaskConfig
 from ..verification import Trials, all_pairs, cosines, equal_error_rate, min_dcf, placed, read_trials
 from . import Scored
 from .intent import label_of
-
-if TYPE_CHECKING:
-    from mixvec.data.sources import Corpus
-    from mixvec.data.utterances import Utterance
-
-    from ..batch import LabelledBatch
 
 
 @dataclass(frozen=True)
