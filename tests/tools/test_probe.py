@@ -247,7 +247,7 @@ def test_what_it_cannot_do_is_one_line(data: Path, model: Path, probe: Callable[
         ),
         (
             (model, "--data", data, "--tasks", "poetry"),
-            "error: --tasks poetry: choose among asr, intent, slots, speaker",
+            "error: --tasks poetry: choose among asr, emotion",
         ),
         (("run.updates=3", "--data", data), "error: name a model"),
         ((model, "--data", data, "--seeds", 0), "error: --seeds 0 must be at least 1"),
