@@ -33,16 +33,18 @@ class LabelledBatch(NamedTuple):
     """(B, U) the label's number, or the text's tokens, padded with 0."""
     target_lengths: Tensor
     """(B,); 0 where the row has no target."""
+    keys: Tensor
+    """(B,) int64, a number below 2^32 for each utterance and epoch, from which dropout is drawn."""
     references: list[Any]
     utterances: list[Utterance]
     """Without their audio."""
 
     def to(self, device: torch.device) -> LabelledBatch:
-        waveforms, lengths, time_mask, channels, targets, target_lengths = (
-            tensor.to(device, non_blocking=True) for tensor in self[:6]
+        waveforms, lengths, time_mask, channels, targets, target_lengths, keys = (
+            tensor.to(device, non_blocking=True) for tensor in self[:7]
         )
         return LabelledBatch(
-            waveforms, lengths, time_mask, channels, targets, target_lengths, self.references, self.utterances
+            waveforms, lengths, time_mask, channels, targets, target_lengths, keys, self.references, self.utterances
         )
 
 
@@ -72,6 +74,7 @@ def collate_labelled(
     return LabelledBatch(
         waveforms, lengths, time_mask, channels,
         torch.nn.utils.rnn.pad_sequence(targets, batch_first=True), torch.tensor([len(t) for t in targets]),
+        torch.tensor([clip.key for clip in clips] or [0]),
         [reference(clip.utterance) for clip in clips], [replace(clip.utterance, stored=None) for clip in clips],
     )  # fmt: skip
 

@@ -21,7 +21,6 @@ from mixvec.data.utterances import Utterance
 from mixvec.hub import load_model, load_tensors, read_tensors
 from mixvec.training.checkpoint import RunState
 from mixvec.training.export import save_model, training_facts
-from mixvec.training.report import tell
 from mixvec.training.run import Run
 
 from .batch import LabelledBatch
@@ -48,7 +47,7 @@ def evaluate(
     rows: list[Scored] = []
     for loaded in data.once():
         batch = loaded.batch.to(run.accelerator.device)
-        run.note_skipped(loaded.skipped)
+        run.skips.note(loaded.skipped)
         with run.accelerator.autocast():
             if encodes_alone(run.config, training=False):
                 encoded = frozen_frames(run.config, model, batch)
@@ -67,7 +66,7 @@ def evaluate(
             f"WARNING data.{split}: {len(undecoded)} of {len(rows)} utterances could not be decoded and count as "
             f"errors (reasons: {run.dir}/skipped*.jsonl)"
         )
-    run.say("\n".join(lines))
+    run.log.print("\n".join(lines))
     return scores, rows, len(undecoded)
 
 
@@ -122,11 +121,11 @@ def keep_best(
             run, model, facts(run, state, corpora) | {"metrics": scores, "test_data": scored_on(corpora["valid"])}
         )
     row = {"update": state.update, **{f"valid_{k}": v for k, v in scores.items()}}
-    stop = tell(
-        run, row, "", diagnose_score(score, task.score_name, len(corpora["valid"].utterances), state, run.config.run)
-    )
+    found = diagnose_score(score, task.score_name, len(corpora["valid"].utterances), state, run.config.run)
+    run.log.warn(row, "", found)
+    stop = run.stop_for(found)
     error = too_many_undecoded(run, "valid", undecoded, len(corpora["valid"].utterances))
-    return run.give_up(error) if error else stop
+    return run.stop_with_error(error) if error else stop
 
 
 def finish(
@@ -172,7 +171,7 @@ def finish(
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.writes.wait()
-    run.say(f"the scores are in {run.dir / 'results.json'}")
+    run.log.print(f"the scores are in {run.dir / 'results.json'}")
 
 
 def scored_on(corpus: Corpus) -> str:

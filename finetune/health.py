@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from mixvec.training.checkpoint import RunState
-from mixvec.training.optim import median_norm
-from mixvec.training.report import count_loud, energy_row, energy_words, tell
+from mixvec.training.report import common_row, time_left
 from mixvec.training.run import Run
 
 from .diagnose import diagnose
@@ -26,31 +25,30 @@ class Window:
     losses: list[Tensor] = field(default_factory=list)
     """This rank's share () of each update's loss."""
     norms: list[float] = field(default_factory=list)
-    """Gradient norm of each update; NaN where the update was skipped."""
+    """Gradient norms of the updates, as ``optim.step`` returns them."""
 
 
 def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: bool) -> int | None:
-    """Log the mean loss of the window and the run's warnings. Every rank calls this. Skipped updates are in no mean.
+    """Log the mean loss of the window and warnings; the exit code to end with, or None.
 
     Returns:
         the exit code to end with, where ``run.stop_on`` names one of the warnings.
     """
-    accelerator, todo = run.accelerator, run.config.run.updates - state.update
+    accelerator = run.accelerator
     each = accelerator.reduce(torch.stack(window.losses), "sum")
-    norms = [norm for norm in window.norms if not math.isnan(norm)]
     share = (waited_s - window.waited_s) / max(run.elapsed_s - window.started_s, 1e-9)
-    row = {"update": state.update, "loss": float(each[each.isfinite()].mean()), "gradient_norm": window.norms[-1],
-           "gradient_norm_median": median_norm(state), "gradient_loud_windows": count_loud(state, norms),
-           "nonfinite_updates": len(window.norms) - len(norms), "encoder_frozen": frozen,
-           "wait_share": float(accelerator.gather(torch.tensor([share], device=accelerator.device)).max()),
-           "seconds": run.elapsed_s, "seconds_left": run.elapsed_s / state.update * todo}  # fmt: skip
-    if run.config.run.max_hours is not None:
-        row["session_seconds_left"] = run.config.run.max_hours * 3600 - run.session_s
-    row |= energy_row(run, state)
+    row = common_row(run, state, window.norms) | {
+        "loss": float(each[each.isfinite()].mean()),
+        "gradient_norm": window.norms[-1] if math.isfinite(window.norms[-1]) else math.nan,
+        "encoder_frozen": frozen,
+        "wait_share": float(accelerator.gather(torch.tensor([share], device=accelerator.device)).max()),
+        "seconds": run.elapsed_s,
+    }
     state.loss = row["loss"]
     line = (
         f"update {state.update}/{run.config.run.updates}  loss {row['loss']:.3f}  gradient {row['gradient_norm']:.2f}  "
-        f"waiting {row['wait_share']:.0%}{'  encoder frozen' if frozen else ''}  "
-        f"{energy_words(row)}{row['seconds_left']:.0f} s left"
+        f"waiting {row['wait_share']:.0%}{'  encoder frozen' if frozen else ''}  {time_left(row)}"
     )
-    return tell(run, row, line, diagnose(row, run.config))
+    found = diagnose(row, run.config)
+    run.log.warn(row, line, found)
+    return run.stop_for(found)

@@ -92,14 +92,14 @@ def open_data(
 
     key = f"data.{split}" + (f" at data.augment.speed={fastest:g}" if fastest > 1 else "")
     for warning in task.check(corpus, frames, key, training=training):
-        run.say(warning)
+        run.log.print(warning)
     if not corpus.utterances:
         raise UserError(f"data.{split}={getattr(data, split)}: no usable labels in it")
-    run.note_skipped(corpus.skipped, fresh=training)
+    run.skips.note(corpus.skipped, fresh=training)
     if corpus.skipped:
-        run.say(f"data.{split}: {len(corpus.skipped)} utterances skipped (reasons: {run.dir / 'skipped.jsonl'})")
+        run.log.print(f"data.{split}: {len(corpus.skipped)} utterances skipped (reasons: {run.dir / 'skipped.jsonl'})")
     augment = Augmentation(data.augment, config.run.seed) if training else None
-    run.note_skipped(augment.skipped if augment else [])
+    run.skips.note(augment.skipped if augment else [])
     longest_s = float(corpus.utterances.durations_s.max()) / slowest
     crop_s = config.crop_s if training and config.crop_s is not None else longest_s + 1
     collate = partial(
@@ -112,7 +112,7 @@ def open_data(
     )  # fmt: skip
     updates = Updates(corpus, collate, loader, augment=augment)
     if training:
-        run.most_undecoded = data.max_skipped * updates.epoch_utterances
+        run.skips.most = data.max_skipped * updates.epoch_utterances
     return updates
 
 
@@ -171,13 +171,12 @@ def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: boo
         )
 
 
-def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> tuple[float, float]:
-    """The weight that divides the update's loss, and its seconds of audio, over all micro-batches and ranks."""
+def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> float:
+    """The weight that divides the update's loss, over all micro-batches and ranks."""
     for part in loaded:
-        run.note_skipped(part.skipped, bound=True)
-    own = [sum(task.weight(part.batch) for part in loaded), sum(part.seconds for part in loaded)]
-    weight, seconds = run.accelerator.reduce(torch.tensor(own, device=run.accelerator.device), "sum").tolist()
-    return max(weight, 1.0), seconds
+        run.skips.note(part.skipped, counted=True)
+    own = torch.tensor(sum(task.weight(part.batch) for part in loaded), device=run.accelerator.device)
+    return max(float(run.accelerator.reduce(own, "sum")), 1.0)
 
 
 def sum_gradients(run: Run, model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from mixvec.training.device import start_accelerator
 from mixvec.training.faults import memory_named
 from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
+from mixvec.training.randomness import seed_update
 from mixvec.training.run import Run
 
 from .config import FinetuneConfig
@@ -44,7 +45,7 @@ def train(config: FinetuneConfig) -> int:
     task = make_task(config, corpora["train"])
     model = build_model(config, task).to(accelerator.device)
     data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
-    run.say(describe(config, model, corpora))
+    run.log.print(describe(config, model, corpora))
     optim = config.optim
     groups = parameter_groups(optim, model, config.head.layers_lr)
     optimizer = accelerator.prepare(adamw(groups, optim, accelerator.device))
@@ -57,11 +58,12 @@ def train(config: FinetuneConfig) -> int:
         frozen = is_frozen(config, progress)
         model.train()
         model.encoder.train(not frozen)
-        weight, seconds = update_weight(run, task, loaded)
+        weight = update_weight(run, task, loaded)
         window.losses.append(torch.zeros((), device=accelerator.device))
         with memory_named(update, loaded, config.batch.max_s):
             for part in loaded:
                 batch = part.batch.to(accelerator.device)
+                seed_update(model, config.run.seed, update, batch.keys)
                 with accelerator.autocast():
                     loss = task.loss_sum(model, encode(config, model, batch, frozen), batch) / weight
                 accelerator.backward(loss)
@@ -69,8 +71,7 @@ def train(config: FinetuneConfig) -> int:
             sum_gradients(run, model)
             window.norms.append(step(run, model, optimizer, state, window.losses[-1], loaded))
         state.update, state.place = update, place
-        state.seconds_seen += seconds
-        stop = run.should_stop()
+        stop = run.should_stop(state, sum(part.seconds for part in loaded))
         if update % config.run.log_every == 0 or update == config.run.updates or stop:
             stop = report(run, state, window, data["train"].waited_s, frozen) or stop
             window = Window(run.elapsed_s, data["train"].waited_s)

@@ -74,7 +74,7 @@ def probe_row(run: Run, probe: Probe | None, update: int) -> dict[str, Any]:
     """The probe's numbers for a log line: none where it is not due, or where the run is about to stop early."""
     config = run.config
     due = update % config.probe.every < config.run.log_every or update == config.run.updates
-    if probe is None or run.stop is not None or not due:
+    if probe is None or run.stop.code is not None or not due:
         return {}
     began = time.monotonic()
     layers = layer_accuracies(run, probe)
@@ -91,7 +91,7 @@ def _open(run: Run, encoder: Any) -> Probe:
     corpus.keep_durations(shortest_s, longest_s)
     corpus.utterances = choose(corpus.utterances, config.probe)
     batches, names = _decode(corpus, shortest_s, longest_s, config.batch.max_s)
-    run.note_skipped(corpus.skipped)
+    run.skips.note(corpus.skipped)
     counts = Counter(names)
     if sum(count > 1 for count in counts.values()) < 2:
         why = f" ({len(corpus.skipped)} skipped: {corpus.reasons(1)})" if corpus.skipped else ""
@@ -102,7 +102,7 @@ def _open(run: Run, encoder: Any) -> Probe:
     log_mel = torch.cat([pool([_log_mel(w, n)], n // HOP_SAMPLES + 1) for w, n in batches], dim=1)[0]
     to_beat = {"probe_chance": max(counts.values()) / len(names), "probe_log_mel": left_out_accuracy(log_mel, labels)}
     untrained = max(layer_accuracies(run, Probe(encoder, batches, labels, to_beat)))
-    run.say(
+    run.log.print(
         f"probe: {len(names)} utterances of {len(counts)} labels, "
         f"{sum(int(n.sum()) for _, n in batches) / SAMPLE_RATE_HZ:.0f} s; accuracy by guessing "
         f"{to_beat['probe_chance']:.3f}, on log-mel {to_beat['probe_log_mel']:.3f}, untrained {untrained:.3f}"

@@ -23,7 +23,8 @@ from finetune.train import train as finetune_train
 from mixvec.training.background import NAME as BACKGROUND
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
-from pretrain.objectives.contrastive import MaskedPrediction, Sums
+from pretrain.objectives.base import Step
+from pretrain.objectives.contrastive import Contrastive
 from pretrain.train import train as pretrain_train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,16 +67,16 @@ def written() -> Iterator[None]:
                 thread.join()
 
 
-def in_forward(patch: pytest.MonkeyPatch, *updates: int, do: Callable[[Sums], Any]) -> None:
-    """Let ``do`` exchange what the objective returns in these updates (each one micro-batch), or raise."""
-    forward, calls = MaskedPrediction.forward, []
+def in_forward(patch: pytest.MonkeyPatch, *updates: int, do: Callable[[Step], Any]) -> None:
+    """Let ``do`` replace what the objective returns in these updates (each one micro-batch), or raise."""
+    forward, calls = Contrastive.forward, []
 
-    def sick(self: MaskedPrediction, *rest: Any) -> Sums:
+    def patched(self: Contrastive, *rest: Any) -> Step:
         calls.append(1)
-        sums = forward(self, *rest)
-        return do(sums) or sums if len(calls) in updates else sums
+        step = forward(self, *rest)
+        return do(step) or step if len(calls) in updates else step
 
-    patch.setattr(MaskedPrediction, "forward", sick)
+    patch.setattr(Contrastive, "forward", patched)
 
 
 def fresh() -> None:

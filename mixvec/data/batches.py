@@ -67,6 +67,11 @@ class Clip:
     speed: float = 1.0
     """How much faster than recorded it plays: S samples cover S / 16000 · ``speed`` seconds of the file."""
 
+    @property
+    def key(self) -> int:
+        """A number below 2^32 for ``seed``, from which the network draws this clip's noise (``mixvec.model.noise``)."""
+        return int(np.random.SeedSequence(list(self.seed)).generate_state(1)[0])
+
 
 @dataclass(frozen=True)
 class Loaded(Generic[Batch]):

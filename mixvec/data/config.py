@@ -90,3 +90,13 @@ class DataConfig:
     """Seconds of undecoded audio that each rank of a streamed run holds, to batch utterances of similar duration."""
     augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
     """Augmentation of the waveforms; none by default. ``min_s`` applies before, ``max_s`` after a change of speed."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.longest_share <= 1.0:
+            raise ValueError(f"data.longest_share={self.longest_share} is a share of the hours: above 0, at most 1")
+        if self.gate.below_db is not None and not self.gate.below_db > 0:
+            raise ValueError(f"data.gate.below_db={self.gate.below_db} must be above 0 dB, or null for no gate")
+        if self.stream and self.temperature != 1.0:
+            raise ValueError("data.temperature needs the hours of each corpus, unknown to data.stream; set weights")
+        if self.stream and (self.longest_share < 1.0 or self.gate.below_db is not None):
+            raise ValueError("data.longest_share and data.gate look at all utterances first, which data.stream cannot")

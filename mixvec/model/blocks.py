@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from .config import EncoderConfig
 from .mixing import activation, build_mixer
+from .noise import Dropout
 from .padding import zero_padding
 from .tiling import in_tiles, with_context
 
@@ -29,9 +30,9 @@ class FeedForward(nn.Sequential):
             nn.LayerNorm(dim),
             nn.Linear(dim, hidden),
             activation(act),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden, dim),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
 
@@ -62,7 +63,7 @@ class ConvModule(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.act = activation(act)
         self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = F.glu(self.gate(self.norm_in(x)), dim=-1)
@@ -100,7 +101,7 @@ class ConformerBlock(nn.Module):
         self.ffn_in = FeedForward(dim, config.ffn_dim, config.dropout, act)
         self.mixer_norm = nn.LayerNorm(dim)
         self.mixer = build_mixer(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.conv = ConvModule(dim, config.conv_kernel, config.dropout, act)
         self.ffn_out = FeedForward(dim, config.ffn_dim, config.dropout, act)
         self.norm = nn.LayerNorm(dim)
@@ -134,7 +135,7 @@ class ConvGating(nn.Module):
         self.norm = nn.LayerNorm(config.ffn_dim // 2)
         self.depthwise = Depthwise(config.ffn_dim // 2, config.conv_kernel)
         self.down = nn.Linear(config.ffn_dim // 2, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         content, gate = F.gelu(self.up(x)).chunk(2, dim=-1)
@@ -158,7 +159,7 @@ class BranchformerBlock(nn.Module):
         self.merge = nn.Linear(2 * dim, dim)
         mlp = [activation(config.activation), nn.Linear(dim, dim), activation(config.activation)]
         self.merge_act = nn.Sequential(*([] if self.mixer.merges_linearly else mlp))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

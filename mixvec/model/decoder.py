@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .beam import PrefixScores
 from .ctc import CtcModel, CtcRecognizer
 from .encoder import sinusoidal_positions
+from .noise import Dropout
 from .output import EncoderOutput
 from .padding import padding_mask
 from .protocol import Encoder
@@ -62,7 +63,7 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
         self.past, self.frames = Attention(dim, heads, dropout), Attention(dim, heads, dropout)
         self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, frames: Keys, mask: Tensor | None, past: Keys | None = None) -> tuple[Tensor, Keys]:
         """x (B, U, D) to (B, U, D) and the keys of the past with it.

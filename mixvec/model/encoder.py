@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .blocks import BranchformerBlock, ConformerBlock, zero_gradient
 from .config import BASE, EncoderConfig
 from .frontend import Length, MelFrontEnd, MelTables, WaveformFrontEnd
+from .noise import Dropout
 from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
 from .pretrained import Pretrained
@@ -31,6 +32,9 @@ class SpeechEncoder(Pretrained, Encoder):
         encoder = SpeechEncoder.from_pretrained("runs/small/hub").eval()
         frames, lengths, layers = encoder(waveforms, lengths)
     """
+
+    layer_drop_draws: list[float] | None = None
+    """A number in [0, 1) for each layer, by which LayerDrop skips it in training; None draws from torch's generator."""
 
     def __init__(self, config: EncoderConfig = BASE) -> None:
         """
@@ -51,7 +55,7 @@ class SpeechEncoder(Pretrained, Encoder):
             self.front_end = WaveformFrontEnd(config.conv_channels)
         self.hop_samples, self.mel_view = self.front_end.hop_samples, self.front_end.mel_view
         self.project = nn.Linear(config.conv_channels, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.mask_embedding = nn.Parameter(torch.empty(config.dim).uniform_())
         block = ConformerBlock if config.block == "conformer" else BranchformerBlock
         self.layers = nn.ModuleList(block(config) for _ in range(config.num_layers))
@@ -85,8 +89,8 @@ class SpeechEncoder(Pretrained, Encoder):
         real = padding_mask(frame_lengths, x.shape[1])
         x = zero_padding(x, real)
         layers = [x] if every_layer else []
-        for layer in self.layers:
-            if self.training and self.config.layer_drop and torch.rand(()).item() < self.config.layer_drop:
+        for number, layer in enumerate(self.layers):
+            if self.training and self.config.layer_drop and self._layer_drop_draw(number) < self.config.layer_drop:
                 x = x + zero_gradient(layer).to(x.dtype)
             else:
                 x = layer(x, real)
@@ -99,6 +103,9 @@ class SpeechEncoder(Pretrained, Encoder):
     def settings(self) -> dict[str, Any]:
         """The configuration as plain JSON values, for ``config.json``."""
         return asdict(self.config)
+
+    def _layer_drop_draw(self, layer: int) -> float:
+        return float(torch.rand(())) if self.layer_drop_draws is None else self.layer_drop_draws[layer]
 
     def target_tables(self) -> MelTables:
         """The mel front end's own filters, else those of every encoder."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig
+from .noise import Dropout
 
 Branches: TypeAlias = Callable[
     [Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, bool],
@@ -122,7 +123,7 @@ class SummaryMixing(nn.Module):
         if not lite:
             self.local_norm = nn.LayerNorm(dim) if norm else nn.Identity()
             self.combine = nn.Linear(2 * dim, dim)
-            self.dropout = nn.Dropout(dropout)
+            self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` to (B, 1, D)."""

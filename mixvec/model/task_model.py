@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from .noise import Dropout
 from .output import EncoderOutput
 from .pretrained import Pretrained
 from .protocol import Encoder
@@ -57,7 +58,7 @@ class TaskModel(Pretrained, nn.Module):
         self.choice = LayerChoice(encoder.num_layers, layers)
         self.every_layer = layers == "weighted"
         """Whether the head reads every layer of the encoder, or the last alone."""
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def settings(self) -> dict[str, Any]:
         """The head's own arguments, plain JSON values; ``restored`` gets them back."""

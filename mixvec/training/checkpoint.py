@@ -1,4 +1,4 @@
-"""Everything a run needs to go on exactly: safetensors and JSON, written whole, never pickled.
+"""Everything a run needs to resume exactly: safetensors and JSON, written whole, never pickled.
 
 checkpoints/update_00001000/
     model.safetensors      weights
@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..atomic import save_tensors, whole_folder
+from ..data.fingerprint import fingerprint_changes
 from ..errors import UserError
 from ..hub import load_tensors, read_tensors
 from .background import MOST, Background, copied
@@ -39,28 +40,47 @@ from .manifest import damage, write_manifest
 
 @dataclass
 class RunState:
-    """Where a run stands: all there is to resume beside weights, optimizer and generators."""
+    """Where a run is: all there is to resume beside weights, optimizer and generators."""
 
     update: int = 0
     place: Any = None
-    """Where this rank's data goes on (``loader.Updates.start``, ``stream.StreamedUpdates.start``); None: it begins."""
+    """Where this rank's data continues (``UpdateSource.start``); None at the beginning."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Fingerprints of the training data, labels and vocabulary, by name."""
     seconds_seen: float = 0.0
     wall_s: float = 0.0
     energy_j: float | None = 0.0
-    """Drawn by the devices of all ranks; None where some device, in some session, did not tell."""
+    """Drawn by the GPUs of all ranks; None where some GPU, in some session, had no counter."""
     skipped_updates: int = 0
     """Updates left out because the loss or the gradient was not finite, in a row."""
-    norms: list[float] = field(default_factory=list)
-    """The last gradient norms that were not loud (``optim.is_loud``), at most a hundred."""
-    loud_updates: int = 0
-    """Updates with a loud gradient, in a row; and log lines."""
-    loud_windows: int = 0
+    grad_norms: list[float] = field(default_factory=list)
+    """The last gradient norms, at most a hundred, excluding outliers (``optim.is_outlier``)."""
+    outlier_updates: int = 0
+    """Updates in a row with an outlying gradient norm."""
+    outlier_windows: int = 0
+    """Log lines in a row with an outlying gradient norm."""
     best: float | None = None
-    """The best validation score so far, where it was, and the mean loss of training then."""
+    """The best validation score so far."""
     best_update: int = 0
     best_loss: float | None = None
+    """Mean training loss at the log line before the best score."""
     loss: float | None = None
-    """That of the last log line."""
+    """Mean training loss at the last log line."""
+
+
+def data_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs between two sets of fingerprints, in words; what either has no fingerprint of is accepted."""
+    shared = [name for name in before if name in now]
+    return [f"{name}: {change}" for name in shared for change in fingerprint_changes(before[name], now[name])]
+
+
+def next_epoch(place: Any) -> Any:
+    """The place from which to continue in a new epoch on other data."""
+    if isinstance(place, list):  # of a plan: epoch and update
+        return [place[0] + 1, 0]
+    if isinstance(place, dict):  # of a stream: each source's epoch, shard, row and number of shards
+        return {**place, "sources": [[at[0] + 1, 0, 0, 0] for at in place["sources"]], "update": 0}
+    return place
 
 
 def listed(folder: Path) -> list[Path]:
@@ -76,7 +96,9 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
     Raises:
         UserError: there are checkpoints, and each is damaged; the line says in what, and what to do.
     """
-    found, lines, bad = listed(folder), [], []
+    found = listed(folder)
+    lines: list[str] = []
+    bad: list[Path] = []
     for path in reversed(found):
         wrong = damage(path)
         if wrong is None:
@@ -86,9 +108,9 @@ def newest(folder: Path) -> tuple[Path | None, list[str]]:
                 damaged.rename(aside)
             return path, lines
         bad.append(path)
-        lines.append(f"{path}: {wrong}; going on from the checkpoint before")
+        lines.append(f"{path}: {wrong}; resuming from the one before")
     if found:
-        first = lines[0].removesuffix("; going on from the checkpoint before")
+        first = lines[0].removesuffix("; resuming from the one before")
         raise UserError(
             f"no checkpoint is whole ({len(found)} tried). The newest, {first}. Put whole ones in place from a "
             f"copy, or remove {folder} to start anew"

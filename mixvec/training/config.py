@@ -40,7 +40,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where the run lives, how long it is, how often it speaks and saves."""
+    """Where the run is stored, how long it is, how often it logs and saves."""
 
     dir: str = "runs/pretrain"
     updates: int = 300_000
@@ -50,15 +50,17 @@ class RunConfig:
     log_every: int = 50
     save_every: int = 1000
     keep: int = 2
-    """Checkpoints kept, the newest first; at least 2, so that one is whole while another is written."""
+    """Checkpoints kept, the newest first; at least 2, so that one is complete while another is written."""
     keep_every: int = 0
     """Checkpoints of every so many updates are kept for good; a multiple of ``save_every``, or 0 for none."""
     max_hours: float | None = None
     """Hours after which one session finishes its update, saves and ends with exit code 75; null for no limit."""
     timeout_s: float = 600.0
-    """How long a rank waits for the others before it gives up."""
+    """How long a rank waits for the others before it fails."""
     max_nonfinite: int = 10
     """Updates in a row that may be left out because a loss or gradient is not finite."""
+    accept_new_data: bool = False
+    """Whether to resume although the training data is not what it was at the last checkpoint, in a new epoch."""
 
 
 Config = TypeVar("Config")
@@ -66,13 +68,14 @@ Config = TypeVar("Config")
 KEEP_ON_RESUME = {
     "data.workers", "data.max_skipped", "run.dir", "run.log_every", "run.save_every", "run.keep",
     "run.keep_every", "run.max_hours", "run.timeout_s", "run.max_nonfinite", "run.stop_on",
+    "run.accept_new_data",
     "cache.dir", "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
 }  # fmt: skip
-"""Keys that may differ when a run goes on: they change nothing that is computed."""
+"""Keys that may differ when a run resumes: they change nothing that is computed."""
 
 
 def check_at_least(config: Any, bounds: dict[str, float]) -> None:
-    """Raise ValueError naming the first dotted key whose value lies under its bound, or is not a number."""
+    """Raise ValueError naming the first dotted key whose value is below its bound, or is not a number."""
     for key, bound in bounds.items():
         value = config
         for part in key.split("."):
@@ -85,7 +88,7 @@ def check_names(stop_on: tuple[str, ...], diagnoses: tuple[str, ...]) -> None:
     """Raise ValueError where ``run.stop_on`` names what is none of ``diagnoses``."""
     for name in stop_on:
         if name not in diagnoses:
-            raise ValueError(f"run.stop_on: {name!r} is no diagnosis; choose among {', '.join(diagnoses)}")
+            raise ValueError(f"run.stop_on: {name!r} is not a diagnosis; choose among {', '.join(diagnoses)}")
 
 
 def check_run(config: Any) -> None:
@@ -96,7 +99,7 @@ def check_run(config: Any) -> None:
               "optim.clip_norm": 1e-6}  # fmt: skip
     check_at_least(config, bounds)
     if config.run.max_hours is not None and not config.run.max_hours > 0:
-        raise ValueError(f"run.max_hours={config.run.max_hours} must be over 0, or null for no limit")
+        raise ValueError(f"run.max_hours={config.run.max_hours} must be above 0, or null for no limit")
     if config.run.keep_every % config.run.save_every:
         raise ValueError(
             f"run.keep_every={config.run.keep_every} must be a multiple of run.save_every={config.run.save_every}, or 0"
@@ -126,15 +129,30 @@ def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage + "\n\nKeys and defaults:\n\n" + OmegaConf.to_yaml(OmegaConf.structured(cls)))
         sys.exit(0 if arguments else 2)
-    path = None if "=" in arguments[0] else Path(arguments[0])
+    path = Path(arguments[0]) if _is_path(arguments[0]) else None
     dotted = arguments[1:] if path else arguments
     wrong = [argument for argument in dotted if "=" not in argument]
     if wrong:
         raise UserError(f"{wrong[0]!r} is not of the form key=value")
     parts = [(str(path), _read_yaml(path))] if path else []
-    parts += [(argument, _read_argument(argument)) for argument in dotted]
+    config, merged = _merged(cls, parts + [(argument, _read_argument(argument)) for argument in dotted])
+    _check_complete(OmegaConf.to_container(merged), "")
+    return config
+
+
+def read_config(cls: type[Config], path: Path) -> Config:
+    """The configuration that ``write_config`` wrote to ``path``, to compare with another: it may lack secrets of URLs.
+
+    Raises:
+        UserError: it is of another class or version, or damaged.
+    """
+    return _merged(cls, [(str(path), _read_yaml(path))])[0]
+
+
+def _merged(cls: type[Config], parts: list[tuple[str, Any]]) -> tuple[Config, Any]:
+    """The defaults with each part merged in, in order, as a ``cls`` and as OmegaConf has it; a part has its origin."""
     try:
-        merged: Any = _with_size(cls, OmegaConf.merge(*(part for _, part in parts)))
+        merged: Any = _defaults(cls, OmegaConf.merge(*(part for _, part in parts)))
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(_one_line(error)) from error
     for where, part in parts:
@@ -143,9 +161,8 @@ def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
         except OmegaConfBaseException as error:
             key = where.partition("=")[0] + ": "
             raise UserError(f"{where}: {_one_line(error).removeprefix(key)}") from error
-    _check_complete(OmegaConf.to_container(merged), "")
     try:
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        return OmegaConf.to_object(merged), merged  # type: ignore[return-value]
     except (OmegaConfBaseException, ValueError) as error:
         raise UserError(_one_line(error)) from error
 
@@ -164,12 +181,22 @@ def _check_complete(value: Any, key: str) -> None:
                         f"pass it again on the command line, as '{key}=URL'")  # fmt: skip
 
 
-def _with_size(cls: type[Config], given: Any) -> DictConfig:
-    default = cls()
+def _is_path(argument: str) -> bool:
+    """Whether the first argument names a config file, though its path may have an equals sign in it."""
+    return "=" not in argument or "/" in argument.partition("=")[0] or Path(argument).is_file()
+
+
+def _defaults(cls: type[Config], given: Any) -> DictConfig:
+    """The defaults that everything else is merged into; a class may choose them by what is given.
+
+    ``size`` fills ``encoder``; a classmethod ``defaults(given)`` chooses among section classes.
+    """
+    values = OmegaConf.to_container(given) if isinstance(given, DictConfig) else {}
+    default: Any = getattr(cls, "defaults", lambda _: cls())(values)
     size = given.get("size", None) if isinstance(given, DictConfig) else None
-    if size is None or not hasattr(default, "encoder"):
-        return OmegaConf.structured(default)  # type: ignore[no-any-return]
-    return OmegaConf.structured(replace(default, encoder=encoder_config(str(size))))  # type: ignore[call-overload,no-any-return]
+    if size is not None and hasattr(default, "encoder"):
+        default = replace(default, encoder=encoder_config(str(size)))
+    return OmegaConf.structured(default)  # type: ignore[no-any-return]
 
 
 def _read_yaml(path: Path) -> Any:
@@ -206,11 +233,13 @@ def write_config(config: Any, path: Path) -> str:
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """The dotted keys in which two configurations of one class differ, but for ``KEEP_ON_RESUME``."""
+    """The dotted keys in which two configurations of one class differ, except ``KEEP_ON_RESUME``."""
     keys: list[str] = []
     for item in fields(new):
         key, a, b = prefix + item.name, getattr(old, item.name), getattr(new, item.name)
-        if is_dataclass(b):
+        if is_dataclass(b) and type(a) is not type(b):
+            keys.append(f"{key}.kind ({getattr(a, 'kind', a)} → {getattr(b, 'kind', b)})")
+        elif is_dataclass(b):
             keys += changed_keys(a, b, key + ".")
         elif a != b and redacted(str(a)) != redacted(str(b)) and key not in KEEP_ON_RESUME:
             keys.append(f"{key} ({a} → {b})")

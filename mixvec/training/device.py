@@ -17,12 +17,12 @@ from .config import RunConfig
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def let_ranks_go() -> None:
-    """Leave the group of ranks, at the end of a run, without a wait for its threads.
+def leave_process_group() -> None:
+    """Leave the process group at the end of a run, without waiting for its threads.
 
-    Gloo's group, when the last reference to it goes, joins its threads while it holds the interpreter's lock, for which
-    a thread that drops the tensors of the last collective may be waiting: then the process hangs. So the threads get
-    time to drop them, and the group is never freed.
+    When the last reference to a Gloo group goes, it joins its threads while holding the interpreter's lock, for which
+    a thread that frees the tensors of the last collective may be waiting: the process would hang. So the threads get
+    time to free them, and the group itself is never freed.
     """
     group = torch.distributed.group.WORLD
     time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The model that a run gives: its hub folder, with what the training cost."""
+"""The model of a run: its hub folder, with what the training cost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def training_facts(run: Run, state: RunState, data: str) -> dict[str, Any]:
 
 
 def save_model(run: Run, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Have ``run.dir``/hub written as the model is now, by the main rank; every rank may call this.
+    """Write ``run.dir``/hub in the background, as the model is now; every rank calls this, the main rank writes.
 
     Raises:
         Exception: what went wrong in writing the one before, for which this waits.

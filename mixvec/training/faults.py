@@ -46,7 +46,7 @@ def note_nonfinite(
            "sources": sources}  # fmt: skip
     with (run.dir / NONFINITE).open("a") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    run.say(
+    run.log.print(
         f"update {row['update']}: the {quantity} is {value}; left out ({state.skipped_updates + 1} in a row; its "
         f"{len(sources)} utterances are in {run.dir / NONFINITE})"
     )

@@ -21,7 +21,7 @@ from .run import Run
 
 
 def adamw(parameters: Iterable[Any], optim: OptimConfig, device: torch.device) -> AdamW:
-    """AdamW over parameters or groups of them that will lie on ``device``; on a GPU as one kernel."""
+    """AdamW over parameters or groups of them that will be on ``device``; on a GPU as one kernel."""
     fused = True if device.type == "cuda" else None
     return AdamW(parameters, optim.lr, optim.betas, optim.eps, optim.weight_decay, fused=fused)
 
@@ -45,12 +45,15 @@ def step(
 ) -> float:
     """Clip and apply the gradient; leave the update out where it or the loss is not finite, on all ranks alike.
 
+    An infinite gradient under fp16's loss scaler is no fault: the scaler doubles its factor until that happens, halves
+    it, and leaves the update out. It becomes one when it happens ``run.max_nonfinite`` times in a row.
+
     Args:
         loss: () this rank's share of the update's loss.
         loaded: this rank's micro-batches of the update, named in nonfinite.jsonl where it is left out.
 
     Returns:
-        the gradient's norm before clipping; NaN where the update was left out.
+        the gradient's norm before clipping; NaN where the update was left out, infinity where the scaler did so.
 
     Raises:
         UserError: ``run.max_nonfinite`` updates in a row were left out.
@@ -63,10 +66,11 @@ def step(
         loss = accelerator.reduce(loss, "sum")
     norm, loss_value = torch.stack([total.float(), loss.float()]).tolist()
     finite = math.isfinite(norm) and math.isfinite(loss_value)
-    if not finite:
+    backs_off = accelerator.scaler is not None and math.isfinite(loss_value) and not finite
+    if not finite and not backs_off:
         note_nonfinite(run, model, state, norm, loss_value, loaded)  # before clipping spreads the NaN
     clip_grads_with_norm_(parameters, run.config.optim.clip_norm, total)
-    if finite or (not math.isfinite(norm) and accelerator.scaler is not None):  # the scaler itself leaves it out
+    if finite or backs_off:  # the scaler itself leaves it out
         optimizer.step()
     elif accelerator.scaler is not None:
         accelerator.scaler.update()
@@ -74,30 +78,30 @@ def step(
     state.skipped_updates = 0 if finite else state.skipped_updates + 1
     if state.skipped_updates >= run.config.run.max_nonfinite:
         what = "gradient norm" if math.isfinite(loss_value) else "loss"
+        listed = "" if backs_off else f" Their utterances are in {run.dir / NONFINITE}."
         raise UserError(
             f"{state.skipped_updates} updates in a row had a {what} that is not finite; the last at update "
-            f"{state.update + 1}. Their utterances are in {run.dir / NONFINITE}. Lower optim.lr, look at that audio, "
-            "or use run.precision=fp32"
+            f"{state.update + 1}.{listed} Lower optim.lr, check that audio, or use run.precision=fp32"
         )
     if finite:
         remember(state, norm)
-    return norm if finite else math.nan
+    return norm if finite else math.inf if backs_off else math.nan
 
 
 def median_norm(state: RunState) -> float:
     """The running median of the gradient's norm; NaN before the first."""
-    return statistics.median(state.norms) if state.norms else math.nan
+    return statistics.median(state.grad_norms) if state.grad_norms else math.nan
 
 
-def is_loud(state: RunState, norm: float) -> bool:
-    """Whether ``norm`` is over ten times the running median, once that stands on ten updates."""
-    return len(state.norms) >= 10 and norm > 10 * median_norm(state)
+def is_outlier(state: RunState, norm: float) -> bool:
+    """Whether ``norm`` is over ten times the running median, once that is known from ten updates."""
+    return len(state.grad_norms) >= 10 and norm > 10 * median_norm(state)
 
 
 def remember(state: RunState, norm: float) -> None:
-    """Take ``norm`` into the running median; a loud one stays out, unless a thousand in a row make it the new level."""
-    state.loud_updates = state.loud_updates + 1 if is_loud(state, norm) else 0
-    if state.loud_updates > 1000:
-        state.norms, state.loud_updates = [], 0
-    if not state.loud_updates:
-        state.norms = [*state.norms, norm][-100:]
+    """Add ``norm`` to the running median; outliers stay out, unless a thousand in a row make it the new level."""
+    state.outlier_updates = state.outlier_updates + 1 if is_outlier(state, norm) else 0
+    if state.outlier_updates > 1000:
+        state.grad_norms, state.outlier_updates = [], 0
+    if not state.outlier_updates:
+        state.grad_norms = [*state.grad_norms, norm][-100:]

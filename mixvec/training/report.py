@@ -1,7 +1,8 @@
-"""What every run reports while it trains: a row of numbers, a line, warnings, and what it cost."""
+"""What the log row of every run has: the gradient, the time that is left, memory and energy."""
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 from typing import Any
@@ -9,12 +10,39 @@ from typing import Any
 import torch
 
 from .checkpoint import RunState
-from .diagnose import TOLD_ONCE
-from .optim import is_loud
+from .optim import is_outlier, median_norm
 from .run import Run
 
-TOLD_AGAIN = 20
-"""Log lines after which a warning that still holds is told in full again."""
+
+def common_row(run: Run, state: RunState, norms: list[float]) -> dict[str, Any]:
+    """The numbers of a log line that pretraining and fine-tuning share. Every rank calls this.
+
+    Args:
+        norms: gradient norms of the updates since the last line; NaN where an update was left out, infinite where
+            fp16's loss scaler left it out.
+    """
+    finite = [norm for norm in norms if math.isfinite(norm)]
+    state.energy_j = run.energy_j()
+    row = {
+        "update": state.update,
+        "gradient_norm": finite[-1] if finite else math.nan,
+        "gradient_norm_median": median_norm(state),
+        "gradient_outlier_windows": count_outliers(state, finite),
+        "nonfinite_updates": sum(map(math.isnan, norms)),
+        "scaler_backoffs": sum(map(math.isinf, norms)),
+        "hours_seen": state.seconds_seen / 3600,
+        "seconds_left": run.elapsed_s / state.update * (run.config.run.updates - state.update),
+    }
+    if run.config.run.max_hours is not None:
+        row["session_seconds_left"] = run.config.run.max_hours * 3600 - run.stop.session_s
+    return row if state.energy_j is None else row | {"energy_kwh": state.energy_j / 3.6e6}
+
+
+def count_outliers(state: RunState, norms: list[float]) -> int:
+    """How many log lines in a row had an outlying gradient, this one's ``norms`` included; ``state`` remembers."""
+    outlier = bool(norms) and is_outlier(state, statistics.median(norms))
+    state.outlier_windows = state.outlier_windows + 1 if outlier else 0
+    return state.outlier_windows
 
 
 def memory_mb(device: torch.device) -> float:
@@ -24,38 +52,10 @@ def memory_mb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # Linux counts in KiB
 
 
-def energy_row(run: Run, state: RunState) -> dict[str, float]:
-    """What the run has drawn so far, for a log line; nothing where the devices do not tell. Every rank calls this."""
-    state.energy_j = run.energy_j()
-    return {} if state.energy_j is None else {"energy_kwh": state.energy_j / 3.6e6}
-
-
-def energy_words(row: dict[str, Any]) -> str:
-    """The same for the screen."""
-    return f"{row['energy_kwh']:.3g} kWh  " if "energy_kwh" in row else ""
-
-
-def tell(run: Run, row: dict[str, Any], line: str, found: dict[str, str]) -> int | None:
-    """Log a row and its line, and the warnings; the exit code to end with where ``run.stop_on`` names one.
-
-    A warning that holds on is a word at the end of the next lines, and told in full again every ``TOLD_AGAIN``.
-
-    Every rank calls this; what the main rank found holds for all.
-    """
-    held = {name: run.told.get(name, 0) for name in found}
-    still = [name for name in found if held[name] % TOLD_AGAIN and name not in TOLD_ONCE]
-    lines = [found[name] for name in found if held[name] % TOLD_AGAIN == 0]
-    kept = TOLD_ONCE if line else run.told.keys()  # an evaluation, which has no line, asks about the scores alone
-    run.told = {name: count for name, count in run.told.items() if name in kept} | {
-        name: 1 if name in TOLD_ONCE else count + 1 for name, count in held.items()
-    }
-    run.log(row, "\n".join([line + f"  STILL {', '.join(still)}" * bool(still), *lines]))
-    stop_on = run.config.run.stop_on
-    return run.stop_for([found[name] for name in stop_on if name in found]) if stop_on else None
-
-
-def count_loud(state: RunState, norms: list[float]) -> int:
-    """How many log lines in a row had a loud gradient, this one's ``norms`` included; the state remembers."""
-    loud = bool(norms) and is_loud(state, statistics.median(norms))
-    state.loud_windows = state.loud_windows + 1 if loud else 0
-    return state.loud_windows
+def time_left(row: dict[str, Any]) -> str:
+    """The end of a status line: energy so far where it is known, and the time that is left."""
+    left_s = row["seconds_left"]
+    unit, name = (3600, "h") if left_s >= 3600 else (60, "min") if left_s >= 60 else (1, "s")
+    left = f"{left_s / unit:.{int(name == 'h')}f} {name}"
+    energy = f"{row['energy_kwh']:.3g} kWh  " if "energy_kwh" in row else ""
+    return f"{energy}{left} left"

@@ -1,35 +1,36 @@
-"""Masked prediction: hide spans of an utterance, and tell each hidden frame's code from those of its neighbours.
+"""``objective.kind=contrastive``: tell each hidden frame's code from those of other hidden frames (arXiv 2006.11477).
 
-Symbols: B batch, T frames, F feature channels, M masked frames, K distractors, G codebooks, V entries.
+Targets are the front end's features at the hidden frames, through a quantizer that is learned with them. They mean
+something after some thousands of hours of audio; with less, ``objective.kind=units`` learns more.
+
+Symbols: B batch, T frames, F feature channels, M masked frames (padded to the batch's most), K distractors,
+D code width, G codebooks, V entries of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixvec import EncoderConfig, build_encoder
-from mixvec.data.batches import Clip, pad
-from mixvec.data.masks import MIN_FRAMES, span_mask
-from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.padding import padding_mask
 
-from .loss import contrastive_sum, diversity_gradient
-from .quantizer import GumbelQuantizer
+from .base import ObjectiveConfig, Prepared, Step, at_least, features_of, masked_clips, sample_of
+from .quantizer import GumbelQuantizer, gumbel_temperature
+
+if TYPE_CHECKING:
+    from mixvec.data.batches import Clip
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Masked prediction among distractors (arXiv 2006.11477)."""
+class ContrastiveConfig(ObjectiveConfig):
+    """Masked prediction among distractors (arXiv 2006.11477); the defaults are those of arXiv 2407.13377."""
 
-    mask_prob: float = 0.65
-    """Frames drawn into spans, counted with overlaps: 0.65 at spans of 10 hides 48.9 %."""
-    mask_span_frames: int = 10
     distractors: int = 100
     logit_temperature: float = 0.1
     codebooks: int = 2
@@ -43,9 +44,18 @@ class ObjectiveConfig:
     gumbel_fraction: float = 0.7
     """The temperature falls geometrically from start to end over this fraction of the run, then stays."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, distractors=1, logit_temperature=1e-6, codebooks=1, entries=2, gumbel_start=1e-6,
+                 gumbel_end=1e-6, gumbel_fraction=0)  # fmt: skip
+        if self.code_dim % self.codebooks:
+            raise ValueError(
+                f"objective.code_dim={self.code_dim} must be a multiple of objective.codebooks={self.codebooks}"
+            )
 
-class MaskedBatch(NamedTuple):
-    """A micro-batch as the loader makes it; everything random in it was drawn on the CPU."""
+
+class ContrastiveBatch(NamedTuple):
+    """A micro-batch. Its masks and distractors were drawn on the CPU, so no accelerator waits to count them."""
 
     waveforms: Tensor
     """(B, S) at 16 kHz."""
@@ -53,103 +63,138 @@ class MaskedBatch(NamedTuple):
     """(B,) samples."""
     mask: Tensor
     """(B, T) True at hidden frames."""
+    keys: Tensor
+    """(B,) of which each utterance's Gumbel noise is drawn."""
     masked: Tensor
-    """(B, M) where they are; padded with 0."""
+    """(B, M) the numbers of the hidden frames, padded with 0."""
     counts: Tensor
-    """(B,) how many there are."""
+    """(B,) how many hidden frames there are."""
     distractors: Tensor
     """(B, M, K) indices into ``masked``."""
 
 
-class Totals(NamedTuple):
-    """What the loss is divided by: over all micro-batches and ranks of an update."""
-
-    masked: Tensor
-    frames: Tensor
-    code_probs: Tensor | None
-    """(G, V) mean code probabilities over the update's masked frames; None where one micro-batch is the whole update,
-    which then finds them itself."""
-
-
-class Sums(NamedTuple):
-    """What a micro-batch adds. ``loss`` is divided by the totals already; the rest are plain sums for the log."""
-
-    loss: Tensor
-    contrastive: Tensor
-    correct: Tensor
-    code_counts: Tensor
-    """(G, V) how often each entry was chosen."""
-    feature_square: Tensor
-    feature_norm: Tensor
-    """Sum over frames of the features' norm."""
-    code_probs: Tensor
-    """(G, V) code probabilities, summed over the masked frames."""
-    sample: Tensor
-    """(N, D) some frames of the encoder's output, at most ``SAMPLE_FRAMES``, evenly spaced over the batch."""
-    sampled: Tensor
-    """(N,) 1 where they are real, 0 where padding."""
-
-
-SAMPLE_FRAMES = 2048
-
-
-class MaskedPrediction(nn.Module):
+class Contrastive(nn.Module):
     """The encoder with what only pretraining needs: a quantizer for the targets and a projection to their width."""
 
-    def __init__(self, encoder: EncoderConfig, objective: ObjectiveConfig) -> None:
+    def __init__(self, encoder: Any, config: ContrastiveConfig) -> None:
         super().__init__()
-        self.objective = objective
-        self.encoder = build_encoder(encoder)
-        self.quantizer = GumbelQuantizer(
-            self.encoder.feature_dim, objective.codebooks, objective.entries, objective.code_dim
-        )
-        self.project = nn.Linear(encoder.dim, objective.code_dim)
+        self.config, self.encoder = config, encoder
+        self.quantizer = GumbelQuantizer(encoder.feature_dim, config.codebooks, config.entries, config.code_dim)
+        self.project = nn.Linear(encoder.dim, config.code_dim)
 
-    @torch.no_grad()
-    def code_probability_sum(self, batch: MaskedBatch) -> Tensor:
-        """Code probabilities summed over the batch's masked frames (G, V): the front end alone, no gradient."""
-        features, _ = self.encoder.features(batch.waveforms, batch.lengths)
-        probs = self.quantizer.logits(_pick(features, batch.masked)).softmax(-1)  # (B, M, G, V)
-        real = padding_mask(batch.counts, batch.masked.shape[1])
-        return (probs * real[..., None, None]).sum((0, 1))  # to index with the mask would wait for the device
+    def describe(self) -> str:
+        return f"chance is ln({self.config.distractors} + 1) = {math.log(self.config.distractors + 1):.2f}"
 
-    def forward(self, batch: MaskedBatch, totals: Totals, temperature: float) -> Sums:
+    def collate(self, clips: list[Clip], multiple: int = 1) -> ContrastiveBatch:
+        """Clips to a batch with masks and distractors; frames and masked frames are padded to a ``multiple``."""
+        clipped = masked_clips(clips, self.config, self.encoder.frame_lengths, self.encoder.hop_samples, multiple)
+        counts = clipped.mask.sum(1)
+        most = -(-max(1, int(counts.max())) // multiple) * multiple
+        masked = torch.zeros(len(counts), most, dtype=torch.int64)
+        distractors = torch.zeros(len(counts), most, self.config.distractors, dtype=torch.int64)
+        for row, (clip, count) in enumerate(zip(clips, counts.tolist(), strict=False)):
+            if count:
+                masked[row, :count] = clipped.mask[row].nonzero().squeeze(1)
+                drawn = draw_distractors(count, self.config.distractors, clip.rng)
+                distractors[row, :count] = torch.from_numpy(drawn)
+        return ContrastiveBatch(*clipped, masked, counts, distractors)
+
+    def prepare(self, batch: ContrastiveBatch, *, recompute: bool = False) -> Prepared:
+        """Totals (2 + G·V,): masked frames, frames, and the code probabilities summed over the masked frames."""
+        features, frame_lengths = features_of(self.encoder, batch, recompute=recompute)
+        with torch.no_grad():
+            probs = self.quantizer.logits(_pick(features, batch.masked)).softmax(-1)  # (B, M, G, V)
+            real = padding_mask(batch.counts, batch.masked.shape[1])
+            code_sum = (probs * real[..., None, None]).sum((0, 1))  # to index with the mask would wait for the device
+            frames = (frame_lengths * (batch.counts > 0)).sum()
+            totals = torch.cat([torch.stack([batch.counts.sum(), frames]).float(), code_sum.flatten()])
+        return Prepared(batch, features, frame_lengths, totals)
+
+    def forward(self, prepared: Prepared, totals: Tensor, progress: float) -> Step:
         """This micro-batch's share of the update's loss:
 
             Σ contrastive / masked + w_d · diversity(mean code probabilities) + w_f · Σ feature² / frames
 
         with the diversity linearised around its value for the whole update (``diversity_gradient``).
         """
-        weights = self.objective
-        features, frame_lengths = self.encoder.features(batch.waveforms, batch.lengths)  # (B, T, F)
-        hidden = self.encoder.encode(features, frame_lengths, batch.mask, every_layer=False).frames  # (B, T, D)
+        config, batch, features = self.config, prepared.batch, prepared.features
+        all_masked, all_frames = totals[:2].clamp(min=1)
+        hidden = self.encoder.encode(features, prepared.frame_lengths, batch.mask, every_layer=False).frames
         real = padding_mask(batch.counts, batch.masked.shape[1])  # (B, M)
         context = self.project(_pick(hidden, batch.masked))  # (B, M, code_dim)
-        quantized = self.quantizer(_pick(features, batch.masked).flatten(0, 1), temperature)
-        entries = quantized.entries.view(*real.shape, -1)  # (B, M, G)
-        numbers = torch.zeros_like(entries[..., 0])
-        for group in entries.unbind(-1):
-            numbers = numbers * weights.entries + group
-        contrast = contrastive_sum(
-            context, quantized.codes.view(*real.shape, -1), numbers, batch.distractors, real, weights.logit_temperature
-        )
-        loss = contrast.loss / totals.masked
-        probs = (quantized.logits.softmax(-1) * real.reshape(-1, 1, 1)).sum(0)  # (G, V)
-        mean = probs.detach() / totals.masked if totals.code_probs is None else totals.code_probs
-        loss = loss + weights.diversity_weight * (diversity_gradient(mean) * probs).sum() / totals.masked
-        frames = padding_mask(frame_lengths, features.shape[1]) & (batch.counts > 0).unsqueeze(1)
+        quantized = self.quantizer(_pick(features, batch.masked), self.temperature(progress), batch.keys)
+        numbers = torch.zeros_like(quantized.entries[..., 0])  # (B, M) equal where all codebooks' entries are
+        for entries in quantized.entries.unbind(-1):
+            numbers = numbers * config.entries + entries
+        contrast = contrastive_sum(context, quantized.codes, numbers, batch.distractors, real, config.logit_temperature)
+        loss = contrast.loss / all_masked
+        probs = (quantized.logits.softmax(-1) * real[..., None, None]).sum((0, 1))  # (G, V)
+        slope = diversity_gradient(totals[2:].view_as(probs) / all_masked)
+        loss = loss + config.diversity_weight * (slope * probs).sum() / all_masked
+        frames = padding_mask(prepared.frame_lengths, features.shape[1]) & (batch.counts > 0).unsqueeze(1)
         squares = features.float().square().sum(-1) * frames  # (B, T)
         square = squares.sum() / features.shape[-1]
-        if weights.feature_penalty:
-            loss = loss + weights.feature_penalty * square / totals.frames
-        counts = torch.zeros_like(probs).scatter_add_(
-            1, entries.flatten(0, 1).T, real.reshape(1, -1).expand(probs.shape[0], -1).to(probs)
+        if config.feature_penalty:
+            loss = loss + config.feature_penalty * square / all_frames
+        chosen = quantized.entries.flatten(0, 1).T  # (G, B·M)
+        codes = torch.zeros_like(probs).scatter_add_(1, chosen, real.reshape(1, -1).expand_as(chosen).to(probs))
+        sums = {
+            "masked": batch.counts.sum(), "frames": frames.sum(), "contrastive": contrast.loss,
+            "correct": contrast.correct, "feature_square": square, "feature_norm": squares.sqrt().sum(),
+            "codes": codes, "code_probs": probs,
+        }  # fmt: skip
+        return Step(loss, {name: value.detach() for name, value in sums.items()}, *sample_of(hidden, frames))
+
+    def temperature(self, progress: float) -> float:
+        """The Gumbel temperature at a fraction of the run."""
+        config = self.config
+        return gumbel_temperature(progress, config.gumbel_start, config.gumbel_end, config.gumbel_fraction)
+
+    def metrics(self, sums: dict[str, Tensor], progress: float) -> dict[str, float]:
+        masked, frames = float(sums["masked"]), max(float(sums["frames"]), 1.0)
+        codes, probs = sums["codes"], sums["code_probs"]  # (G, V)
+        return {
+            "contrastive_loss": float(sums["contrastive"]) / masked if masked else math.nan,
+            "chance_loss": math.log(self.config.distractors + 1),
+            "accuracy": float(sums["correct"]) / max(masked, 1.0),
+            "code_perplexity": float(perplexity(codes / codes.sum(-1, keepdim=True).clamp(min=1))),
+            "probability_perplexity": float(perplexity(probs / probs.sum(-1, keepdim=True).clamp(min=1e-9))),
+            "max_perplexity": codes.numel(),
+            "feature_square": float(sums["feature_square"]) / frames,
+            "feature_norm": float(sums["feature_norm"]) / frames,
+            "masked_fraction": masked / frames,
+            "temperature": self.temperature(progress),
+        }
+
+    def status(self, row: dict[str, Any]) -> str:
+        return (
+            f"loss {row['contrastive_loss']:.3f} (chance {row['chance_loss']:.2f})  accuracy {row['accuracy']:.3f}  "
+            f"codes {row['code_perplexity']:.0f}/{row['max_perplexity']}  temperature {row['temperature']:.2f}"
         )
-        every = -(-frames.numel() // SAMPLE_FRAMES)
-        return Sums(
-            loss, contrast.loss.detach(), contrast.correct, counts, square.detach(), squares.detach().sqrt().sum(),
-            probs.detach(), hidden.detach().flatten(0, 1)[::every].clone(), frames.flatten()[::every].clone(),
-        )  # fmt: skip
+
+    def diagnose(self, row: dict[str, Any], *, past_warmup: bool) -> dict[str, str | None]:
+        return {"collapsed-codebook": _collapsed(row), "stuck-at-chance": _at_chance(row) if past_warmup else None}
+
+
+def _collapsed(row: dict[str, Any]) -> str | None:
+    in_use = row["code_perplexity"] / row["max_perplexity"]
+    if not (in_use < 0.02 or (in_use < 0.1 and row["accuracy"] > 0.9)):  # on the way down, accuracy is not near 1 yet
+        return None
+    return (
+        f"{row['code_perplexity']:.1f} of {row['max_perplexity']} codes are in use and accuracy is "
+        f"{row['accuracy']:.2f}: the targets become alike, and the loss means nothing. Likely causes: optim.lr too "
+        "high, objective.diversity_weight too low, batch.update_s too small, silent or repeated audio."
+    )
+
+
+def _at_chance(row: dict[str, Any]) -> str | None:
+    if not row["contrastive_loss"] > 0.99 * row["chance_loss"]:
+        return None
+    return (
+        f"loss {row['contrastive_loss']:.3f} against ln(K+1) = {row['chance_loss']:.3f} after warm-up. Likely causes: "
+        "optim.lr too low or too high, batch.update_s too small, too few run.updates, audio that is silent or not "
+        "speech."
+    )
 
 
 def _pick(frames: Tensor, masked: Tensor) -> Tensor:
@@ -157,56 +202,10 @@ def _pick(frames: Tensor, masked: Tensor) -> Tensor:
     return frames.gather(1, masked.unsqueeze(-1).expand(-1, -1, frames.shape[-1]))
 
 
-def rounded_samples(samples: int, multiple: int, hop_samples: int, frame_lengths: Callable[[int], int]) -> int:
-    """The least length from ``samples`` on of those that lie ``multiple`` hops apart and give a multiple of so many
-    frames: with 8 hops of 20 ms there are 188 up to 30 s, whatever the utterances."""
-    step = multiple * hop_samples
-    lost = -frame_lengths(10 * step) % multiple * hop_samples  # the frames that the convolutions take from the end
-    return lost + max(0, -(-(samples - lost) // step)) * step
-
-
-def collate_masked(
-    clips: list[Clip],
-    config: ObjectiveConfig,
-    frame_lengths: Callable[[int], int],
-    multiple: int = 1,
-    hop_samples: int = 1,
-) -> MaskedBatch:
-    """Clips to a padded batch with its masks and distractors.
-
-    With a ``multiple`` over 1 frames and masked frames are padded to multiples of it, which bounds how many shapes
-    there are, and changes nothing that is computed of a real frame.
-
-    A clip too short to mask has none hidden. Where no clip could be read, a second of silence with nothing hidden
-    keeps this rank in step with the others and adds nothing.
-    """
-    waveforms, lengths = pad([clip.waveform for clip in clips] or [torch.zeros(SAMPLE_RATE_HZ)])
-    if multiple > 1:
-        longest = waveforms.shape[1]
-        longer = rounded_samples(longest, multiple, hop_samples, frame_lengths) - longest
-        waveforms = torch.nn.functional.pad(waveforms, (0, longer))
-    masks = [np.zeros(0, dtype=bool)] * len(lengths)
-    for row, clip in enumerate(clips):
-        frames = frame_lengths(len(clip.waveform))
-        if frames >= MIN_FRAMES:
-            masks[row] = span_mask(frames, config.mask_prob, config.mask_span_frames, clip.rng)
-    counts = [int(own.sum()) for own in masks]
-    most = -(-max(1, *counts) // multiple) * multiple
-    mask = torch.zeros(len(counts), frame_lengths(waveforms.shape[1]), dtype=torch.bool)
-    masked = torch.zeros(len(counts), most, dtype=torch.int64)
-    distractors = torch.zeros(len(counts), most, config.distractors, dtype=torch.int64)
-    for row, (clip, own, count) in enumerate(zip(clips, masks, counts, strict=False)):
-        if count:
-            mask[row, : len(own)] = torch.from_numpy(own)
-            masked[row, :count] = torch.from_numpy(own.nonzero()[0])
-            distractors[row, :count] = torch.from_numpy(draw_distractors(count, config.distractors, clip.rng))
-    return MaskedBatch(waveforms, lengths, mask, masked, torch.tensor(counts), distractors)
-
-
 def draw_distractors(masked: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """For each of M masked frames, K of the utterance's others, with repetition: (M, K) indices into the masked ones.
 
-    Never the frame itself.
+    A frame is never its own distractor.
 
     Raises:
         ValueError: fewer than two masked frames.
@@ -215,3 +214,61 @@ def draw_distractors(masked: int, count: int, rng: np.random.Generator) -> np.nd
         raise ValueError(f"{masked} masked frames leave no distractor; at least 2 are needed")
     drawn = rng.integers(0, masked - 1, (masked, count))
     return drawn + (drawn >= np.arange(masked)[:, None])
+
+
+class Contrast(NamedTuple):
+    """The contrastive term of a micro-batch."""
+
+    loss: Tensor
+    """() sum over masked frames of the loss in nats."""
+    correct: Tensor
+    """() how many masked frames prefer their own target to every distractor."""
+
+
+def contrastive_sum(
+    context: Tensor, targets: Tensor, entries: Tensor, distractors: Tensor, real: Tensor, temperature: float
+) -> Contrast:
+    """-log softmax over the target and K distractors of cosine similarity / temperature (arXiv 2006.11477, eq. 3).
+
+    All similarities of an utterance's masked frames come from one matrix product (M × M), from which those with the
+    distractors are picked: no (frames × distractors × width) tensor exists. A distractor with the target's very code
+    is no distractor and drops out.
+
+    Args:
+        context: (B, M, D), targets: (B, M, D), entries: (B, M) one number per code, equal where codes are equal.
+        distractors: (B, M, K) indices into the utterance's masked frames.
+        real: (B, M), True where the masked frame exists.
+    """
+    context, targets = F.normalize(context.float(), dim=-1), F.normalize(targets.float(), dim=-1)
+    with torch.autocast(context.device.type, enabled=False):  # in bf16 the logits would have two digits
+        similarity = torch.bmm(context, targets.transpose(1, 2)) / temperature  # (B, M, M)
+    positive = similarity.diagonal(dim1=1, dim2=2).unsqueeze(-1)  # (B, M, 1)
+    negative = similarity.gather(2, distractors)  # (B, M, K)
+    drawn = entries.unsqueeze(1).expand(-1, entries.shape[1], -1).gather(2, distractors)
+    negative = negative.masked_fill(drawn == entries.unsqueeze(-1), -torch.inf)
+    logits = torch.cat([positive, negative], dim=-1)  # (B, M, 1 + K)
+    loss = (logits.logsumexp(-1) - positive.squeeze(-1)).masked_fill(~real, 0.0)
+    correct = (positive.squeeze(-1) > negative.amax(-1)) & real
+    return Contrast(loss.sum(), correct.sum())
+
+
+def perplexity(probs: Tensor) -> Tensor:
+    """exp of the entropy, summed over codebooks: (G, V) to a number in [G, G·V]."""
+    return torch.exp(-torch.special.xlogy(probs, probs).sum(-1)).sum()
+
+
+def diversity(probs: Tensor) -> Tensor:
+    """1 - perplexity / (G·V) of the mean code probabilities (G, V) (arXiv 2006.11477, eq. 4): 0 where all are used."""
+    return 1.0 - perplexity(probs) / probs.numel()
+
+
+def diversity_gradient(probs: Tensor) -> Tensor:
+    """The derivative of ``diversity`` by ``probs`` (G, V), detached.
+
+    Diversity is a function of the mean over the *whole* update. Its gradient is exact in each micro-batch and rank
+    when the mean is found first and the loss is linearised around it: Σ_gv ∂diversity/∂p̄ · p.
+    """
+    with torch.enable_grad():  # type: ignore[no-untyped-call]
+        probs = probs.detach().clamp(min=1e-12).requires_grad_()
+        (gradient,) = torch.autograd.grad(diversity(probs), probs)
+    return gradient

@@ -1,6 +1,6 @@
-"""The Gumbel product quantizer of wav2vec 2.0 (arXiv 2006.11477 section 3.1, eq. 1), in fp32, nothing compiled.
+"""The Gumbel product quantizer of wav2vec 2.0 (arXiv 2006.11477, section 3.1, eq. 1), in fp32, never compiled.
 
-Symbols: N frames, F feature channels, G codebooks, V entries, D code width.
+Symbols: B batch, M frames, F feature channels, G codebooks, V entries, D code width.
 """
 
 from __future__ import annotations
@@ -8,17 +8,20 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mixvec.model.noise import fold, gumbel
 
 
 class Quantized(NamedTuple):
+    """Frames after quantization."""
+
     codes: Tensor
-    """(N, D) the chosen entries, through the output projection."""
+    """(B, M, D) the chosen entries, through the output projection."""
     entries: Tensor
-    """(N, G) int64, the entry chosen in each codebook."""
+    """(B, M, G) int64, the entry chosen in each codebook."""
     logits: Tensor
-    """(N, G, V) fp32."""
+    """(B, M, G, V) fp32."""
 
 
 class GumbelQuantizer(nn.Module):
@@ -38,19 +41,37 @@ class GumbelQuantizer(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             return self.score(features.float()).unflatten(-1, (self.codebooks, self.entries))  # type: ignore[no-any-return]
 
-    def forward(self, features: Tensor, temperature: float) -> Quantized:
-        """Features (N, F) to codes, their entries, and the logits."""
-        logits = self.logits(features)  # (N, G, V)
+    def forward(self, features: Tensor, temperature: float, keys: Tensor) -> Quantized:
+        """Quantize features (B, M, F); in training each utterance's noise is a function of its key (B,).
+
+        The choice is one-hot in the forward pass and softmax((logits + noise) / temperature) in the backward pass.
+        """
+        logits = self.logits(features)  # (B, M, G, V)
         if self.training:
-            choice = F.gumbel_softmax(logits, tau=temperature, hard=True, dim=-1)
+            soft = ((logits + self._noise(keys, logits)) / temperature).softmax(-1)
+            entries = soft.argmax(-1)
+            choice = _one_hot(entries, soft) - soft.detach() + soft
         else:
-            choice = F.one_hot(logits.argmax(-1), self.entries).float()
+            entries = logits.argmax(-1)
+            choice = _one_hot(entries, logits)
         with torch.autocast(features.device.type, enabled=False):
-            codes = torch.einsum("ngv,gvd->ngd", choice, self.table).flatten(1)
-            return Quantized(self.project(codes), choice.argmax(-1), logits)
+            codes = torch.einsum("bmgv,gvd->bmgd", choice, self.table).flatten(2)
+            return Quantized(self.project(codes), entries, logits)
+
+    def _noise(self, keys: Tensor, logits: Tensor) -> Tensor:
+        """Gumbel noise (B, M, G, V) by utterance, masked frame and entry."""
+        _, frames, codebooks, entries = logits.shape
+        frame_keys = fold(keys.unsqueeze(1), torch.arange(frames, device=keys.device))  # (B, M)
+        entry = torch.arange(codebooks * entries, device=keys.device).view(codebooks, entries)
+        return gumbel(fold(frame_keys[..., None, None], entry))
+
+
+def _one_hot(entries: Tensor, like: Tensor) -> Tensor:
+    """Ones at ``entries`` (..., G) in zeros of the shape of ``like`` (..., G, V), without waiting for the device."""
+    return torch.zeros_like(like).scatter_(-1, entries.unsqueeze(-1), 1.0)
 
 
 def gumbel_temperature(progress: float, start: float, end: float, fraction: float) -> float:
-    """Geometric from ``start`` to ``end`` over the first ``fraction`` of the run; ``progress`` in [0, 1]."""
+    """Geometric from ``start`` to ``end`` over the first ``fraction`` of the run; ``progress`` is in [0, 1]."""
     done = min(progress / fraction, 1.0) if fraction > 0 else 1.0
     return float(start * (end / start) ** done)

@@ -28,14 +28,14 @@ def warned(said: str) -> set[str]:
 
 
 def healthy(**others: Any) -> dict[str, Any]:
-    return {"update": 500, "gradient_norm_median": 1.0, "wait_share": 0.29, "gradient_loud_windows": 2,
+    return {"update": 500, "gradient_norm_median": 1.0, "wait_share": 0.29, "gradient_outlier_windows": 2,
             "seconds_left": 3600.0, "session_seconds_left": 3600.0 * 20, **others}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "sick", "keys"),
     [
-        ("exploding-gradient", {"gradient_loud_windows": 3}, {}),
+        ("exploding-gradient", {"gradient_outlier_windows": 3}, {}),
         ("exploding-gradient", {"nonfinite_updates": 1}, {}),
         ("starved-loader", {"wait_share": 0.31}, {}),
         ("schedule-too-long", {"seconds_left": 3600.0 * 49}, {}),
@@ -73,7 +73,9 @@ def test_a_short_healthy_run_prints_no_warning(corpus: Path, tmp_path: Path, cap
     assert warned(capsys.readouterr().out) == set()
     for row in rows(tmp_path / "run"):
         if "loss" in row:
-            assert 0 <= row["wait_share"] < 0.3 and row["nonfinite_updates"] == 0 and row["gradient_loud_windows"] == 0
+            assert (
+                0 <= row["wait_share"] < 0.3 and row["nonfinite_updates"] == 0 and row["gradient_outlier_windows"] == 0
+            )
 
 
 def test_an_exploding_gradient(corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ import soundfile
 
 from mixvec import UserError
 from tests.data.test_archives import tar
-from tests.training.test_faults import two_ranks
 from tests.readers import find, write_text
 from tests.runs import finetune, pretrain
+from tests.training.test_faults import two_ranks
 
 SECONDS, RATE = 1.5, 16_000
 GOOD = [f"good {number}.flac" for number in range(4)]

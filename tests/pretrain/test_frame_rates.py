@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,24 +16,31 @@ from mixvec.data.utterances import Utterance
 from mixvec.model.frontend import SAMPLE_RATE_HZ, MelFrontEnd
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
-from pretrain.objectives.contrastive import collate_masked
+from pretrain.objectives.contrastive import Contrastive
 from tests.runs import pretrain
 
 ROOT = Path(__file__).resolve().parents[2]
 RATES_HZ = {"base": 50, "small": 25, "base-25hz": 25, "short": 25, "base-12hz": 12.5}
 
 
+def objective_of(config: PretrainConfig) -> tuple[Contrastive, MelFrontEnd]:
+    """The objective of a configuration around a front end alone."""
+    front: Any = MelFrontEnd(8, 4, config.encoder.conv_strides)
+    front.feature_dim = front.dim = 4
+    return Contrastive(front, config.objective), front  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", RATES_HZ)
 def test_masks_and_distractors_at_every_rate(name: str) -> None:
     config = load_config(PretrainConfig, [str(ROOT / "configs" / f"{name}.yaml")], "")
-    front = MelFrontEnd(8, 4, config.encoder.conv_strides)
+    objective, front = objective_of(config)
     assert SAMPLE_RATE_HZ / front.hop_samples == RATES_HZ[name]
     assert 160 <= 1000 * config.objective.mask_span_frames / RATES_HZ[name] <= 240
     rng, hidden = np.random.default_rng(0), []
     for seconds in (0.4, 0.5, 1, 2, 10, 30):
         samples = round(seconds * SAMPLE_RATE_HZ)
         clips = [Clip(Utterance("a.wav", seconds), torch.zeros(samples), rng) for _ in range(40)]
-        batch = collate_masked(clips, config.objective, front.frame_lengths)
+        batch = objective.collate(clips)
         frames = front.frame_lengths(samples)
         assert batch.mask.shape == (40, frames) and frames >= MIN_FRAMES
         assert int(batch.counts.min()) >= 2 and int(batch.counts.max()) < frames
@@ -47,9 +55,9 @@ def test_masks_and_distractors_at_every_rate(name: str) -> None:
 def test_what_is_too_short_to_mask_stays_visible() -> None:
     """At 12.5 frames/s 0.37 s give three frames: nothing is hidden there, and the rest of the batch goes on."""
     config = load_config(PretrainConfig, [str(ROOT / "configs/base-12hz.yaml")], "")
-    front, rng = MelFrontEnd(8, 4, config.encoder.conv_strides), np.random.default_rng(0)
+    objective, rng = objective_of(config)[0], np.random.default_rng(0)
     clips = [Clip(Utterance("a.wav", s), torch.zeros(round(s * SAMPLE_RATE_HZ)), rng) for s in (0.37, 2.0)]
-    batch = collate_masked(clips, config.objective, front.frame_lengths)
+    batch = objective.collate(clips)
     assert batch.counts[0] == 0 and batch.counts[1] > 2
 
 

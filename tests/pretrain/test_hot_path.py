@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mixvec import encoder_config
 from mixvec.data.batches import Clip, Loaded, loaded_of
 from mixvec.data.utterances import Utterance
+from mixvec.model.encoder import build_encoder
 from mixvec.training.config import OptimConfig
 from mixvec.training.optim import adamw
-from pretrain.health import Counts, Window
-from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, ObjectiveConfig, collate_masked
-from pretrain.train import update_totals
+from mixvec.training.randomness import seed_update
+from pretrain.objectives.contrastive import Contrastive, ContrastiveBatch, ContrastiveConfig
+from pretrain.report import Window
 
 TOY = replace(
     encoder_config("tiny"), mel_bins=20, conv_channels=16, dim=32, num_layers=2, ffn_dim=64, heads=4, dropout=0.1
@@ -45,45 +44,43 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def loaded(clips: int = 3) -> Loaded[MaskedBatch]:
-    drawn = [Clip(Utterance("noise", 1.0), torch.randn(16_000 - 2_000 * i), np.random.default_rng(i))
+def loaded(model: Contrastive, clips: int = 3) -> Loaded[ContrastiveBatch]:
+    drawn = [Clip(Utterance("noise", 1.0), torch.randn(16_000 - 2_000 * i), np.random.default_rng(i), (0, i))
              for i in range(clips)]  # fmt: skip
-    frames = MaskedPrediction(TOY, ObjectiveConfig()).encoder.frame_lengths
-    return loaded_of(drawn, [], lambda own: collate_masked(own, ObjectiveConfig(distractors=5), frames))
+    return loaded_of(drawn, [], model.collate)
+
+
+def build() -> Contrastive:
+    return Contrastive(build_encoder(TOY), ContrastiveConfig(distractors=5, entries=8, code_dim=16)).train()
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_an_update_never_waits_for_the_device(parts: int) -> None:
     """From the totals to the gradients and the log's sums; the one wait is in ``step``."""
-    model = MaskedPrediction(TOY, ObjectiveConfig(distractors=5, entries=8, code_dim=16)).train()
-    given = [loaded() for _ in range(parts)]
-    batches, window = [part.batch for part in given], Window()
-    accelerator = SimpleNamespace(num_processes=1, device=torch.device("cpu"), reduce=lambda tensor, how: tensor)
-    run: Any = SimpleNamespace(accelerator=accelerator, note_skipped=lambda *_, **__: None)
-    plain, counts = update_totals(run, model, given, batches)
-    assert counts == Counts(float(plain.masked), float(plain.frames), pytest.approx(sum(p.seconds for p in given)))
-    known = model.encoder.frame_lengths(given[0].batch.lengths)  # what the loader made lies on the host
-    assert known.device.type == "cpu"
+    model, window = build(), Window()
+    given = [loaded(model) for _ in range(parts)]
     with Waits() as waits:
-        totals = plain._replace(code_probs=sum(model.code_probability_sum(b) for b in batches) / plain.masked)
-        for batch in batches:
-            sums = model(batch, totals, 1.0)
-            sums.loss.backward()
-            window.add(sums)
-        window.count(counts, given, 1.0)
+        prepared = [model.prepare(part.batch) for part in given]
+        totals = torch.stack([part.totals for part in prepared]).sum(0)
+        for part in prepared:
+            seed_update(model.encoder, 0, 1, part.batch.keys)
+            step = model(part, totals, 1.0)
+            step.loss.backward()
+            window.add(step)
+        window.close_update(given, 1.0)
     assert waits.found == []
     with Waits() as waits:
-        float(sums.loss.detach())
-        sums.code_probs[sums.code_probs > 0]
+        float(step.loss.detach())
+        step.sums["code_probs"][step.sums["code_probs"] > 0]
     assert waits.found == ["_local_scalar_dense", "index"], "they would be seen"
 
 
 def test_batches_are_pinned_whatever_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loader asks each ``Loaded``; a stand-in for page-locked memory, which takes a GPU."""
     monkeypatch.setattr(Tensor, "pin_memory", lambda self, device=None: self + 0)
-    given = loaded()
+    given = loaded(build())
     pinned = given.pin_memory()
-    assert isinstance(pinned.batch, MaskedBatch) and pinned.sources == given.sources
+    assert isinstance(pinned.batch, ContrastiveBatch) and pinned.sources == given.sources
     for before, after in zip(given.batch, pinned.batch, strict=True):
         assert after is not before and torch.equal(after, before)
     mixed = replace(given, batch=(torch.ones(2), ["a", "b"])).pin_memory()  # type: ignore[arg-type]

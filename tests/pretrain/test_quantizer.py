@@ -12,6 +12,7 @@ from torch import Tensor
 from pretrain.objectives.quantizer import GumbelQuantizer, gumbel_temperature
 
 FEATURES, CODEBOOKS, ENTRIES, CODE_DIM, FRAMES = 6, 2, 5, 8, 40
+KEYS = torch.tensor([7, 99])
 
 
 def build() -> GumbelQuantizer:
@@ -19,67 +20,74 @@ def build() -> GumbelQuantizer:
 
 
 def codes_of(quantizer: GumbelQuantizer, entries: Tensor) -> Tensor:
-    """(N, G) entries to (N, D): each frame's entries side by side, through the projection."""
+    """Entries (N, G) to codes (N, D): each frame's entries side by side, through the projection."""
     rows = [torch.cat([quantizer.table[g, int(e)] for g, e in enumerate(frame)]) for frame in entries]
     return quantizer.project(torch.stack(rows))
 
 
 @torch.no_grad()
 def test_eval_picks_the_best_entry() -> None:
-    quantizer, features = build().eval(), torch.randn(FRAMES, FEATURES)
-    codes, entries, logits = quantizer(features, 1.0)
-    assert logits.shape == (FRAMES, CODEBOOKS, ENTRIES)
-    expected = features @ quantizer.score.weight.T + quantizer.score.bias
-    torch.testing.assert_close(logits.flatten(1), expected)
+    quantizer, features = build().eval(), torch.randn(2, FRAMES, FEATURES)
+    codes, entries, logits = quantizer(features, 1.0, KEYS)
+    assert logits.shape == (2, FRAMES, CODEBOOKS, ENTRIES)
+    torch.testing.assert_close(logits.flatten(2), features @ quantizer.score.weight.T + quantizer.score.bias)
     assert torch.equal(entries, logits.argmax(-1))
-    torch.testing.assert_close(codes, codes_of(quantizer, entries))
-    assert torch.equal(quantizer(features, 0.1).codes, codes)
+    torch.testing.assert_close(codes.flatten(0, 1), codes_of(quantizer, entries.flatten(0, 1)))
+    assert torch.equal(quantizer(features, 0.1, KEYS).codes, codes)
 
 
 @torch.no_grad()
 def test_training_draws_entries_in_proportion() -> None:
     """The Gumbel trick samples from softmax(logits), whatever the temperature; codes are those of the entries."""
-    quantizer, feature = build().train(), torch.randn(1, FEATURES) / 3
-    codes, entries, logits = quantizer(feature.expand(20_000, -1), 0.5)
-    torch.testing.assert_close(codes[:50], codes_of(quantizer, entries[:50]))
-    shares = F.one_hot(entries, ENTRIES).float().mean(0)
-    torch.testing.assert_close(shares, logits[0].softmax(-1), rtol=0, atol=0.02)
+    quantizer, feature = build().train(), torch.randn(1, 1, FEATURES) / 3
+    codes, entries, logits = quantizer(feature.expand(2, 10_000, -1), 0.5, KEYS)
+    torch.testing.assert_close(codes[0, :50], codes_of(quantizer, entries[0, :50]))
+    shares = F.one_hot(entries, ENTRIES).float().mean((0, 1))
+    torch.testing.assert_close(shares, logits[0, 0].softmax(-1), rtol=0, atol=0.02)
+
+
+@torch.no_grad()
+def test_noise_belongs_to_the_utterance() -> None:
+    """The same entries alone, in another row and with more padding; other entries under another key."""
+    quantizer, features = build().train(), torch.randn(2, FRAMES, FEATURES)
+    both = quantizer(features, 1.0, KEYS).entries
+    alone = quantizer(features[1:, :30], 1.0, KEYS[1:]).entries
+    assert torch.equal(both[1:, :30], alone)
+    assert torch.equal(quantizer(features.flip(0), 1.0, KEYS.flip(0)).entries, both.flip(0))
+    assert not torch.equal(quantizer(features, 1.0, KEYS + 1).entries, both)
 
 
 @pytest.mark.parametrize("temperature", [2.0, 0.5])
 def test_gradient_is_that_of_the_soft_choice(temperature: float) -> None:
     """Straight through: hard codes forwards; backwards the derivative of softmax((logits + noise) / temperature)."""
-    quantizer, features = build().train(), torch.randn(FRAMES, FEATURES)
-    weights = torch.randn(FRAMES, CODE_DIM)
-    torch.manual_seed(7)
-    out = quantizer(features, temperature)
-    (out.codes * weights).sum().backward()
-    got = quantizer.score.weight.grad
-    torch.manual_seed(7)
-    noise = -torch.empty(FRAMES, CODEBOOKS, ENTRIES).exponential_().log()
+    quantizer, features = build().train(), torch.randn(2, FRAMES, FEATURES)
+    weights = torch.randn(2, FRAMES, CODE_DIM)
+    out = quantizer(features, temperature, KEYS)
+    (got,) = torch.autograd.grad((out.codes * weights).sum(), quantizer.score.weight)
+    noise = quantizer._noise(KEYS, out.logits)
     soft = ((quantizer.logits(features) + noise) / temperature).softmax(-1)
     assert torch.equal(soft.argmax(-1), out.entries)
-    chosen = torch.einsum("ngv,gvd->ngd", soft, quantizer.table).flatten(1)
+    chosen = torch.einsum("bngv,gvd->bngd", soft, quantizer.table).flatten(2)
     (expected,) = torch.autograd.grad((quantizer.project(chosen) * weights).sum(), quantizer.score.weight)
-    assert got is not None and got.abs().sum() > 0
+    assert got.abs().sum() > 0
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_chosen_entries_of_the_table_learn() -> None:
     quantizer = build().train()
-    out = quantizer(torch.randn(3, FEATURES), 1.0)
+    out = quantizer(torch.randn(1, 3, FEATURES), 1.0, KEYS[:1])
     out.codes.square().sum().backward()
     assert quantizer.table.grad is not None
     moved = {(g, v) for g, v in itertools.product(range(2), range(5)) if quantizer.table.grad[g, v].abs().sum() > 0}
-    assert moved == {(g, int(v)) for frame in out.entries for g, v in enumerate(frame)}
+    assert moved == {(g, int(v)) for frame in out.entries[0] for g, v in enumerate(frame)}
 
 
 def test_under_autocast_all_stays_in_fp32() -> None:
-    quantizer, features = build().eval(), torch.randn(FRAMES, FEATURES)
-    expected = quantizer(features, 1.0)
+    quantizer, features = build().eval(), torch.randn(2, FRAMES, FEATURES)
+    expected = quantizer(features, 1.0, KEYS)
     with torch.autocast("cpu", torch.bfloat16):
-        got = quantizer(features, 1.0)
-        half = quantizer(features.bfloat16(), 1.0)
+        got = quantizer(features, 1.0, KEYS)
+        half = quantizer(features.bfloat16(), 1.0, KEYS)
     assert torch.equal(got.codes, expected.codes)
     assert torch.equal(got.logits, expected.logits)
     assert half.codes.dtype == half.logits.dtype == torch.float32

@@ -31,11 +31,11 @@ def test_the_group_of_ranks_is_left_and_never_freed(tmp_path: Path) -> None:
     """Freed with the interpreter's lock in hand, it would wait for threads that want that lock."""
     script = """
 import sys, torch.distributed as ranks
-from mixvec.training.device import let_ranks_go
+from mixvec.training.device import leave_process_group
 ranks.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
 ranks.barrier()
 group = ranks.group.WORLD
-let_ranks_go()
+leave_process_group()
 assert not ranks.is_initialized() and sys.getrefcount(group) >= 3, sys.getrefcount(group)  # ours, the call's, one more
 """
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The named warnings: fired by the diseases as they were seen and by real runs made sick, silent on healthy runs."""
+"""The named warnings: raised by recorded failures and by runs made to fail, silent on healthy runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mixvec import UserError
+from mixvec import UserError, encoder_config
 from mixvec.audio import read_audio
 from mixvec.data.utterances import Utterance
+from mixvec.model.encoder import build_encoder
 from mixvec.training.checkpoint import RunState
-from mixvec.training.optim import is_loud, median_norm, remember
-from mixvec.training.report import TOLD_AGAIN, tell
+from mixvec.training.log import REPEAT_LINES, Log
+from mixvec.training.optim import is_outlier, median_norm, remember
+from pretrain import diagnose as diagnoses
 from pretrain.config import DIAGNOSES, PretrainConfig
-from pretrain.diagnose import diagnose
-from pretrain.health import effective_rank
+from pretrain.objectives import build_objective
+from pretrain.report import effective_rank
 from tests.runs import PRETRAIN, command, in_forward, pretrain, rows
 
 Output = pytest.CaptureFixture[str]
@@ -33,6 +35,11 @@ def row(loss: float, accuracy: float, codes: float, share: float = 0.5, **others
     return {"update": update, "contrastive_loss": loss, "chance_loss": 4.615, "accuracy": accuracy,
             "code_perplexity": codes, "max_perplexity": 640, "width": 768, "gradient_norm_median": 1.0,
             **others}  # fmt: skip
+
+
+def diagnose(found: dict[str, Any], config: PretrainConfig) -> dict[str, str]:
+    encoder = build_encoder(encoder_config("tiny"))
+    return diagnoses.diagnose(found, config, build_objective(config.objective, encoder))
 
 
 def healthy(**others: float) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def test_stuck_at_chance_is_named_after_warm_up_alone() -> None:
 @pytest.mark.parametrize(
     "others",
     [
-        {"gradient_loud_windows": 2, "nonfinite_updates": 0, "effective_rank": 7.7, "wait_share": 0.29},
+        {"gradient_outlier_windows": 2, "nonfinite_updates": 0, "effective_rank": 7.7, "wait_share": 0.29},
         {"update": 30_000, "effective_rank": 1.5},
         {"seconds_left": 3600.0 * 47, "session_seconds_left": 3600.0 * 20},
     ],
@@ -79,7 +86,7 @@ def test_a_healthy_run_is_left_in_peace(others: dict[str, float]) -> None:
 @pytest.mark.parametrize(
     ("name", "sick"),
     [
-        ("exploding-gradient", healthy(gradient_loud_windows=3)),
+        ("exploding-gradient", healthy(gradient_outlier_windows=3)),
         ("exploding-gradient", healthy(nonfinite_updates=1)),
         ("dimensional-collapse", healthy(effective_rank=7.6)),
         ("dimensional-collapse", healthy(share=0.01, effective_rank=1.4)),
@@ -125,17 +132,21 @@ def test_a_rate_of_nothing_is_stuck_at_chance(corpus: Path, tmp_path: Path, caps
 
 
 def test_an_exploding_gradient(corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_forward(monkeypatch, *range(14, 18), do=lambda sums: sums._replace(loss=sums.loss * 1e4))
+    in_forward(monkeypatch, *range(14, 18), do=lambda step: step._replace(loss=step.loss * 1e4))
     assert pretrain(corpus, tmp_path / "run", "run.updates=20", "batch.max_s=60") == 0
     assert "exploding-gradient: its norm was over 10 times its running median" in capsys.readouterr().out
-    assert [found["gradient_loud_windows"] for found in rows(tmp_path / "run")][12:18] == [0, 1, 2, 3, 4, 0]
+    assert [found["gradient_outlier_windows"] for found in rows(tmp_path / "run")][12:18] == [0, 1, 2, 3, 4, 0]
 
 
 def test_a_gradient_that_is_not_finite(
     corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The update that was left out adds nothing to the numbers of its log line."""
-    in_forward(monkeypatch, 3, do=lambda sums: sums._replace(loss=sums.loss * torch.nan, contrastive=sums.loss / 0))
+    in_forward(
+        monkeypatch,
+        3,
+        do=lambda step: step._replace(loss=step.loss * torch.nan, sums={n: v / 0 for n, v in step.sums.items()}),
+    )
     assert pretrain(corpus, tmp_path / "run", "run.updates=4", "run.log_every=2", "batch.max_s=60") == 0
     assert "exploding-gradient: 1 updates since the last line were not finite" in capsys.readouterr().out
     assert [found["nonfinite_updates"] for found in rows(tmp_path / "run")] == [0, 1]
@@ -197,12 +208,12 @@ def test_effective_rank_is_that_of_its_definition() -> None:
     assert effective_rank(accelerator, torch.eye(6).repeat(9, 1), torch.ones(54)) == pytest.approx(5)
 
 
-def test_the_running_median_forgets_and_is_not_moved_by_loud_norms() -> None:
+def test_the_running_median_forgets_and_ignores_outliers() -> None:
     state = RunState()
-    assert math.isnan(median_norm(state)) and not is_loud(state, 1e9)
+    assert math.isnan(median_norm(state)) and not is_outlier(state, 1e9)
     for norm in [*[1.0] * 50, *[2.0] * 100]:
         remember(state, norm)
-    assert (median_norm(state), len(state.norms)) == (2.0, 100)
+    assert (median_norm(state), len(state.grad_norms)) == (2.0, 100)
     for _ in range(1000):
         remember(state, 30.0)
     assert median_norm(state) == 2.0
@@ -220,26 +231,16 @@ def test_padding_waste_is_padded_over_real(corpus: Path, tmp_path: Path) -> None
     assert rows(tmp_path / "run")[0]["padding_waste"] == pytest.approx(expected, abs=1e-3)
 
 
-class Told:
-    """What ``tell`` needs of a run."""
-
-    def __init__(self) -> None:
-        self.told: dict[str, int] = {}
-        self.said: list[str] = []
-        self.config = PretrainConfig()
-
-    def log(self, row: dict[str, Any], line: str) -> None:
-        self.said.append(line)
-
-
-def test_a_warning_that_holds_on_is_one_word_on_the_next_lines() -> None:
-    run: Any = Told()
+def test_a_warning_that_persists_is_a_name_on_the_next_lines(capsys: Output, tmp_path: Path) -> None:
+    log = Log(tmp_path, main=True)
     collapsed, once = {"collapsed-codebook": "WARNING collapsed"}, {"small-batch": "WARNING small"}
-    for found in (*([collapsed | once] * (TOLD_AGAIN + 1)), {}, collapsed | once):
-        tell(run, {}, "line", found)
-        tell(run, {}, "", {"overfitting": "WARNING overfitting"})
-    assert [line for line in run.said if "overfitting" in line] == ["\nWARNING overfitting"]
-    run.said = [line for line in run.said if line.startswith("line")]
-    full = [i for i, line in enumerate(run.said) if "WARNING collapsed" in line]
-    assert full == [0, TOLD_AGAIN, TOLD_AGAIN + 2] and [i for i, line in enumerate(run.said) if "small" in line] == [0]
-    assert run.said[1] == "line  STILL collapsed-codebook" and run.said[TOLD_AGAIN + 1] == "line"
+    for found in (*([collapsed | once] * (REPEAT_LINES + 1)), {}, collapsed | once):
+        log.warn({}, "line", found)
+        log.warn({}, "", {"overfitting": "WARNING overfitting"})
+    printed = capsys.readouterr().out
+    assert printed.count("overfitting") == 1
+    lines = ["line" + part for part in printed.replace("WARNING overfitting", "").split("line")[1:]]
+    full = [i for i, line in enumerate(lines) if "WARNING collapsed" in line]
+    assert full == [0, REPEAT_LINES, REPEAT_LINES + 2]
+    assert [i for i, line in enumerate(lines) if "small" in line] == [0]
+    assert "still: collapsed-codebook" in lines[1] and "still" not in lines[REPEAT_LINES + 1]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pretrain.objectives.loss import contrastive_sum, diversity, diversity_gradient, perplexity
+from pretrain.objectives.contrastive import contrastive_sum, diversity, diversity_gradient, perplexity
 
 BATCH, MASKED, DISTRACTORS, DIM = 3, 9, 6, 8
 COUNTS = (9, 2, 5)

@@ -1,0 +1,105 @@
+"""The audio of a pretraining: find it, select, cut, report what there is, and plan it for this rank."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from mixvec import UserError
+from mixvec.data.augment import Augmentation
+from mixvec.data.batches import LoaderConfig, Updates, UpdateSource
+from mixvec.data.masks import MIN_FRAMES
+from mixvec.data.segments import cut_long
+from mixvec.data.sources import Corpus, find_utterances
+from mixvec.data.spec import parse_sources, short_names
+from mixvec.data.stream import StreamedUpdates
+from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.training.compiling import FRAMES_MULTIPLE
+from mixvec.training.run import Run
+
+from .config import PretrainConfig
+from .objectives import Objective
+
+
+def open_data(config: PretrainConfig, run: Run, objective: Any) -> tuple[str, UpdateSource[Any]]:
+    """Find and plan ``data.train``; the name of the data, and its updates.
+
+    Raises:
+        UserError: there is no usable audio, or ``data.min_s`` is too short to mask.
+    """
+    data, accelerator = config.data, run.accelerator
+    check_shortest(config, objective)
+    augment = Augmentation(data.augment, config.run.seed)
+    multiple = FRAMES_MULTIPLE if accelerator.device.type == "cuda" else 1
+    collate = partial(objective.collate, multiple=multiple)
+    loader = LoaderConfig(
+        config.batch.update_s, config.batch.max_s, data.max_s, data.min_s, data.workers, config.run.seed,
+        accelerator.num_processes, accelerator.process_index,
+    )  # fmt: skip
+    updates: UpdateSource[Any]
+    if data.stream:
+        sources = parse_sources(data.train, "data.train")
+        updates = streamed = StreamedUpdates(
+            sources, "data.train", collate, loader, buffer_s=data.buffer_s, max_skipped=data.max_skipped,
+            augment=augment,
+        )  # fmt: skip
+        name = short_names(sources)
+        found = f"{name}, streamed with a buffer of {streamed.pool_s:g} s"
+    else:
+        corpus = find_corpus(config, run)
+        updates = planned = Updates(corpus, collate, loader, temperature=data.temperature, augment=augment)
+        run.skips.most = data.max_skipped * planned.epoch_utterances
+        name, skipped = corpus.name, len(corpus.skipped)
+        found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
+        found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
+        found += f"; {planned.epoch_length(0)} updates an epoch"
+    run.skips.note(augment.skipped)
+    parameters = sum(p.numel() for p in objective.parameters()) / 1e6
+    devices = f"{accelerator.num_processes} x {accelerator.device.type}"
+    run.log.print(f"{found}; {parameters:.1f} M parameters; {devices}; {objective.describe()}")
+    return name, updates
+
+
+def check_shortest(config: PretrainConfig, objective: Objective) -> None:
+    """Refuse a ``data.min_s`` whose utterances have too few frames to mask at the fastest speed."""
+    data, encoder = config.data, objective.encoder
+    fastest = data.augment.fastest
+    if encoder.frame_lengths(round(data.min_s / fastest * SAMPLE_RATE_HZ)) >= MIN_FRAMES:
+        return
+    samples = encoder.min_samples
+    while encoder.frame_lengths(samples) < MIN_FRAMES:
+        samples += 1
+    least_s = math.ceil(100 * samples / SAMPLE_RATE_HZ * fastest) / 100
+    at_speed = f" at data.augment.speed={fastest:g}" if fastest > 1 else ""
+    raise UserError(f"data.min_s={data.min_s} is too short to mask{at_speed}: {MIN_FRAMES} frames of the encoder are "
+                    f"needed, which take data.min_s={least_s:g}")  # fmt: skip
+
+
+def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
+    """The usable audio of ``data.train``; what is not usable is listed in ``skipped.jsonl``.
+
+    Raises:
+        UserError: there is none, or too much is skipped.
+    """
+    data = config.data
+    corpus = find_utterances(data.train, "data.train")
+    run.skips.note(corpus.skipped, fresh=True)
+    corpus.check_skipped(data.max_skipped, f"data.train={data.train}")
+    corpus.keep_durations(min_s=data.min_s)
+    run.skips.note(corpus.skipped, fresh=True)
+    if not corpus.utterances:
+        raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
+    cut = cut_long(corpus, data, run.on_main)
+    run.skips.note(corpus.skipped, fresh=True)
+    if not corpus.utterances:
+        raise UserError(f"data.train={data.train}: all of it is silence at data.gate.below_db={data.gate.below_db:g}")
+    if cut.recordings:
+        run.log.print(f"{cut} (data.max_s={data.max_s:g})")
+    if data.longest_share < 1.0:
+        count = len(corpus.utterances)
+        corpus.utterances = corpus.utterances.longest(data.longest_share)
+        shortest_s = corpus.utterances.durations_s.min()
+        run.log.print(f"the longest {len(corpus.utterances)} of {count} utterances, from {shortest_s:.1f} s "
+                      f"(data.longest_share={data.longest_share:g})")  # fmt: skip
+    return corpus
