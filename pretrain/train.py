@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from mixvec.model.encoder import build_encoder
-from mixvec.training.compiling import start_compiling
+from mixvec.build import build_encoder
+from mixvec.training.compiling import choose_kernels, start_compiling
 from mixvec.training.device import start_accelerator
 from mixvec.training.export import save_model, training_facts
 from mixvec.training.faults import memory_named
@@ -41,6 +41,7 @@ def train(config: PretrainConfig) -> int:
     name, updates = open_data(config, run, objective)
     optimizer = adamw(objective.parameters(), config.optim, accelerator.device)
     model, optimizer = accelerator.prepare(objective, optimizer)
+    choose_kernels(run, objective.encoder)
     start_compiling(run, objective.encoder)
     probe = open_probe(run, objective.encoder)
     state = run.resume(model, optimizer, {"data.train": updates.fingerprint()})

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..kernels.select import choose_branches
 from ..model.encoder import SpeechEncoder
 from ..model.frontend import SAMPLE_RATE_HZ
 from ..model.noise import set_keys
@@ -21,6 +22,16 @@ FRAMES_MULTIPLE = 8
 """GPU batches are padded to a multiple of so many frames: rows of 16 bytes in bf16, and a bounded number of shapes."""
 ROWS = 4
 """Rows of the batch that a graph is compiled with; it serves any number from two on."""
+
+
+def choose_kernels(run: Run, encoder: Any) -> None:
+    """Compare and time SummaryMixing's Triton kernel at the run's shape, on a GPU, and report which path is used."""
+    data, batch = run.config.data, run.config.batch
+    shape = max(1, int(batch.max_s / data.max_s)), encoder.frame_lengths(round(data.max_s * SAMPLE_RATE_HZ))
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    line = choose_branches(encoder, shape, dtypes.get(run.accelerator.mixed_precision, torch.float32))
+    if line:
+        run.log.print(line)
 
 
 def start_compiling(run: Run, encoder: Any) -> None:

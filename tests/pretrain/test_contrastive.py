@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mixvec import EncoderConfig
+from mixvec.build import build_encoder
 from mixvec.data.batches import Clip
 from mixvec.data.utterances import Utterance
-from mixvec.model.encoder import build_encoder
 from mixvec.training.randomness import seed_update
 from pretrain.objectives.base import Step
 from pretrain.objectives.contrastive import Contrastive, ContrastiveBatch, ContrastiveConfig, diversity

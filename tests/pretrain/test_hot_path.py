@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixvec import encoder_config
+from mixvec.build import build_encoder
 from mixvec.data.batches import Clip, Loaded, loaded_of
 from mixvec.data.utterances import Utterance
-from mixvec.model.encoder import build_encoder
 from mixvec.training.config import OptimConfig
 from mixvec.training.optim import adamw
 from mixvec.training.randomness import seed_update

@@ -15,8 +15,8 @@ from accelerate import Accelerator
 
 from mixvec import UserError, encoder_config
 from mixvec.audio import read_audio
+from mixvec.build import build_encoder
 from mixvec.data.utterances import Utterance
-from mixvec.model.encoder import build_encoder
 from mixvec.training.checkpoint import RunState
 from mixvec.training.log import REPEAT_LINES, Log
 from mixvec.training.optim import is_outlier, median_norm, remember
