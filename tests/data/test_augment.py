@@ -196,21 +196,6 @@ def test_workers_change_nothing_and_a_resume_is_exact(
         assert_equal(whole[done:], stream(updates_of(speech, config), 2 * length - done, whole[done - 1][0]))
 
 
-def test_ranks_share_what_one_rank_would_see(speech: Corpus, everything: WaveformAugmentConfig) -> None:
-    def clips(ranks: int, rank: int) -> list[set[bytes]]:
-        return [
-            {
-                b.waveforms[row, : b.lengths[row]].numpy().tobytes() + b.masked[row, : b.counts[row]].numpy().tobytes()
-                for b in (part.batch for part in parts)
-                for row in range(len(b.counts))
-                if b.counts[row]
-            }
-            for _, parts in stream(updates_of(speech, everything, ranks=ranks, rank=rank), 6)
-        ]
-
-    assert clips(1, 0) == [one | other for one, other in zip(clips(2, 0), clips(2, 1), strict=True)]
-
-
 def test_clips_last_as_planned_and_no_batch_is_above_its_bound(
     speech: Corpus, everything: WaveformAugmentConfig
 ) -> None:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from mixvec import UserError
-from mixvec.data.batches import Clip
 from mixvec.data.sources import find_utterances
-from mixvec.data.utterances import Utterance
 from tests import fuzz
 from tests.mutants import AUDIO, mutant, originals
 from tests.readers import FORMS
@@ -62,47 +55,6 @@ def test_what_ends_the_process_is_named_and_kept_and_the_others_go_on(
         assert offence.kept == tmp_path / f"kept/3-{offence.number}-{name}-{name}"
         *_, content = mutant(originals(tmp_path / f"{offence.number}", []), 3, offence.number)
         assert offence.kept.read_bytes() == content
-
-
-def raising(error: BaseException, cause: BaseException | None = None) -> Callable[..., Any]:
-    def find(*_: Any, **__: Any) -> Any:
-        raise error from cause
-
-    return find
-
-
-@pytest.mark.parametrize(
-    ("error", "cause", "what"),
-    [
-        (KeyError("x"), None, "Traceback"),
-        (MemoryError(), None, "Traceback"),
-        (UserError("/originals/a.wav: two\nlines"), None, "not a line"),
-        (UserError("/originals/a.wav: " + "x" * 1_000), None, "not a line"),
-        (UserError("no name"), None, "names no file"),
-        (UserError("/originals/a.wav: refused"), MemoryError(), "out of memory"),
-        (UserError("/originals/a.wav: refused"), OSError("malloc failed"), "out of memory"),
-    ],
-)
-def test_errors_that_are_faults(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, cause: BaseException | None, what: str
-) -> None:
-    monkeypatch.setattr(fuzz, "find_utterances", raising(error, cause))
-    original = originals(tmp_path, [])[0]
-    assert (fuzz.fault_of(original) or "").startswith(what)
-    monkeypatch.setattr(fuzz, "find_utterances", raising(UserError("/originals/a.wav: refused")))
-    assert fuzz.fault_of(original) is None
-
-
-def test_sound_that_is_a_fault() -> None:
-    def clip(samples: list[float] | int, duration_s: float) -> Clip:
-        waveform = torch.tensor(samples) if isinstance(samples, list) else torch.ones(samples)
-        return Clip(Utterance("a.wav", duration_s), waveform, np.random.default_rng(0))
-
-    assert fuzz.fault_of_clip(clip(16_000, 1.0)) is None
-    assert fuzz.fault_of_clip(clip(480_000, 9e9)) is None
-    assert "not finite" in (fuzz.fault_of_clip(clip([0.0, torch.nan], 1.0)) or "")
-    assert "0 samples of 1.0 s" in (fuzz.fault_of_clip(clip(0, 1.0)) or "")
-    assert "16100 samples of 1.0 s" in (fuzz.fault_of_clip(clip(16_100, 1.0)) or "")
 
 
 def test_the_originals_are_whole(tmp_path: Path) -> None:

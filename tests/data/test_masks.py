@@ -52,22 +52,11 @@ def test_spans_are_whole_and_never_cover_everything(frames: int, prob: float, sp
     assert np.array_equal(mask, span_mask(frames, prob, span, np.random.default_rng(seed)))
 
 
-@settings(max_examples=200, deadline=None)
-@given(frames=st.integers(20, 600), seed=seeds)
-def test_default_spans_are_at_least_ten(frames: int, seed: int) -> None:
-    assert min(runs(span_mask(frames, 0.65, 10, np.random.default_rng(seed)))) >= 10
-
-
 def test_every_frame_can_be_hidden_and_can_be_seen() -> None:
     for frames in (4, 5, 19, 20, 57):
         masks = np.stack([span_mask(frames, 0.65, 10, np.random.default_rng(seed)) for seed in range(400)])
         assert masks.any(axis=0).all(), frames
         assert not masks.all(axis=0).any(), frames
-
-
-def test_generators_differ() -> None:
-    masks = {span_mask(200, 0.65, 10, np.random.default_rng(seed)).tobytes() for seed in range(20)}
-    assert len(masks) == 20
 
 
 def test_too_short_is_named() -> None:

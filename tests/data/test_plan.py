@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvec.data import plan
-from mixvec.data.plan import POOL_UPDATES, deal, plan_epoch
+from mixvec.data.plan import deal, plan_epoch
 
 durations = st.lists(st.floats(0.5, 30.0), min_size=1, max_size=80).map(np.array)
 seeds = st.integers(0, 1000)
@@ -126,23 +123,3 @@ def test_any_update_alone_is_that_of_the_whole_epoch(
     assert plan_epoch(durations_s, update_s, seed, 1)[number].tolist() == whole[number].tolist()
     with pytest.raises(IndexError, match=f"update {len(whole)} of {len(whole)}"):
         plan_epoch(durations_s, update_s, seed, 1)[len(whole)]
-
-
-def test_going_on_plans_one_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not the epoch: the work is a shuffle and a pool, whatever the position."""
-    durations_s = np.random.default_rng(0).uniform(1, 20, 60_000)
-    planned: list[int] = []
-    plan_pool = plan.plan_pool
-
-    def counted(numbers: np.ndarray, *rest: Any) -> list[np.ndarray]:
-        planned.append(len(numbers))
-        return plan_pool(numbers, *rest)
-
-    monkeypatch.setattr(plan, "plan_pool", counted)
-    for position in (0, 5_000, 9_000):
-        planned.clear()
-        updates = plan_epoch(durations_s, 64.0, 0, 0)
-        assert planned == []
-        for number in range(position, position + 3):
-            assert len(updates[number])
-        assert len(planned) == 1 and planned[0] < 60_000 / len(updates) * (POOL_UPDATES + 5)

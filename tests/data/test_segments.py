@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from mixvec.data.sources import Corpus, find_utterances
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
 from tests.readers import RATE, spoken, write
-from tests.runs import PRETRAIN, command, pretrain, rows, weights
+from tests.runs import PRETRAIN, command, pretrain, rows
 from tools.inspect import inspect
 
 GATE = GateConfig(below_db=35.0)
@@ -199,35 +198,6 @@ def test_what_is_remembered_of_tars_and_tables_too(folder: Path, tmp_path: Path,
     assert opens == ["stored"] * 4
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_damaged_memory_is_built_anew(folder: Path, cache: Path, opens: list[str], seed: int) -> None:
-    first = bounds_of(cut(folder)[0])
-    (path,) = cache.iterdir()
-    whole, rng = path.read_bytes(), random.Random(seed)
-    for round_ in range(200):
-        at = rng.randrange(len(whole))
-        flipped = whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :]
-        path.write_bytes([whole[:at], flipped, rng.randbytes(at)][round_ % 3])
-        assert segments._load(path) == {}
-    for damaged in (b"", whole[:-1], bytes(len(whole))):
-        path.write_bytes(damaged)
-        opens.clear()
-        assert bounds_of(cut(folder)[0]) == first and len(opens) == 3
-    assert path.read_bytes() == whole
-
-
-def test_where_nothing_can_be_kept_nothing_is_said(
-    folder: Path, tmp_path: Path, opens: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    first = bounds_of(cut(folder)[0])
-    assert bounds_of(cut(folder)[0]) == first and len(opens) == 6
-    monkeypatch.delenv("MIXVEC_CACHE")
-    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert bounds_of(cut(folder)[0]) == first
-    assert capsys.readouterr() == ("", "")
-
-
 def test_an_interruption_keeps_what_was_found(folder: Path, opens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "_cores", lambda: 1)
     find = segments.find_speech
@@ -276,12 +246,3 @@ def test_a_run_hears_the_speech_of_long_recordings(
     assert len(rows(tmp_path / "one")) == len(rows(tmp_path / "two")) == 5
     facts = inspect(load_config(PretrainConfig, [*PRETRAIN, *keys], ""), labels=False)
     assert facts["plan"]["cut_as"] == said and facts["plan"]["updates_an_epoch"] == 3
-
-
-def test_without_a_gate_a_run_hears_everything(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "as").mkdir()
-    (tmp_path / "as/unlabelled").symlink_to(folder)
-    keys = ("data.max_s=4", "batch.update_s=48", "run.updates=1")
-    assert pretrain(tmp_path / "as", tmp_path / "run", *keys) == 0
-    assert rows(tmp_path / "run")[0]["hours_seen"] == pytest.approx(48 / 3600, rel=1e-3)
-    assert weights(tmp_path / "run")

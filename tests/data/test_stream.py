@@ -26,7 +26,7 @@ from mixvec.data.readers import parquet
 from mixvec.data.spec import parse_sources
 from mixvec.data.stream import Place, Streamed, StreamedUpdates
 from tests.readers import write
-from tests.runs import command, identical, pretrain, weights
+from tests.runs import command, identical, weights
 
 Rows = list[tuple[str, float, float]]
 Stream = list[tuple[Place, list[Loaded[Rows]]]]
@@ -198,20 +198,6 @@ def test_other_shards_than_before_are_refused(tmp_path: Path) -> None:
 
 
 KEYS = ["data.stream=true", "data.buffer_s=30", "data.min_s=0.3", "data.max_s=2", "batch.update_s=8", "batch.max_s=8"]
-
-
-def test_a_streamed_run_resumes_bitwise(tmp_path: Path) -> None:
-    source = tars(tmp_path / "set", 3, 12)
-    corpus = [f"data.train={source}", *KEYS, "run.updates=8", "run.save_every=3"]
-    assert pretrain(source, tmp_path / "whole", *corpus) == 0
-    stopped = [*corpus, "run.max_hours=1e-6"]
-    for _ in range(3):
-        assert pretrain(source, tmp_path / "parts", *stopped) == 75
-    assert pretrain(source, tmp_path / "parts", *corpus) == 0
-    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    state = json.loads((max((tmp_path / "parts/checkpoints").iterdir()) / "state.json").read_text())
-    assert state["places"] == [state["state"]["place"]] and state["state"]["update"] == 8
-    assert torch.isfinite(next(iter(weights(tmp_path / "parts").values()))).all()
 
 
 def test_two_ranks_stream_resume_and_cannot_go_on_as_one(tmp_path: Path) -> None:

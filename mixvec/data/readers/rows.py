@@ -14,6 +14,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
@@ -255,23 +256,29 @@ def numbered_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: it is not UTF-8, not whole, or may not be read.
     """
+    with _open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield number, line.rstrip("\n")
+
+
+@contextmanager
+def _open_text(path: AnyPath, newline: str | None = None) -> Iterator[IO[str]]:
     try:
-        with _text(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.rstrip("\n")
+        if path.suffix == ".gz":
+            packed = path if isinstance(path, Path) else path.open("rb")
+            with gzip.open(packed, "rt", encoding="utf-8-sig", newline=newline) as file:
+                yield file
+        else:
+            with path.open("r", encoding="utf-8-sig", newline=newline) as file:
+                yield file
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path}: not gzip that can be read to its end ({error})") from error
+    except csv.Error as error:
+        raise UserError(f"{path}: not CSV that can be read ({error})") from error
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it") from error
-
-
-def _text(path: AnyPath, newline: str | None = None) -> IO[str]:
-    if path.suffix == ".gz":
-        packed = path if isinstance(path, Path) else path.open("rb")
-        return gzip.open(packed, "rt", encoding="utf-8-sig", newline=newline)
-    return path.open("r", encoding="utf-8-sig", newline=newline)
 
 
 def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -289,17 +296,8 @@ def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def table_lines(path: AnyPath, delimiter: str = ",") -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a CSV or TSV with a header, each with ``file:line``. A TSV knows no quotes."""
-    quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    try:
-        with _text(path, newline="") as file:
-            reader = csv.DictReader(  # type: ignore[call-overload]
-                file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ","
-            )
-            for number, row in enumerate(reader, start=2):
-                yield f"{path}:{number}", row
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: not CSV that can be read ({error})") from error
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it") from error
+    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    with _open_text(path, newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")
+        for number, row in enumerate(reader, start=2):
+            yield f"{path}:{number}", row
