@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,9 @@ from mixvec.data.augment import Augmentation, add_noise, change_speed, mix, reve
 from mixvec.data.batches import Loaded, LoaderConfig, Updates
 from mixvec.data.config import WaveformAugmentConfig
 from mixvec.data.sources import Corpus, find_utterances
-from mixvec.model.frontend import MelFrontEnd
-from pretrain.objectives.contrastive import MaskedBatch, ObjectiveConfig, collate_masked
+from pretrain.objectives.contrastive import ContrastiveBatch
+from tests.data.test_batches import COLLATE
 
-COLLATE = partial(
-    collate_masked,
-    config=ObjectiveConfig(mask_span_frames=4, distractors=5),
-    frame_lengths=MelFrontEnd(10, 4, (2, 1)).frame_lengths,
-)
 SECONDS = (0.5, 1.3, 0.7, 2.9, 0.6, 1.1, 0.8, 2.0, 0.9, 1.7)
 SPEEDS = (0.9, 1.0, 1.1)
 OFF = WaveformAugmentConfig()
@@ -54,15 +48,15 @@ def everything(tmp_path: Path) -> WaveformAugmentConfig:
     return WaveformAugmentConfig(SPEEDS, str(reverb), 0.7, 0.6, noise=str(noise), noise_prob=0.6)
 
 
-def updates_of(corpus: Corpus, config: WaveformAugmentConfig | None, **others: Any) -> Updates[MaskedBatch]:
+def updates_of(corpus: Corpus, config: WaveformAugmentConfig | None, **others: Any) -> Updates[ContrastiveBatch]:
     loader = LoaderConfig(4.0, 2.5, crop_s=1.5, min_s=0.3, workers=0, seed=3)
     return Updates(corpus, COLLATE, replace(loader, **others), augment=config and Augmentation(config, 3))
 
 
-Stream = list[tuple[list[int], list[Loaded[MaskedBatch]]]]
+Stream = list[tuple[list[int], list[Loaded[ContrastiveBatch]]]]
 
 
-def stream(updates: Updates[MaskedBatch], count: int, place: list[int] | None = None) -> Stream:
+def stream(updates: Updates[ContrastiveBatch], count: int, place: list[int] | None = None) -> Stream:
     return list(itertools.islice(updates.start(place), count))
 
 

@@ -7,8 +7,8 @@ import itertools
 import multiprocessing
 import signal
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,15 @@ from mixvec.data.masks import span_mask
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance, Utterances
 from mixvec.model.frontend import MelFrontEnd
-from pretrain.objectives.contrastive import MaskedBatch, ObjectiveConfig, collate_masked, draw_distractors
+from pretrain.objectives.contrastive import Contrastive, ContrastiveBatch, ContrastiveConfig, draw_distractors
 
-OBJECTIVE = ObjectiveConfig(mask_span_frames=4, distractors=5)
+OBJECTIVE = ContrastiveConfig(mask_span_frames=4, distractors=5)
 FRONT_END = MelFrontEnd(10, 4, (2, 1))
-COLLATE = partial(collate_masked, config=OBJECTIVE, frame_lengths=FRONT_END.frame_lengths)
+ENCODER = SimpleNamespace(
+    feature_dim=4, dim=4, frame_lengths=FRONT_END.frame_lengths, hop_samples=FRONT_END.hop_samples
+)
+COLLATE = Contrastive(ENCODER, OBJECTIVE).collate
+Stream = list[tuple[list[int], list[Loaded[ContrastiveBatch]]]]
 SECONDS = (0.5, 1.3, 0.7, 2.9, 0.6, 1.1, 0.8, 2.0, 0.9, 1.7)
 
 
@@ -41,18 +45,17 @@ def folder(tmp_path: Path) -> Path:
 
 def updates_of(
     corpus: Corpus, *, workers: int = 0, seed: int = 3, ranks: int = 1, rank: int = 0
-) -> Updates[MaskedBatch]:
+) -> Updates[ContrastiveBatch]:
     return Updates(corpus, COLLATE, LoaderConfig(4.0, 2.5, 1.5, 0.3, workers, seed, ranks, rank))
 
 
-def stream(
-    updates: Updates[MaskedBatch], place: list[int] | None, count: int
-) -> list[tuple[list[int], list[Loaded[MaskedBatch]]]]:
+def stream(updates: Updates[ContrastiveBatch], place: list[int] | None, count: int) -> Stream:
     return list(itertools.islice(updates.start(place), count))
 
 
 def assert_equal(
-    one: list[tuple[list[int], list[Loaded[MaskedBatch]]]], other: list[tuple[list[int], list[Loaded[MaskedBatch]]]]
+    one: Stream,
+    other: Stream,
 ) -> None:
     assert [place for place, _ in one] == [place for place, _ in other]
     for (_, first), (_, second) in zip(one, other, strict=True):
