@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from mixvec.training.compiling import choose_kernels
 from mixvec.training.device import start_accelerator
 from mixvec.training.faults import memory_named
 from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
@@ -46,6 +47,7 @@ def train(config: FinetuneConfig) -> int:
     model = build_model(config, task).to(accelerator.device)
     data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
     run.log.print(describe(config, model, corpora))
+    choose_kernels(run, model.encoder)
     optim = config.optim
     groups = parameter_groups(optim, model, config.head.layers_lr)
     optimizer = accelerator.prepare(adamw(groups, optim, accelerator.device))

@@ -157,6 +157,7 @@ def _load(folder: Path) -> tuple[Any, Any, bool]:
         scaled = json.loads(stated.read_text(encoding="utf-8")).get("do_normalize", True) if stated.is_file() else True
         return model, None, bool(scaled)
     try:
-        return model, AutoFeatureExtractor.from_pretrained(folder, local_files_only=True), False
+        extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: its preprocessor_config.json is needed: {str(error).splitlines()[0]}") from error
+    return model, extractor, False
