@@ -6,7 +6,7 @@
 
 MODEL is a hub folder, a run directory or a name on the hub; FILES are audio files of any rate and any number of
 channels, or folders of them. A file is read and recognised whole, in one pass, on the GPU where there is one. Audio
-shorter than the model's shortest input is filled up with silence.
+shorter than the model's shortest input is padded with silence.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from .errors import UserError, run_cli
 
 _EPILOG = """\
 MODEL is a model folder, a run directory, or org/name on the hub. FILES are audio (wav, flac, ogg, opus, mp3, ...; any
-rate, any channels) or folders, of which all audio below is taken in order. For one file the answer stands alone on
-its line; for several, each line is the file, a tab and the answer. A file that cannot be read is named on stderr, the
-others go on, and the exit code is 1. Audio shorter than the model's shortest input is filled up with silence."""
+rate, any channels) or folders, of which all audio below is taken in order. For one file the answer is printed
+alone; for several, each line is the file, a tab and the answer. A file that cannot be read is reported on stderr, the
+others are processed, and the exit code is 1. Audio shorter than the model's shortest input is padded with silence."""
 
 
 def main() -> None:
@@ -70,19 +70,19 @@ def _main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mixvec",
-        description="Use a published model: transcribe speech, or understand it (say which label it carries).",
+        description="Use a published model: transcribe speech, classify it or embed its speaker.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed}")
     for name, does, fields in [
-        ("transcribe", "write down what is said", "path, text, seconds (of audio)"),
+        ("transcribe", "transcribe each file", "path, text, seconds (of audio)"),
         (
             "understand",
-            "say which label each file carries, or which intent and slots",
+            "classify each file, or extract its intent and slots",
             "path, label, probabilities (or intent, text, slots), seconds (of audio)",
         ),
-        ("embed", "say where each speaker's voice lies", "path, embedding (of length 1), seconds (of audio)"),
+        ("embed", "compute a speaker embedding for each file", "path, embedding (of length 1), seconds (of audio)"),
     ]:
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=_EPILOG,
@@ -141,7 +141,7 @@ def _expand(paths: list[Path]) -> Iterator[Path | UserError]:
 
 
 def _answer(model: Any, path: Path, top: int | None) -> dict[str, Any]:
-    """What the model says to a file: text, or label and ``top`` probabilities; and the seconds of audio.
+    """The model's answer for a file: text, or label and ``top`` probabilities; and the seconds of audio.
 
     Raises:
         UserError: the file cannot be read, or does not fit into memory.
@@ -164,7 +164,7 @@ def _answer(model: Any, path: Path, top: int | None) -> dict[str, Any]:
 
 
 def _lengthened(waveform: Tensor, samples: int) -> Tensor:
-    """(S,) with silence behind it where it is shorter than ``samples``."""
+    """(S,) padded with silence to at least ``samples``."""
     return torch.nn.functional.pad(waveform, (0, max(0, samples - len(waveform))))
 
 

@@ -1,4 +1,4 @@
-"""What a user did or met that the program cannot mend: one clear line, a non-zero exit, no traceback."""
+"""Errors that the user can fix: one clear line, a non-zero exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 
-PLACE_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
-"""Faults of the place that is written to, which its owner can mend."""
+FILESYSTEM_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
+"""Errors of the file system that the user can fix: disk full, quota, read-only, permission."""
 
 SECRET_USER = re.compile(r"(https?://|\w+://(?=[^/\s@]*:))[^/\s]+@")
 SECRET_QUERY = re.compile(r"(https?://[^?\n]*)\?[^\s'\"]*[^\s'\":;,.)]")
@@ -27,7 +27,7 @@ class UserError(Exception):
 
 
 def redacted(text: str) -> str:
-    """``text`` with the user and password of every URL in it, and all behind its ``?``, replaced by ``***``."""
+    """``text`` with the user and password of every URL in it, and everything after its ``?``, replaced by ``***``."""
     if "://" not in text:
         return text
     return SECRET_QUERY.sub(r"\1?***", SECRET_USER.sub(r"\1***@", text))
@@ -39,10 +39,10 @@ def is_redacted(text: str) -> bool:
 
 
 def run_cli(main: Callable[[], None]) -> None:
-    """Run a command line's ``main``; end in one line on stderr and exit code 1 where the fault is not ours.
+    """Run a command line's ``main``; a ``UserError`` ends in one line on stderr and exit code 1.
 
-    Ctrl-C ends with code 130. A full disk is the user's to mend, so it is told like any other ``UserError``; the
-    threads that meet it (TensorBoard's writer) hand it on to the main one, so they print no traceback of it.
+    Ctrl-C ends with code 130. A full disk is reported in the same way; threads that run into it (TensorBoard's
+    writer) pass it on to the main thread and print no traceback.
     """
     _quieten_threads()
     try:
@@ -51,12 +51,12 @@ def run_cli(main: Callable[[], None]) -> None:
         print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)  # a file's name may hold a line break
         sys.exit(1)
     except OSError as error:
-        if error.errno not in PLACE_ERRORS:
+        if error.errno not in FILESYSTEM_ERRORS:
             raise
         place = error.filename2 or error.filename  # of two, the second is the one that is written
         what = os.strerror(error.errno).lower() + (f" ({place})" if place else "")
-        mend = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
-        print(f"error: {what}: {mend}, or choose another place, and run it again", file=sys.stderr)
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix this"
+        print(f"error: {what}: {remedy} or choose another location, then rerun", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -67,7 +67,7 @@ def _quieten_threads() -> None:
     others = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
-        if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in PLACE_ERRORS):
+        if not (isinstance(failed.exc_value, OSError) and failed.exc_value.errno in FILESYSTEM_ERRORS):
             others(failed)
 
     threading.excepthook = hook

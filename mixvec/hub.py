@@ -52,7 +52,7 @@ def save_folder(
     training: dict[str, Any] | None = None,
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a complete hub folder in one step; what stood there before stays until the new one is whole.
+    """Write a complete hub folder in one step; the previous content stays until the new folder is complete.
 
     Args:
         model: an ``Encoder``, or one with a head (``TaskModel``).
@@ -103,7 +103,7 @@ def check_replaceable(folder: Path) -> None:
         UserError: it is a file, or holds anything else.
     """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file stands there; choose a folder")
+        raise UserError(f"{folder}: is a file; choose a folder")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
@@ -155,7 +155,7 @@ def _load_wav2vec2(folder: Path, stored: dict[str, Any]) -> Encoder:
     config = wav2vec2_weights.encoder_config_of(stored, folder)
     if not (folder / "model.safetensors").is_file():
         raise UserError(
-            f"{folder}: no model.safetensors in it, and pickled or split weights are not read; write it anew with "
+            f"{folder}: no model.safetensors in it, and pickled or split weights are not read; save it with "
             "transformers: Wav2Vec2Model.from_pretrained(NAME).save_pretrained(DIR, max_shard_size='100GB')"
         )
     model = build_encoder(config)

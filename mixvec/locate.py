@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .errors import PLACE_ERRORS, UserError
+from .errors import FILESYSTEM_ERRORS, UserError
 
 
 def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -47,6 +47,6 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
             f"{name}: no such folder here, and no such model on the hub (or it is private: log in)"
         ) from error
     except (HfHubHTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in PLACE_ERRORS:
+        if isinstance(error, OSError) and error.errno in FILESYSTEM_ERRORS:
             raise  # this machine's disk, not the hub
         raise UserError(f"{name}: the hub did not answer ({type(error).__name__}); try again later") from error

@@ -25,7 +25,7 @@ TEXT_STYLES: dict[TextStyle, str] = {
     "plain": "plain: lower case, no punctuation but for apostrophes inside words, numbers as they are written",
     "raw": "raw: case, punctuation and numbers as they are written",
 }
-"""What a model card and results.json say of each."""
+"""The description of each in model cards and results.json."""
 
 
 def normalise_text(text: str, style: TextStyle = "plain") -> str:
@@ -39,26 +39,26 @@ def normalise_text(text: str, style: TextStyle = "plain") -> str:
         text = "".join(" " if unicodedata.category(c) == "Pd" else c for c in text.lower().replace("’", "'"))
         kept = [c for c in text if c == "'" or unicodedata.category(c)[0] not in "PSC" or c.isspace()]
         text = " ".join(word.strip("'") for word in "".join(kept).split())
-        text = unicodedata.normalize("NFC", text)  # a mark may now stand behind the letter that it belongs to
+        text = unicodedata.normalize("NFC", text)  # a mark may now follow the letter that it belongs to
     return " ".join(text.split())
 
 
 def build_vocabulary(texts: Iterable[str]) -> list[str]:
-    """The characters of the texts, sorted, behind the blank (entry 0) and the space.
+    """The characters of the texts, sorted, after the blank (token 0) and the space.
 
-    A literal ``|`` in a text stands for a space.
+    A literal ``|`` in a text is a space.
     """
     characters = {c for text in texts for c in text} - {" ", SPACE}
     return [BLANK, SPACE, *sorted(characters)]
 
 
 def encode_text(text: str, vocabulary: dict[str, int]) -> list[int]:
-    """The entries of a text; characters that the vocabulary lacks are left out (``unknown_characters`` names them)."""
+    """The token numbers of a text; characters that are not in the vocabulary are left out."""
     return [vocabulary[c] for c in text.replace(" ", SPACE) if c in vocabulary]
 
 
 def unknown_characters(texts: Iterable[str], vocabulary: Iterable[str]) -> dict[str, int]:
-    """How often each character that the vocabulary lacks stands in the texts, the commonest first."""
+    """Counts of the characters in the texts that are not in the vocabulary, the most frequent first."""
     known = set(vocabulary) | {" "}
     counts: dict[str, int] = {}
     for text in texts:

@@ -1,4 +1,4 @@
-"""fairseq2's wav2vec 2.0 (arXiv 2006.11477) behind the encoder protocol; the one module that imports fairseq2.
+"""fairseq2's wav2vec 2.0 (arXiv 2006.11477) as an ``Encoder``; the only module that imports fairseq2.
 
 Symbols: B batch, S samples, T frames, F feature channels, D model width, H heads, L layers.
 """
@@ -92,7 +92,7 @@ class SummaryMixingAttention(MultiheadAttention):
         *,
         state_bag: IncrementalStateBag | None = None,
     ) -> Tensor:
-        """seqs, keys and values are one tensor (B, T, D), the layout says which frames are real; to (B, T, D)."""
+        """seqs, keys and values are one tensor (B, T, D), the layout has the valid frames; to (B, T, D)."""
         mask = keys_layout.position_indices >= 0 if keys_layout.padded else None
         return self.mixer(values, mask)  # type: ignore[no-any-return]
 

@@ -26,7 +26,7 @@ FIXED: dict[str, Any] = {
     "feat_extract_activation": "gelu",
     "add_adapter": False,
 }
-"""What fairseq2's BASE and LARGE have alike, and what transformers' configuration leaves out when it is so."""
+"""What BASE and LARGE of fairseq2 have in common; transformers' configuration omits these where they are defaults."""
 
 NAMES = (
     (r"^masked_spec_embed$", "mask_embedding"),

@@ -85,8 +85,8 @@ def _backward(
     WIDTH: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_T: tl.constexpr, PATHS: tl.constexpr, GELU: tl.constexpr,
     MASKED: tl.constexpr,
 ):  # fmt: skip
-    """The same, backwards: x's gradient, and of each path its hidden layer and the gradients before both activations,
-    whose sums over the block are the biases' gradients."""
+    """The backward pass of one head of one block: x's gradient, and for each path its hidden layer and the gradients
+    before both activations, whose sums over the block are the biases' gradients."""
     block, batch, head = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2)
     dim = tl.num_programs(2) * WIDTH
     rows, cols = block * BLOCK_T + tl.arange(0, BLOCK_T), tl.arange(0, BLOCK_W)

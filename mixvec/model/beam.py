@@ -1,6 +1,6 @@
-"""Search in what CTC says: the likeliest texts, and how likely a text begins in a given way.
+"""Search over the output of CTC: the most probable texts, and the probability that a text has a given beginning.
 
-Symbols: T frames, V vocabulary entries, K hypotheses, C candidates. Entry 0 is the blank.
+Symbols: T frames, V vocabulary size, K hypotheses, C candidates. Token 0 is the blank.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ BLANK = 0
 
 
 def prefix_beam(log_probs: Tensor, beam: int) -> list[tuple[tuple[int, ...], float]]:
-    """The likeliest entry sequences and their log-probabilities, the best first, at most ``beam``.
+    """The most probable token sequences and their log-probabilities, the best first, at most ``beam``.
 
     Prefix search (Graves et al. 2006; Hannun et al., arXiv 1408.2873, algorithm 1): each prefix has the summed
-    probability of all its alignments so far, apart for those that end in a blank and those that do not. It is exact
-    where ``beam`` holds every prefix.
+    probability of all its alignments so far, separately for those that end in a blank and those that do not. It
+    is exact where ``beam`` holds every prefix.
 
     Args:
         log_probs: (T, V), normalised over V.
-        beam: prefixes kept after each frame; also how many entries of a frame are tried, the likeliest.
+        beam: prefixes kept after each frame, and the number of most probable tokens tried at each frame.
     """
     kept: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
-    best, entries = log_probs.float().cpu().topk(min(beam, log_probs.shape[1]), dim=1)
-    for values, tried in zip(best.tolist(), entries.tolist(), strict=True):
+    best, tokens = log_probs.float().cpu().topk(min(beam, log_probs.shape[1]), dim=1)
+    for values, tried in zip(best.tolist(), tokens.tolist(), strict=True):
         found: dict[tuple[int, ...], tuple[float, float]] = {}
         for prefix, (blank, spoken) in kept.items():
             total = _add(blank, spoken)
-            for entry, value in zip(tried, values, strict=True):
-                if entry == BLANK:
+            for token, value in zip(tried, values, strict=True):
+                if token == BLANK:
                     _gather(found, prefix, total + value, -math.inf)
-                elif prefix and entry == prefix[-1]:
+                elif prefix and token == prefix[-1]:
                     _gather(found, prefix, -math.inf, spoken + value)
                     if blank > -math.inf:
-                        _gather(found, (*prefix, entry), -math.inf, blank + value)
+                        _gather(found, (*prefix, token), -math.inf, blank + value)
                 else:
-                    _gather(found, (*prefix, entry), -math.inf, total + value)
+                    _gather(found, (*prefix, token), -math.inf, total + value)
         ranked = sorted(found.items(), key=lambda item: (-_add(*item[1]), item[0]))
         kept = dict(ranked[:beam])
     return [(prefix, _add(*parts)) for prefix, parts in kept.items()]
@@ -57,10 +57,10 @@ def _add(a: float, b: float) -> float:
 
 
 class PrefixScores:
-    """CTC's probability that an utterance begins with given entries (Watanabe et al. 2017, algorithm 2).
+    """CTC's probability that an utterance begins with given tokens (Watanabe et al. 2017, algorithm 2).
 
     The recursion over frames, r_t = p_t(c) (r_{t−1} + φ_{t−1}), is a cumulative sum once both sides are divided by
-    Π p_t(c), so one call does all frames, hypotheses and candidates at once. In float64, which loses nothing there.
+    Π p_t(c), so one call handles all frames, hypotheses and candidates. In float64, which is exact enough for that.
     """
 
     def __init__(self, log_probs: Tensor) -> None:
@@ -70,24 +70,24 @@ class PrefixScores:
 
     def start(self) -> Tensor:
         """The state (1, 2, T + 1) of the empty prefix: log-probabilities of all alignments of the first t frames to it
-        that end in a spoken entry, and in a blank."""
+        that end in a token, and in a blank."""
         blanks = self._sums[:, BLANK]
         return torch.stack([torch.full_like(blanks, -math.inf), blanks]).unsqueeze(0)
 
     def extend(self, state: Tensor, last: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Every hypothesis with every candidate behind it.
+        """Extend every hypothesis by every candidate.
 
         Args:
             state: (K, 2, T + 1).
-            last: (K,) each hypothesis's last entry; 0 where it has none.
-            candidates: (K, C) entries, not 0.
+            last: (K,) each hypothesis's last token; 0 where it has none.
+            candidates: (K, C) tokens, not 0.
 
         Returns:
-            log-probabilities (K, C) that the utterance begins so, and their states (K, C, 2, T + 1).
+            log-probabilities (K, C) of these beginnings, and their states (K, C, 2, T + 1).
         """
         spoken, blank = state.unsqueeze(1).unbind(2)  # (K, 1, T + 1)
         either = torch.logaddexp(spoken, blank)
-        repeats = (candidates == last.unsqueeze(1)).unsqueeze(2)  # the same entry again needs a blank between
+        repeats = (candidates == last.unsqueeze(1)).unsqueeze(2)  # the same token again needs a blank between
         before = torch.where(repeats, blank, either)[..., :-1]  # (K, C, T): φ_{t−1}
         x, sums = self._x.T[candidates], self._sums.T[candidates]  # (K, C, T), (K, C, T + 1)
         new = _padded(torch.logcumsumexp(before - sums[..., :-1], dim=2) + sums[..., 1:])
@@ -101,5 +101,5 @@ class PrefixScores:
 
 
 def _padded(x: Tensor) -> Tensor:
-    """Nothing spoken before the first frame: (…, T) to (…, T + 1)."""
+    """(…, T) to (…, T + 1): no token before the first frame."""
     return torch.nn.functional.pad(x, (1, 0), value=-math.inf)

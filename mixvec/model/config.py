@@ -44,7 +44,7 @@ class EncoderConfig:
     layer_drop: float = 0.05
     checkpointing: Literal[False, True, "selective"] = False
     """Recompute each layer in the backward pass: memory of one layer instead of all, for a third more time. With
-    selective, results of matrix products and convolutions are kept and only what lies between them is recomputed."""
+    selective, results of matrix products and convolutions are kept, and only the operations between are recomputed."""
 
     def __post_init__(self) -> None:
         for name in ("mel_bins", "conv_channels", "dim", "num_layers", "ffn_dim", "conv_kernel", "heads"):
@@ -52,7 +52,7 @@ class EncoderConfig:
                 raise ValueError(f"encoder.{name}={getattr(self, name)} must be at least 1")
         for name in ("dropout", "layer_drop"):
             if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"encoder.{name}={getattr(self, name)} must lie in [0, 1)")
+                raise ValueError(f"encoder.{name}={getattr(self, name)} must be in [0, 1)")
         if self.dim % self.heads:
             raise ValueError(f"encoder.dim={self.dim} is not a multiple of encoder.heads={self.heads}")
         if self.dim % 2:

@@ -1,6 +1,6 @@
 """Speech recognition with CTC.
 
-Symbols: B batch, S samples, T frames, D model width, V vocabulary entries.
+Symbols: B batch, S samples, T frames, D model width, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .vocabulary import PIECE_SPACE, SPACE, vocabulary_of
 
 
 class CtcModel(TaskModel):
-    """What heads with CTC share: dropout and a linear layer (arXiv 2006.11477 section 3.2).
+    """The base of heads with CTC: dropout and a linear layer (arXiv 2006.11477 section 3.2).
 
-    Entry 0 of ``vocabulary`` is the blank ``[PAD]``. A trunk of a probing head may stand before them: ``kind=lstm`` is
-    SUPERB's for recognition and for slots (arXiv 2105.01051).
+    Token 0 of ``vocabulary`` is the blank ``[PAD]``. A probing head's trunk can precede them: ``kind=lstm`` is SUPERB's
+    for recognition and for slots (arXiv 2105.01051).
     """
 
     stored_as = "vocab.json"
@@ -51,14 +51,14 @@ class CtcModel(TaskModel):
         return self.head(encoded), encoded.lengths
 
     def stored(self) -> dict[str, int]:
-        return {entry: i for i, entry in enumerate(self.vocabulary)}
+        return {token: i for i, token in enumerate(self.vocabulary)}
 
 
 class CtcRecognizer(CtcModel):
     """Speech to text: an encoder, dropout, a linear layer and CTC (arXiv 2006.11477 section 3.2).
 
-    ``vocabulary`` holds characters or pieces of words. Its entry 0 is the blank ``[PAD]``; ``|`` stands for a space, or
-    ``▁`` where no entry is ``|``.
+    The tokens of ``vocabulary`` are characters or parts of words. Token 0 is the blank ``[PAD]``; the space is ``|``,
+    or ``▁`` in a vocabulary without ``|``.
     """
 
     does, title = "speech recognition", "Speech recogniser"
@@ -66,7 +66,7 @@ class CtcRecognizer(CtcModel):
 
     @property
     def space(self) -> str:
-        """The entry that stands for a space."""
+        """The token that is a space."""
         return SPACE if SPACE in self.vocabulary else PIECE_SPACE
 
     @torch.inference_mode()
@@ -82,16 +82,16 @@ class CtcRecognizer(CtcModel):
         return {"text": self.transcribe(waveforms)[0]}
 
     def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[str]:
-        """Greedy CTC: the best entry of each frame, repeats merged, blanks dropped. (B, T, V), (B,) to B texts."""
+        """Greedy CTC, (B, T, V) and (B,) to B texts: each frame's best token, repeats merged, blanks dropped."""
         best = log_probs.argmax(-1).cpu()
         texts = []
         for row, length in zip(best, frame_lengths.tolist(), strict=True):
             texts.append(self.spell(torch.unique_consecutive(row[:length]).tolist()))
         return texts
 
-    def spell(self, entries: list[int]) -> str:
-        """The text that entries spell, blanks dropped."""
-        text = "".join(self.vocabulary[entry] for entry in entries if entry != 0)
+    def spell(self, tokens: list[int]) -> str:
+        """The text of a sequence of tokens, blanks dropped."""
+        text = "".join(self.vocabulary[token] for token in tokens if token != 0)
         return " ".join(text.replace(self.space, " ").split())
 
     @classmethod

@@ -34,7 +34,7 @@ def normalise(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def _standardise(x: Tensor, mask: Tensor) -> Tensor:
-    """x (B, T, C) at zero mean and unit variance over the real frames, for each channel."""
+    """x (B, T, C) at zero mean and unit variance over the valid frames, for each channel."""
     count = mask.sum(dim=1).clamp(min=1).view(-1, 1, 1)
     mean = zero_padding(x, mask).sum(dim=1, keepdim=True) / count
     variance = zero_padding((x - mean).square(), mask).sum(dim=1, keepdim=True) / count

@@ -18,8 +18,9 @@ from .padding import padding_mask, zero_padding
 from .protocol import Encoder
 
 MEAN, DEVIATION = -1.0, 4.5
-"""Of log-mel over frames and bins of three corpora of speech, to one digit: a fixed scale, so that the bins keep their
-levels. A mean over time, as in SUPERB's heads, finds nothing in bins that are normalised per utterance."""
+"""Mean and deviation of log-mel over frames and bins of three speech corpora, to one digit. The scale is fixed so that
+the bins keep their levels: the mean over time of bins that are normalised per utterance, as SUPERB's heads take it, is
+zero."""
 
 
 class LogMelEncoder(Encoder):

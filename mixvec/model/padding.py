@@ -1,4 +1,4 @@
-"""One convention for padding: ``lengths`` (B,) at borders, one bool mask (B, T) inside, True where a frame is real."""
+"""One convention for padding: ``lengths`` (B,) at borders, one bool mask (B, T) inside, True where a frame is valid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
     """The bool mask (B, ``max_length``) that is True at an utterance's own positions.
 
     Args:
-        lengths: (B,) how many positions of each row are real.
+        lengths: (B,) how many positions of each row are valid.
         max_length: T, the padded length.
     """
     return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)

@@ -18,7 +18,7 @@ from .trunks import STATISTICS, Kind, TrunkChoice
 
 
 class ProbeClassifier(Classifier):
-    """A label behind a trunk: ``kind=linear`` is SUPERB's head, a projection, the mean over time, a linear layer."""
+    """A classifier with a trunk: ``kind=linear`` is SUPERB's head, a projection, the mean over time, a linear layer."""
 
     def __init__(
         self, encoder: Encoder, labels: list[str], layers: Layers = "weighted", dropout: float = 0.0,

@@ -1,6 +1,6 @@
-"""Who speaks, as a point on a sphere: utterance embeddings, compared by their cosine.
+"""Speaker embeddings: points on a sphere, compared by their cosine.
 
-Symbols: B batch, S samples, T frames, W the trunk's width, E the embedding's, N speakers of the training data.
+Symbols: B batch, S samples, T frames, W the width of the trunk, E of the embedding, N speakers of the training data.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SpeakerEmbedder(TaskModel):
 
     @torch.inference_mode()
     def embed(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Waveforms (B, S) to embeddings (B, E): the cosine of two says how alike their speakers are."""
+        """Waveforms (B, S) to embeddings (B, E): the cosine of two is the similarity of their speakers."""
         return self(waveforms, lengths)  # type: ignore[no-any-return]
 
     def answer(self, waveforms: Tensor) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Spoken language understanding with CTC over tagged text.
 
-Symbols: B batch, S samples, T frames, D model width, V vocabulary entries.
+Symbols: B batch, S samples, T frames, D model width, V vocabulary size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .vocabulary import vocabulary_of
 class SlotTagger(CtcModel):
     """Speech to an intent, a text and its slots: an encoder, dropout, a linear layer and CTC.
 
-    ``vocabulary`` is a recogniser's, and behind its characters the entries of ``mixvec.tags``.
+    ``vocabulary`` is that of a recogniser, followed by the tags (``tags.py``).
     """
 
     does, title = "slot filling", "Spoken language understanding with slots"
@@ -28,22 +28,22 @@ class SlotTagger(CtcModel):
 
     @torch.inference_mode()
     def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, Any]]:
-        """Each utterance's ``intent``, ``text`` and ``slots`` (``mixvec.tags.read_tags``)."""
+        """Each utterance's ``intent``, ``text`` and ``slots``, as in ``read_tags``."""
         return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer))
 
     def read(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
-        """The same from the encoder's output."""
+        """Each utterance's ``intent``, ``text`` and ``slots`` from the encoder's output."""
         return self.decode(self.head(encoded), encoded.lengths)
 
     def answer(self, waveforms: Tensor) -> dict[str, Any]:
         return self.understand(waveforms)[0]
 
     def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[dict[str, Any]]:
-        """The best entry of each frame, repeats merged, blanks dropped, tags read. (B, T, V), (B,) to B answers."""
+        """The best token of each frame, repeats merged, blanks dropped, tags read. (B, T, V), (B,) to B answers."""
         answers = []
         for row, length in zip(log_probs.argmax(-1).cpu(), frame_lengths.tolist(), strict=True):
-            entries = torch.unique_consecutive(row[:length]).tolist()
-            answers.append(read_tags(self.vocabulary[entry] for entry in entries if entry != 0))
+            tokens = torch.unique_consecutive(row[:length]).tolist()
+            answers.append(read_tags(self.vocabulary[token] for token in tokens if token != 0))
         return answers
 
     @classmethod

@@ -1,7 +1,7 @@
 """Convolutions over time for probing heads: an x-vector's, ECAPA-TDNN's and a ContextNet's.
 
-Symbols: B batch, T frames, D model width, C channels. Frames beyond an utterance's length are put to zero before each
-convolution, which makes them look like the zeros at the edges.
+Symbols: B batch, T frames, D model width, C channels. Frames beyond an utterance's length are set to zero before each
+convolution, as if they were the zeros at the edges.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Tdnn(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel times a weight in (0, 1) that follows from the means over the real frames (arXiv 1709.01507)."""
+    """Each channel times a weight in (0, 1) that follows from the means over the valid frames (arXiv 1709.01507)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

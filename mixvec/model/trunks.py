@@ -1,7 +1,7 @@
-"""What a probing head does to the frames before it pools or labels them: the heads of SUPERB and MP3S.
+"""Trunks of probing heads, between the frames and their pooling or labels: those of SUPERB and MP3S.
 
-Symbols: B batch, T frames, D model width, W the trunk's own width. Where the papers have BatchNorm, which sees the
-whole batch and its padding, LayerNorm over channels stands: an utterance gives the same alone and in a padded batch.
+Symbols: B batch, T frames, D model width, W the trunk's own width. BatchNorm of the papers, which sees the
+whole batch and its padding, is replaced by LayerNorm over channels: an utterance gives the same alone and in a batch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTHS = {"linear": 256, "lstm": 1024, "contextnet": 640, "xvector": 512, "ecapa
 """W in the papers. linear: SUPERB (arXiv 2105.01051), the projection before its mean over time. lstm: SUPERB's ASR, a
 projection and two bidirectional LSTM layers. contextnet, xvector and ecapa: MP3S (arXiv 2306.00452)."""
 STATISTICS = ("xvector", "ecapa")
-"""Those behind which an utterance becomes mean and standard deviation; behind the others it becomes the mean."""
+"""Trunks that are followed by mean and standard deviation over time; the others are followed by the mean."""
 
 
 class Linear(nn.Module):

@@ -34,7 +34,7 @@ def ended(code: str) -> subprocess.CompletedProcess[str]:
 def test_a_full_disk_met_by_a_thread_is_told_once_by_the_main_one() -> None:
     done = ended(THREAD.format(error="OSError(errno.ENOSPC, 'full')"))
     assert done.returncode == 1
-    assert done.stderr == "error: no space left on device: make room, or choose another place, and run it again\n"
+    assert done.stderr == "error: no space left on device: free some space or choose another location, then rerun\n"
 
 
 def test_other_faults_of_a_thread_keep_their_traceback() -> None:
@@ -47,9 +47,9 @@ def test_other_faults_of_a_thread_keep_their_traceback() -> None:
         ("UserError('a.wav: too short')", "error: a.wav: too short\n", 1),
         ("KeyboardInterrupt()", "interrupted\n", 130),
         ("PermissionError(13, 'no', '/root/x')",
-         "error: permission denied (/root/x): mend that, or choose another place, and run it again\n", 1),
+         "error: permission denied (/root/x): fix this or choose another location, then rerun\n", 1),
         ("OSError(28, 'full', '/from', None, '/to')",
-         "error: no space left on device (/to): make room, or choose another place, and run it again\n", 1),
+         "error: no space left on device (/to): free some space or choose another location, then rerun\n", 1),
     ],
 )  # fmt: skip
 def test_each_ends_in_one_line(error: str, line: str, code: int) -> None:
