@@ -1,7 +1,6 @@
 """What a reader is, what it yields, and the steps that readers share: lines, JSON, tables of text, required files.
 
-The rows of a reader are ``Row`` and ``Fault``. It raises ``UserError`` for a fault of the whole source, naming file and
-line, and yields a ``Fault`` for what concerns one utterance alone.
+A reader raises ``UserError`` for a fault of the whole source, and yields a ``Fault`` for that of one utterance.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ Rows = Iterator[Row | Fault]
 
 
 class Shard(NamedTuple):
-    """A part of a source that can be read without the others."""
+    """A part of a source that can be read alone."""
 
     name: str
     rows: Rows
@@ -95,27 +94,25 @@ class Reader(NamedTuple):
     name: str
     form: str
     """What a source of this form is, in Markdown, for the table in the documentation."""
-    kind: Literal["file", "folder", "name"]
-    """Whether it reads a file, a folder, or what only has a name (a data set of the hub)."""
+    kind: Literal["file", "folder", "name"]  # a name: of a data set on the hub
     matches: Callable[[AnyPath, bool], bool]
-    """Whether a path of that kind has this form, and whether labels are needed."""
+    """Whether a path of that kind has this form, given the path and whether labels are needed."""
     rows: Callable[[AnyPath, Wanted], Rows | list[Shard]]
     """Its rows; as shards where it consists of several."""
     split_folders: tuple[str, ...] = ()
-    """Where a folder of several splits has one folder for each: globs of something in them, for the hint."""
-    split_files: tuple[str, ...] = ()
-    """Where a folder of several splits has one file for each: globs of these, for the hint."""
+    """For the hint where a folder has one folder for each split: globs of something in them."""
+    split_files: tuple[str, ...] = ()  # the same for splits that are files: globs of these
 
 
 def named(*suffixes: str) -> Callable[[AnyPath, bool], bool]:
-    """``matches`` for files with one of these suffixes."""
+    """``matches`` for these suffixes."""
     return lambda path, labels: path.name.lower().endswith(suffixes)
 
 
 def shards_in(folder: AnyPath, wanted: Wanted, pattern: str, rows: Callable[[AnyPath], Rows]) -> list[Shard]:
     """The files of a folder that match the pattern, as shards of one split."""
     files: list[AnyPath] = sorted(folder.glob(pattern))
-    # train-00000-of-00002.parquet -> train-*.parquet, which names the shards of one split
+    # train-00000-of-00002.parquet → train-*.parquet
     names = [(f.name, str(f.with_name(re.sub(r"\d.*(?=\.)", "*", f.name)).relative_to(folder))) for f in files]
     one_split(wanted.key, folder, names)
     return [Shard(str(file), rows(file)) for file in files]
