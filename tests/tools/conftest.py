@@ -1,8 +1,7 @@
-"""What tests of tools share: for publishing a run, the tool, and its check without the fresh process; sick modules."""
+"""Fixtures of the publishing tests: a run directory, the command, and its check without the fresh process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,15 +48,3 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(publish, "check", check)
     monkeypatch.setattr(publish, "WAITS_S", (0.0, 0.0, 0.0))
-
-
-@pytest.fixture
-def shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts a module of that name before the installed one, in processes that are started from now on."""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "shadow"))
-
-    def put(name: str, code: str) -> None:
-        (tmp_path / "shadow" / name).mkdir(parents=True)
-        (tmp_path / "shadow" / name / "__init__.py").write_text(code)
-
-    return put
