@@ -30,7 +30,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels run on the CPU, frame by frame
 
 
-LONGEST = ("test_readme.py", "test_soak.py", "test_bench.py", "test_fit.py", "test_stream.py", "test_restarts.py")
+LONGEST = ("test_readme.py", "test_bench.py", "test_fit.py", "test_stream.py", "test_restarts.py")
 
 
 def pytest_sessionstart() -> None:

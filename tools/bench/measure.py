@@ -1,168 +1,189 @@
-"""A case: its systems side by side, each in a fresh process, one turn at a time, so that noise hits all alike."""
+"""A case: several systems, each in a fresh process, one turn at a time."""
 
 from __future__ import annotations
 
+import importlib
+import math
 import multiprocessing
+import signal
 import time
+import warnings
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from .cases import OURS, Case, System
-from .child import serve
-
 ANSWER_S = 1800.0
-"""A system that is silent for so long is given up."""
-DENSE_BF16_FLOPS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "H100 PCIe": 756.5e12, "A100": 312e12}
-"""Per second, by a part of the device's name, from NVIDIA's data sheets, which state twice as much "with sparsity"."""
+"""A system that gives no answer for so long is ended."""
+TURN_S = 0.3
+"""A turn is one step, or as many as fill this."""
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-TIME_IS_UP = "left out: the preset's time is up"
-PRELOADED = ("torch",)
-"""Imported once by the server that children are forked from, which does nothing else: it saves seconds in each."""
-PRELOADED_FOR_TOYS = (
-    "torch",
-    "transformers.models.wav2vec2.modeling_wav2vec2",
-    "transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer",
-)
+class Work(NamedTuple):
+    """A system, built and ready: one unit of work, and what to know of it."""
+
+    step: Callable[[], object]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class System:
+    """``module:function``, which is imported in the system's own process, and its arguments; it returns a ``Work``."""
+
+    target: str
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """The first of ``systems`` is the peer, to which the ratios of the others are taken."""
+
+    name: str
+    systems: dict[str, System]
+    audio_s: float | None = None
+    """Seconds of audio in one unit of work."""
+    device: str = "cpu"
+    repeats: int = 5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One system on one case. What was not measured is None, and the note says why."""
+    """One system on one case. A value that was not measured is None, and the note gives the reason."""
 
     suite: str
     case: str
-    group: str
-    length_s: float
     system: str
     seconds: float | None = None
-    """The median over the repeats of the seconds that a unit of work takes; beside it the least and the most."""
+    """Median over the repeats of the seconds that a unit of work takes."""
     seconds_min: float | None = None
     seconds_max: float | None = None
+    ratio: float | None = None
+    """These seconds over those of ``peer``."""
+    peer: str | None = None
     peak_mb: float | None = None
+    """Of the device's allocator; on the CPU (Linux only) resident memory beyond what the imports take."""
     audio_s_per_s: float | None = None
-    ratio_to_ours: float | None = None
-    """This system's seconds over ours: above 1, ours is faster."""
-    share_of_peak: float | None = None
-    """Of the device's dense bf16 peak, for ours, where both are known."""
     note: str = ""
 
 
-@dataclass
 class Child:
     """The parent's end of a system's process."""
 
-    system: System
-    process: Any = None
-    connection: Any = None
-    failed: bool = False
-    note: str = ""
-    flops: int | None = None
-    seconds: list[float] = field(default_factory=list)
-    peak_mb: float | None = None
-
-    def start(self, case: Case) -> None:
+    def __init__(self, system: System, device: str) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(PRELOADED_FOR_TOYS if case.toy else PRELOADED))
+        context.set_forkserver_preload(["tools.bench.ours"])
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, case, self.system))
+        self.process = context.Process(target=serve, args=(other, system, device), daemon=True)
         self.process.start()
         other.close()
+        self.failure = ""
+        self.seconds: list[float] = []
 
-    def fail(self, note: str) -> None:
-        self.failed, self.note = True, note
-
-    def ask(self, order: str, wait_s: float) -> Any:
-        """Send an order and wait for its answer; None where there is none any more."""
-        with suppress(OSError):  # it has ended; what it left, if anything, is still there to read
+    def ask(self, order: str) -> Any:
+        """The answer to an order; None where there is none, and ``failure`` is the reason."""
+        if self.failure:
+            return None
+        with suppress(OSError):  # it has ended; an answer that it left can still be read
             self.connection.send(order)
-        return self.answer(wait_s)
-
-    def answer(self, wait_s: float) -> Any:
-        if not self.connection.poll(wait_s):
-            self.process.kill()
-            return self.fail(f"no answer within {wait_s:.0f} s")
         try:
+            if not self.connection.poll(ANSWER_S):
+                raise EOFError
             kind, value = self.connection.recv()
         except (EOFError, OSError):
-            self.process.join(10)
-            code = self.process.exitcode
-            killed = " (killed, as a rule for want of memory)" if code == -9 else ""
-            return self.fail(f"its process ended with code {code}{killed}")
-        return self.fail(value) if kind == "failed" else value
+            self.process.join(5)
+            self.failure = f"its process gave no answer (exit code {self.process.exitcode}; -9: killed, out of memory)"
+            return None
+        self.failure = value if kind == "failed" else ""
+        return None if self.failure else value
 
     def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.join()
-            self.connection.close()
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
 
 
-def measure(case: Case, repeats: int, deadline: float = float("inf")) -> list[Row]:
-    """All systems of a case, in its order: imported together, built one after another, then one turn each, in rounds.
-
-    Nothing is started after ``deadline``, on the clock of ``time.monotonic``.
-    """
-    if case.device == "cuda" and not torch.cuda.is_available():
-        return [make_row(case, Child(system, note="no CUDA device here"), None) for system in case.systems]
-    children = [Child(system) for system in case.systems]
+def measure(suite: str, case: Case, repeats: int) -> list[Row]:
+    """All systems of a case: built one after another, then one turn each, in rounds."""
+    children = {name: Child(system, case.device) for name, system in case.systems.items()}
     try:
-        for child in children:
-            if case.length_s > child.system.max_s:
-                child.fail(f"left out: over {child.system.max_s:g} s it takes too long")
-            elif time.monotonic() > deadline:
-                child.fail(TIME_IS_UP)
-            else:
-                child.start(case)
-        for child in alive(children):
-            child.answer(patience(deadline))
-        for child in alive(children):
-            if time.monotonic() > deadline:
-                child.fail(TIME_IS_UP)
-                continue
-            built = child.ask("build", patience(deadline))
-            if built is not None:
-                child.note, child.flops = built
-        for number in range(repeats):
-            if number and time.monotonic() > deadline:
-                break
-            for child in alive(children):
-                seconds = child.ask("turn", patience(deadline))
-                if seconds is not None:
+        notes = {name: child.ask("build") for name, child in children.items()}
+        for _ in range(repeats):
+            for child in children.values():
+                if (seconds := child.ask("turn")) is not None:
                     child.seconds.append(seconds)
-        for child in alive(children):
-            child.peak_mb = child.ask("end", ANSWER_S)
+        peaks = {name: child.ask("end") for name, child in children.items()}
     finally:
-        for child in children:
+        for child in children.values():
             child.stop()
-    ours = next((child for child in children if child.system.name == OURS and not child.failed), None)
-    return [make_row(case, child, ours) for child in children]
+    peer, rows = next(iter(case.systems)), []
+    for name, child in children.items():
+        if child.failure or not child.seconds:
+            rows.append(Row(suite, case.name, name, note=child.failure))
+            continue
+        seconds, base = median(child.seconds), children[peer]
+        ratio = None if base.failure else seconds / median(base.seconds)
+        speed = case.audio_s / seconds if case.audio_s else None
+        rows.append(Row(suite, case.name, name, seconds, min(child.seconds), max(child.seconds), ratio, peer,
+                        peaks[name], speed, notes[name] or ""))  # fmt: skip
+    return rows
 
 
-def alive(children: list[Child]) -> list[Child]:
-    return [child for child in children if not child.failed]
+def serve(connection: Connection, system: System, device: str) -> None:
+    """In the child: answer each order with ("ok", value), or once with ("failed", reason) and end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it, and ends its children
+    warnings.simplefilter("ignore")
+    try:
+        module, _, function = system.target.partition(":")
+        build = getattr(importlib.import_module(module), function)
+        base = resident_mb("VmRSS")
+        connection.recv()
+        work: Work = build(*system.arguments)
+        units = math.ceil(TURN_S / max(timed(work.step, device, 1), timed(work.step, device, 1)))
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        with suppress(OSError):
+            CLEAR.write_text("5")  # sets VmHWM back to VmRSS
+        connection.send(("ok", work.note))
+        while connection.recv() == "turn":
+            connection.send(("ok", timed(work.step, device, units)))
+        peak = resident_mb("VmHWM")
+        if device == "cuda":
+            connection.send(("ok", torch.cuda.max_memory_allocated() / 2**20))
+        else:
+            connection.send(("ok", None if peak is None or base is None else max(0.0, peak - base)))
+    except EOFError:  # the parent has ended
+        return
+    except Exception as error:
+        connection.send(("failed", reason(error)))
 
 
-def patience(deadline: float) -> float:
-    """Seconds to wait for an answer: what is left until the deadline, but 20 at least, to end what was begun."""
-    return min(ANSWER_S, max(20.0, deadline - time.monotonic()))
+def timed(step: Callable[[], object], device: str, units: int) -> float:
+    """Seconds of one step out of ``units``, the device's queue empty before and after."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(units):
+        step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / units
 
 
-def make_row(case: Case, child: Child, ours: Child | None) -> Row:
-    """``ours``: where it was measured."""
-    shape = (case.suite, case.name, case.group, case.length_s, child.system.name)
-    if child.failed or not child.seconds:
-        return Row(*shape, note=child.note)
-    seconds = median(child.seconds)
-    ratio = seconds / median(ours.seconds) if ours is not None and ours.seconds else None
-    share = None
-    if child.system.name.startswith(OURS) and ours is not None and ours.flops and case.bf16:
-        device = torch.cuda.get_device_name()
-        peak = next((flops for name, flops in DENSE_BF16_FLOPS.items() if name in device), None)
-        share = None if peak is None else ours.flops / seconds / peak
-    return Row(*shape, seconds, min(child.seconds), max(child.seconds), child.peak_mb, case.audio_s / seconds, ratio,
-               share, child.note)  # fmt: skip
+def resident_mb(name: str) -> float | None:
+    """VmRSS, or its high-water mark VmHWM, of this process; None where there is no /proc."""
+    lines = STATUS.read_text().splitlines() if STATUS.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def reason(error: Exception) -> str:
+    """A failure as one line of the table."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return "out of memory"
+    return f"not installed: {text}" if isinstance(error, ImportError) else f"{type(error).__name__}: {text}"[:200]

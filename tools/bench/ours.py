@@ -1,203 +1,120 @@
-"""Our systems, as they train and as they are used: nothing of them is written anew here but the paper's baseline.
-
-A variant is words: the mixer (``summary``, ``attention``, ``materialised``) or ``wav2vec2``, ``compiled`` where blocks
-are compiled as in pretraining, and ``fused`` where SummaryMixing runs in its Triton kernels, which it else does not.
-
-LayerDrop is off, so that every repeat does the same work. Masks and distractors are drawn before, as our loader's
-workers do it.
-"""
+"""Our systems, as they train and as they are used. LayerDrop is off, so that every repeat does the same work."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 
-from mixvec import (
-    CtcRecognizer,
-    EncoderConfig,
-    EncoderOutput,
-    SelfAttention,
-    SummaryMixing,
-    build_encoder,
-    encoder_config,
-)
-from mixvec.kernels.select import install
-from mixvec.model.blocks import ConformerBlock
+from mixvec import CtcRecognizer
+from mixvec.data.batches import Clip
+from mixvec.data.utterances import Utterance
+from mixvec.model.blocks import build_mixer
 from mixvec.model.frontend import SAMPLE_RATE_HZ
-from mixvec.model.mixing import build_mixer
-from mixvec.training.compiling import GraphCounter, compile_blocks, warm_up
-from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, ObjectiveConfig, Totals, draw_distractors
+from mixvec.training.config import load_config
+from pretrain.config import PretrainConfig
+from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, Totals, collate_masked
 
-from .cases import FRAME_RATE_HZ, Case, Work
-from .work import (
-    MASK_SPAN_FRAMES,
-    TOY_DISTRACTORS,
-    backward,
-    encoder_outputs,
-    masks,
-    precision,
-    size,
-    updates,
-    waveforms,
-)
+from .measure import Work
 
-FFN_95M = 1472
-"""``base`` with this width has 95.7 M parameters, objective included, where BASE has 95.0 M; both at 50 frames/s."""
-TOY = {"conv_channels": 32, "dim": 32, "num_layers": 2, "ffn_dim": 64, "heads": 4}
-STRIDES = {"25hz": ((2, 2), 5), "12hz": ((2, 2, 2), 3)}
-"""Of ``base-25hz`` and ``base-12hz``, with their spans of about 200 ms in frames."""
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+FRAME_RATE_HZ = 50
 VOCABULARY = ["[PAD]", "|", *"abcdefghijklmnopqrstuvwxyz'.?!"]
 
 
-def mixer(case: Case, variant: str) -> Work:
-    """A mixer of ``base``, or a block around it, forward and backward; no padding, and no dropout in any of them.
+def load(config: str, keys: Sequence[str]) -> PretrainConfig:
+    """A pretraining's configuration, by the name of its YAML, as ``python -m pretrain`` reads it."""
+    return load_config(PretrainConfig, [str(CONFIGS / f"{config}.yaml"), *keys, "encoder.layer_drop=0"], "")
 
-    Without dropout because torch's fused attention has none on the CPU: it would materialise its scores.
+
+def mixer(keys: Sequence[str], clips: int, length_s: float, device: str) -> Work:
+    """The mixer of ``base`` alone, forward and backward; no padding.
+
+    Without dropout, since torch's fused attention has none on the CPU: it would materialise its scores.
     """
-    config = replace(_config(case, "base", variant), dropout=0.0)
-    module: nn.Module = ConformerBlock(config) if case.group == "block" else build_mixer(config)
-    if variant == "materialised":
-        module = MaterialisedAttention(config.dim, config.heads, dropout=0.0)
-    fuse(case, module.to(case.device), variant)
-    if "compiled" in variant:
-        module.compile()
-    ((clips, seconds),) = case.batches
-    x = torch.randn(clips, round(seconds * FRAME_RATE_HZ), config.dim, device=case.device, requires_grad=True)
-    return Work(backward(case, lambda: module(x, None), [x, *module.parameters()]), "no dropout")
+    config = load("base", (*keys, "encoder.dropout=0")).encoder
+    module = build_mixer(config).to(device)
+    x = torch.randn(clips, round(length_s * FRAME_RATE_HZ), config.dim, device=device, requires_grad=True)
+
+    def step() -> None:
+        with precision(device):
+            output = module(x, None)
+        torch.autograd.grad(output, [x, *module.parameters()], torch.ones_like(output))
+
+    return Work(step, "forward and backward, no dropout")
 
 
-def fuse(case: Case, model: nn.Module, variant: str) -> None:
-    """Let SummaryMixing run in its Triton kernel, or on a GPU without it, as ``variant`` asks.
-
-    Raises:
-        Exception: the kernel cannot run here; else a row would state what was not measured.
-    """
-    mixers = [module for module in model.modules() if isinstance(module, SummaryMixing)]
-    if not mixers or "fused" not in variant:
-        return
-    from mixvec.kernels.triton import branches
-
-    install(mixers, branches)
-    x = torch.zeros(1, 1, mixers[0].first.weight.shape[:2].numel(), device=case.device)
-    with precision(case), torch.no_grad():
-        mixers[0](x)
-
-
-class MaterialisedAttention(SelfAttention):
-    """Self-attention that holds its T × T scores, as the paper's baseline does (arXiv 2407.13377)."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, T, D) to (B, T, D); ``mask`` is not read."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D/H)
-        q, k, v = qkv.unbind(0)
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # (B, H, T, T)
-        return self.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-
-
-def objective(case: Case, variant: str) -> Work:
-    """From encoder output and features to the loss: pretraining's own module around an encoder that is given."""
-    config = replace(_config(case, "base", "summary"), num_layers=1, ffn_dim=8)
-    hidden, features = encoder_outputs(case, config.dim, config.conv_channels)
-    model = MaskedPrediction(config, _objective(case))
-    model.encoder = Given(hidden, features)  # type: ignore[assignment]
-    model.to(case.device).train()
-    batch = _masked(case, hidden[..., 0], masks(*hidden.shape[:2]))
-    totals = _totals(batch, hidden.shape[1])
-    step = backward(case, lambda: model(batch, totals, 2.0).loss, [hidden, features, *model.parameters()])
-    return Work(step)
-
-
-class Given(nn.Module):
-    """Stands for an encoder whose outputs are there already."""
-
-    def __init__(self, hidden: Tensor, features: Tensor) -> None:
-        super().__init__()
-        self.hidden, self.given = hidden, features
-
-    def features(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """``waveforms`` is not read; every utterance fills its row."""
-        return self.given, torch.full_like(lengths, self.given.shape[1])
-
-    def encode(self, features: Tensor, frame_lengths: Tensor, mask: Tensor, *, every_layer: bool) -> EncoderOutput:
-        return EncoderOutput(self.hidden, frame_lengths, [self.hidden])
-
-
-def update(case: Case, variant: str) -> Work:
-    """Whole updates of pretraining; ``wav2vec2`` is fairseq2's encoder with our objective in our loop."""
-    model, batches = training(case, variant)
-    step = updates(case, model, batches, lambda given: model(*given, 2.0).loss)
-    rate = "" if variant == "wav2vec2" else f", {SAMPLE_RATE_HZ / model.encoder.hop_samples:g} frames/s"
-    return Work(step, size(model) + rate)
-
-
-def training(case: Case, variant: str) -> tuple[MaskedPrediction, list[tuple[MaskedBatch, Totals]]]:
-    """The model in pretraining, and the case's batches."""
-    config = _config(case, "wav2vec2-base" if variant == "wav2vec2" else "base", variant)
-    if case.group == "95 M" and variant != "wav2vec2" and not case.toy:
-        config = replace(config, ffn_dim=FFN_95M)
-    model = MaskedPrediction(config, _objective(case)).train()
-    if variant == "materialised":
-        for layer in model.encoder.layers:  # type: ignore[union-attr]
-            layer.mixer = MaterialisedAttention(config.dim, config.heads, dropout=0.0)
-    fuse(case, model.to(case.device), variant)
-    if "compiled" in variant:
-        compile_blocks(model.encoder, GraphCounter(print))
-        frames = model.encoder.frame_lengths(round(case.length_s * SAMPLE_RATE_HZ))
-        warm_up(model.encoder, frames, partial(precision, case))
-    batches = []
-    for audio in waveforms(case):
-        frames = int(model.encoder.frame_lengths(audio.shape[1]))
-        span_frames = STRIDES.get(variant, (None, MASK_SPAN_FRAMES))[1]
-        batch = _masked(case, audio, masks(len(audio), frames, span_frames))
-        batches.append((batch, _totals(batch, frames)))
-    return model, batches
-
-
-def inference(case: Case, variant: str) -> Work:
-    """Waveforms to text with greedy CTC, ``small``."""
+def inference(keys: Sequence[str], length_s: float, device: str) -> Work:
+    """Waveforms to text with greedy CTC."""
     torch.manual_seed(0)
-    model = CtcRecognizer(build_encoder(_config(case, "small", variant)), VOCABULARY).to(case.device).eval()
-    fuse(case, model, variant)
-    (audio,) = waveforms(case)
+    model = CtcRecognizer(load("base", keys).encoder, VOCABULARY).to(device).eval()
+    audio = noise(1, length_s, device)
 
-    def step() -> list[str]:
-        with precision(case):
-            return model.transcribe(audio)
+    def step() -> None:
+        with precision(device), torch.inference_mode():
+            model.transcribe(audio)
 
-    return Work(step, size(model))
-
-
-def _config(case: Case, name: str, variant: str) -> EncoderConfig:
-    config = replace(encoder_config(name), layer_drop=0.0)
-    if variant.startswith(("attention", "materialised")):
-        config = replace(config, mixer="attention")
-    if variant in STRIDES:
-        config = replace(config, conv_strides=STRIDES[variant][0])
-    return replace(config, **TOY) if case.toy else config  # type: ignore[arg-type]
+    return Work(step, parameters(model))
 
 
-def _objective(case: Case) -> ObjectiveConfig:
-    return ObjectiveConfig(distractors=TOY_DISTRACTORS) if case.toy else ObjectiveConfig()
+def update(config: str, keys: Sequence[str], clips: int, length_s: float, device: str) -> Work:
+    """Whole updates of pretraining."""
+    model, loss = training(load(config, keys), clips, length_s, device)
+    return Work(training_step(model, loss, device), parameters(model))
 
 
-def _masked(case: Case, audio: Tensor, hidden: np.ndarray) -> MaskedBatch:
-    """The micro-batch of audio (B, S), all of it real, and of the frames to hide (B, T), M in each row."""
-    rng, rows, device = np.random.default_rng(0), len(hidden), case.device
-    count, distractors = int(hidden[0].sum()), _objective(case).distractors
-    drawn = np.stack([draw_distractors(count, distractors, rng) for _ in range(rows)])
-    return MaskedBatch(
-        audio,
-        torch.full((rows,), audio.shape[1], device=device),
-        torch.from_numpy(hidden).to(device),
-        torch.from_numpy(hidden.nonzero()[1].reshape(rows, count)).to(device),
-        torch.full((rows,), count, device=device),
-        torch.from_numpy(drawn).to(device),
-    )
+def build(config: PretrainConfig) -> MaskedPrediction:
+    return MaskedPrediction(config.encoder, config.objective)
 
 
-def _totals(batch: MaskedBatch, frames: int) -> Totals:
-    return Totals(batch.counts.sum(), batch.counts.new_tensor(len(batch.counts) * frames), None)
+def training(
+    config: PretrainConfig, clips: int, length_s: float, device: str
+) -> tuple[nn.Module, Callable[[], Tensor]]:
+    """The model in pretraining, and the loss of one micro-batch of noise.
+
+    Masks and distractors are drawn before, as the loader's workers do it.
+    """
+    torch.manual_seed(0)
+    model = build(config).to(device).train()
+    waveforms = noise(clips, length_s, "cpu")
+    given = [Clip(Utterance("noise", length_s), w, np.random.default_rng(i)) for i, w in enumerate(waveforms)]
+    made = collate_masked(given, config.objective, model.encoder.frame_lengths)
+    batch = MaskedBatch(*(tensor.to(device) for tensor in made))
+    totals = Totals(batch.counts.sum(), batch.mask.new_tensor(batch.mask.numel(), dtype=torch.int64), None)
+    return model, lambda: model(batch, totals, 2.0).loss
+
+
+def training_step(model: nn.Module, loss: Callable[[], Tensor], device: str) -> Callable[[], None]:
+    """One update: forward, backward, clipping, AdamW."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = AdamW(parameters, 1e-5, weight_decay=0.05, fused=device == "cuda")
+
+    def step() -> None:
+        with precision(device):
+            value = loss()
+        torch.autograd.backward(value)
+        nn.utils.clip_grad_norm_(parameters, 100.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def noise(clips: int, length_s: float, device: str) -> Tensor:
+    """(B, S) at 16 kHz, the same for every system."""
+    made = torch.randn(clips, round(length_s * SAMPLE_RATE_HZ), generator=torch.Generator().manual_seed(0))
+    return (0.1 * made).to(device)
+
+
+def precision(device: str) -> AbstractContextManager[object]:
+    """bf16 autocast on a GPU, for every system alike."""
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+
+def parameters(model: nn.Module) -> str:
+    return f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"

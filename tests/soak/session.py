@@ -1,4 +1,4 @@
-"""The two runs as commands, and one start of such a command, watched from outside as a user or a scheduler would."""
+"""The two runs as commands, and one start of such a command, watched from outside as a scheduler would."""
 
 from __future__ import annotations
 
@@ -16,33 +16,32 @@ import psutil
 
 from mixvec.training.checkpoint import listed
 from mixvec.training.manifest import damage
+from tests.runs import ROOT
 
-from .plan import SAVE_EVERY
+from .faults import SAVE_EVERY
 
-ROOT = Path(__file__).resolve().parents[2]
 EVERY_RUN = ("run.log_every=1", f"run.save_every={SAVE_EVERY}", "run.precision=fp32", "data.workers=1")
 MODEL = ("encoder.dim=32", "encoder.num_layers=2", "encoder.ffn_dim=64", "encoder.conv_channels=32", "encoder.heads=4",
          "encoder.dropout=0.1", "encoder.layer_drop=0.2", "objective.entries=16", "objective.code_dim=32",
          "batch.update_s=20", "batch.max_s=10", "data.max_s=5")  # fmt: skip
 TUNING = ("batch.update_s=10", "batch.max_s=10", "data.max_s=10", "run.eval_every=4")
 PATIENCE_S = 600.0
-"""For a session to come to the moment of its fault, or to its end."""
+"""For a session to reach the moment of its fault, or its end."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One of the two runs."""
+    """One of the two runs: pretrain or asr, which is also the name of its run directory."""
 
     name: str
-    """pretrain or asr, and the run directory's."""
     corpus: Path
     ranks: int
     updates: int
 
     def command(self, run: Path) -> list[str]:
-        """As a user types it; a fine-tuning starts from the pretraining that stands beside it."""
+        """As a user types it; a fine-tuning starts from the pretraining in the same folder."""
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(self.ranks)]
-        data = [f"data.{ours}={self.corpus}/asr/{split}" for ours, split in
+        data = [f"data.{key}={self.corpus}/asr/{split}" for key, split in
                 (("train", "train"), ("valid", "validation"), ("test", "test"))]  # fmt: skip
         words = (
             ["pretrain", "configs/tiny.yaml", f"data.train={self.corpus}/unlabelled", *MODEL]
@@ -53,36 +52,29 @@ class Stage:
         return [sys.executable, *(launch if self.ranks > 1 else []), "-m", *words, *EVERY_RUN, *own]
 
 
+def whole(run: Path) -> list[Path]:
+    """The checkpoints that are as their manifests list them, the newest last."""
+    return [path for path in listed(run / "checkpoints") if damage(path) is None]
+
+
 def newest_whole(run: Path) -> int:
-    """The update of the newest checkpoint that is whole; 0 where there is none."""
-    whole = (path for path in reversed(listed(run / "checkpoints")) if damage(path) is None)
-    return next((update_of(path) for path in whole), 0)
-
-
-def not_whole(run: Path) -> list[Path]:
-    """The checkpoints that are not as their manifest says."""
-    return [path for path in listed(run / "checkpoints") if damage(path) is not None]
-
-
-def update_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("update_"))
+    """The update of the newest whole checkpoint; 0 where there is none."""
+    return max((int(path.name.removeprefix("update_")) for path in whole(run)), default=0)
 
 
 def half_written(run: Path) -> set[Path]:
-    """The hidden things in a run directory that something not yet finished has left."""
+    """The hidden files and folders in a run directory that an unfinished write has left."""
     folders = [folder for folder in (run, run / "checkpoints") if folder.is_dir()]
     return {path for folder in folders for path in folder.iterdir() if path.name.startswith(".")} - {run / ".lock"}
 
 
 class Session:
-    """One start of a stage's command. ``close`` leaves no process of it, whatever happened."""
+    """One start of a stage's command. ``close`` ends every process of it, whatever happened."""
 
     def __init__(self, stage: Stage, run: Path, log: Path) -> None:
         self.stage, self.run, self.log = stage, run, log
         self.from_update = newest_whole(run)
-        """Where it has to go on from."""
-        self.harmed = [path for path in not_whole(run) if update_of(path) > self.from_update]
-        """What it has to pass over, and name."""
+        self.harmed = [path for path in listed(run / "checkpoints") if path not in whole(run)]
         self.there_before = half_written(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {"OMP_NUM_THREADS": "1", "MIXVEC_CACHE": str(log.parent / "cache")}
@@ -91,28 +83,27 @@ class Session:
                 stage.command(run), cwd=ROOT, env=os.environ | environment, stdout=file, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
-        self._tree: list[psutil.Process] = []
+        self.tree: list[psutil.Process] = []
         self.ranks: list[psutil.Process] = []
-        """Those that train, as of the last ``look``; a single one is the command itself."""
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text(errors="replace")
 
     @property
     def update(self) -> int | None:
-        """The last update it told of."""
-        found = re.findall(r"^update (\d+)/", self.said, re.MULTILINE)
+        """The update of the last line of the log; None before the first."""
+        found = re.findall(r"^update (\d+)/", self.output, re.MULTILINE)
         return int(found[-1]) if found else None
 
     @property
-    def went_on_from(self) -> int:
-        """The update of the checkpoint that it says it goes on from; 0 where it says none."""
-        found = re.search(r"^going on from .*/update_(\d+)", self.said, re.MULTILINE)
+    def resumed_from(self) -> int:
+        """The update of the checkpoint that the log reports to resume from; 0 where it reports none."""
+        found = re.search(r"^(?:going on|resum\w+) from .*/update_(\d+)", self.output, re.MULTILINE)
         return int(found[1]) if found else 0
 
     def wait_for(self, happened: Callable[[], bool], pause_s: float) -> bool:
-        """Until ``happened``; False where the session is over before."""
+        """Wait until ``happened``; False where the session ends before."""
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -122,8 +113,8 @@ class Session:
 
     def look(self) -> bool:
         """Note the processes that there are, so that a signal can be sent at once; whether all ranks are among them."""
-        self._tree = self._processes()  # polls it too
-        launcher = [p for p in self._tree if p.pid == self.process.pid]
+        self.tree = self._processes()
+        launcher = [p for p in self.tree if p.pid == self.process.pid]
         self.ranks = launcher if self.stage.ranks == 1 else [p for p in launcher for p in p.children()]
         return len(self.ranks) == self.stage.ranks
 
@@ -134,30 +125,31 @@ class Session:
             except psutil.NoSuchProcess:
                 continue
 
-    def kill_all(self) -> None:
-        self.send(signal.SIGKILL, self._tree)
-
-    def end(self, limit_s: float) -> tuple[float, int]:
-        """Seconds until nothing of it is left, at most ``limit_s``, and how many processes are left then."""
-        began = time.monotonic()
-        while (left := self._left()) and time.monotonic() - began < limit_s:
+    def left_after(self, limit_s: float) -> int:
+        """How many processes are left when ``limit_s`` have passed, or as soon as none is."""
+        deadline = time.monotonic() + limit_s
+        while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return time.monotonic() - began, len(left)
+        return len(left)
+
+    def finish(self) -> None:
+        """Let the run complete."""
+        self.wait_for(lambda: self.process.poll() is not None, 0.05)
+        assert self.process.poll() == 0, "\n".join([str(self.log), *self.output.splitlines()[-15:]])
 
     def close(self) -> None:
-        for process in self._left():
-            self.send(signal.SIGKILL, [process])
+        self.send(signal.SIGKILL, self._left())
         self.process.wait()
 
     def _left(self) -> list[psutil.Process]:
-        self.process.poll()  # else it stays as a zombie
-        return [p for p in self._tree if _runs(p)] or self._processes()
+        self.process.poll()  # otherwise it stays as a zombie
+        return [p for p in self.tree if _runs(p)] or self._processes()
 
     def _processes(self) -> list[psutil.Process]:
-        """All that have this run's directory among their words, as forked workers have too, and what they started."""
+        """All with this run's directory among their arguments, forked workers too, and what they started."""
         word, alive = f"run.dir={self.run}", self.process.poll() is None
         found = [p for p in psutil.process_iter(["cmdline"]) if word in (p.info["cmdline"] or [])]
-        if alive:  # a zombie at the least, until it is polled again
+        if alive:
             found += [p for p in psutil.Process(self.process.pid).children(recursive=True) if p not in found]
         return found
 
