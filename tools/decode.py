@@ -1,13 +1,13 @@
-"""Decode a run's test data again, with prefix beam search or with beam search over the words of an n-gram.
+"""Recognise a run's test data again: with a prefix beam, or with a beam over the words of an n-gram.
 
     python -m tools.decode RUN                                  # prefix beam search
     python -m tools.decode RUN --lm FILE.arpa --sweep           # weights chosen on data.valid, data.test scored once
     python -m tools.decode RUN --lm FILE.arpa --lm-weight 2 --word-score 0.5 [data.test=DIR]
 
-RUN is the directory of a complete recognition run. The n-gram is an ARPA file, as KenLM's lmplz estimates it from text.
-Its words are normalised and tokenized as the run's texts are; its weight multiplies log10 probabilities. Hypotheses go
-to RUN/test-beam.jsonl or RUN/test-lm.jsonl, those of greedy search to RUN/test-greedy.jsonl, the weights and scores to
-RUN/decode.json. A model with an attention decoder is searched by its CTC output alone.
+RUN is the directory of a complete recognition run. The n-gram is an ARPA file, or is estimated from text (a sentence a
+line) and written to RUN/lm.arpa. Its words are normalised and spelled as the run's texts are; it weighs log10
+probabilities. The predictions are in RUN/test-beam.jsonl or RUN/test-lm.jsonl, those of greedy search in
+RUN/test-greedy.jsonl, weights and scores in RUN/decode.json. Of a model with an attention decoder, CTC is searched.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from mixvec.hub import load_model
 from mixvec.model.beam import prefix_beam
 from mixvec.text import normalise_text
 from mixvec.training.config import load_config
-from tools.score import comparison, paired, read_rows
+from tools.score import comparison, read_rows
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 
 
-class Heard(NamedTuple):
-    """A split as the model hears it."""
+class Output(NamedTuple):
+    """A split with the output of the model."""
 
     rows: list[Scored]
     """The predictions are the greedy ones."""
     log_probs: list[Tensor]
-    """Each (T, V); of no frames where the audio cannot be decoded."""
+    """Each (T, V); without frames where the audio cannot be decoded."""
 
 
 def main() -> None:
@@ -69,8 +69,10 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if args.sweep and not args.lm:
         raise UserError("--sweep chooses the weights of an n-gram: give --lm too")
+    if args.order < 2:
+        raise UserError(f"--order {args.order}: must be at least 2, the least that KenLM reads")
     if args.beam is not None and args.beam < 1:
-        raise UserError(f"--beam {args.beam}: at least 1")
+        raise UserError(f"--beam {args.beam} must be at least 1")
     config = read_run(args.run, args.keys)
     model = load_model(args.run / "hub")
     if not isinstance(model, CtcRecognizer):
@@ -93,7 +95,7 @@ def read_run(run: Path, keys: list[str]) -> FinetuneConfig:
 
 
 def decode(args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, corpora: dict[str, Corpus]) -> None:
-    """Search the test data, or the validation data where there is none, and say what it gains."""
+    """Search the test data, or the validation data where there is none, and print the gain over greedy search."""
     split = "test" if "test" in corpora else "valid"
     if split not in corpora or (args.sweep and "valid" not in corpora):
         raise UserError(f"{args.run}: data.valid or data.test with texts is needed, and data.valid for --sweep")
@@ -105,13 +107,13 @@ def decode(args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognize
         search = ngram_beam(args, config, model, texts, split)
         weights = args.lm_weight, args.word_score
         if args.sweep:
-            heard = hear(config, model, corpora["valid"])
-            weights, facts["sweep"] = sweep(search, model, heard, facts["beam"], config.best_by)
+            output = outputs(config, model, corpora["valid"])
+            weights, facts["sweep"] = sweep(search, model, output, facts["beam"], config.best_by)
         facts |= {"lm": args.lm, "lm_weight": weights[0], "word_score": weights[1]}
-        found = hear(config, model, corpora[split])
+        found = outputs(config, model, corpora[split])
         entries = search.decode(found.log_probs, *weights, beam=facts["beam"])
     else:
-        found = hear(config, model, corpora[split])
+        found = outputs(config, model, corpora[split])
         entries = [list(prefix_beam(own, facts["beam"])[0][0]) for own in found.log_probs]
     rows = [row._replace(prediction=model.spell(own)) for row, own in zip(found.rows, entries, strict=True)]
     files = [args.run / f"{split}-greedy.jsonl", args.run / f"{split}-{'lm' if args.lm else 'beam'}.jsonl"]
@@ -119,38 +121,37 @@ def decode(args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognize
         write_rows(file, own)
     facts |= {"split": split, "greedy": rates(found.rows), "searched": rates(rows)}
     write_whole(args.run / "decode.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    print("\n".join(comparison([str(file) for file in files], paired(files, [read_rows(file) for file in files]))))
+    print("\n".join(comparison(files, [read_rows(file) for file in files])))
 
 
 def ngram_beam(
     args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, texts: dict[str, list[str]], split: str
 ) -> NgramBeam:
-    """The search that ``--lm`` asks for; says what its words lack."""
-    characters = config.asr.units == "characters"
-    tokenizer = Tokenizer(model.vocabulary) if characters else load_tokenizer(args.run, model.vocabulary)
+    """The search that ``--lm`` asks for; prints which words of the data its lexicon lacks."""
+    units = Units(model.vocabulary) if config.asr.units == "characters" else load_units(args.run, model.vocabulary)
     arpa = Path(args.lm)
     if not arpa.is_file():
         raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
     lexicon, notes = tokenize_words(words_of(arpa), tokenizer, config.data.text, str(arpa))
     for note in notes:
         print(note)
-    shown = "valid" if "valid" in texts else split  # what the test data lack is not looked at before it is scored
-    print(out_of_vocabulary(texts[shown], lexicon, tokenizer, f"{arpa}, for data.{shown}"))
+    shown = "valid" if "valid" in texts else split  # the test data are scored once, and not looked at before
+    print(uncovered(texts[shown], lexicon, units, f"{arpa}, for data.{shown}"))
     return NgramBeam(arpa, lexicon, model.vocabulary)
 
 
 def sweep(
-    search: NgramBeam, model: CtcRecognizer, heard: Heard, beam: int, best_by: str
+    search: NgramBeam, model: CtcRecognizer, output: Output, beam: int, best_by: str
 ) -> tuple[tuple[float, float], list[dict[str, float]]]:
     """The weight and the bonus with the lowest error rate on a split, and the rates of all."""
     tried = []
     for weight in WEIGHTS:
         for bonus in BONUSES:
-            entries = search.decode(heard.log_probs, weight, bonus, beam)
-            rows = [row._replace(prediction=model.spell(own)) for row, own in zip(heard.rows, entries, strict=True)]
+            entries = search.decode(output.log_probs, weight, bonus, beam)
+            rows = [row._replace(prediction=model.spell(own)) for row, own in zip(output.rows, entries, strict=True)]
             tried.append({"lm_weight": weight, "word_score": bonus, **rates(rows)})
     print(
-        f"data.valid, {best_by} %, greedy {100 * rates(heard.rows)[best_by]:.2f}; word score across, n-gram weight down"
+        f"data.valid, {best_by} %, greedy {100 * rates(output.rows)[best_by]:.2f}; columns: word score, rows: LM weight"
     )
     print(f"{'':6}" + "".join(f"{bonus:8g}" for bonus in BONUSES))
     for weight in WEIGHTS:
@@ -162,14 +163,14 @@ def sweep(
 
 
 def rates(rows: list[Scored]) -> dict[str, float]:
-    """wer and cer."""
+    """The word and the character error rate."""
     texts = [row.reference for row in rows], [row.prediction for row in rows]
     found = {"wer": count_words(*texts).counts.sum(axis=0), "cer": count_characters(*texts).counts.sum(axis=0)}
     return {name: float(counts[1:].sum() / max(counts[:3].sum(), 1)) for name, counts in found.items()}
 
 
 @torch.inference_mode()
-def hear(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Heard:
+def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Output:
     """The model on every utterance once, one by one, on the GPU where there is one.
 
     Raises:
@@ -178,7 +179,7 @@ def hear(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Heard:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     longest_s, rng = float(corpus.utterances.durations_s.max()), np.random.default_rng(0)
-    heard, lost = Heard([], []), []
+    output, lost = Output([], []), []
     for utterance in corpus.utterances:
         row = Scored(replace(utterance, stored=None), normalise_text(utterance.text or "", config.data.text), "")
         try:
@@ -192,13 +193,13 @@ def hear(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Heard:
                 model(torch.nn.functional.pad(waveform, (0, missing)).unsqueeze(0).to(device))[0][0].float().cpu()
             )
         (text,) = model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
-        heard.rows.append(row._replace(prediction=text))
-        heard.log_probs.append(log_probs)
-    if len(lost) == len(heard.rows):
+        output.rows.append(row._replace(prediction=text))
+        output.log_probs.append(log_probs)
+    if len(lost) == len(output.rows):
         raise UserError(f"{corpus.name}: nothing in it can be decoded: {lost[0]}")
     if lost:
         print(f"WARNING {corpus.name}: {len(lost)} utterances cannot be decoded and count as errors: {lost[0]}")
-    return heard
+    return output
 
 
 if __name__ == "__main__":

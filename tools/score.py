@@ -1,4 +1,4 @@
-"""Word and character error rates of what a run has recognised, with 95 % intervals; two runs compared.
+"""Word and character error rates of a run's predictions, with 95 % intervals; two runs compared.
 
     python -m tools.score RUN                     # RUN/test.jsonl, or RUN/valid.jsonl where there is no test
     python -m tools.score RUN RUN2                # which is better, and how likely, by a paired bootstrap
@@ -6,15 +6,14 @@
 
 A line of a file has ``reference`` and ``prediction``, and where known ``source``, ``start_s``, ``duration_s``,
 ``speaker``, as fine-tuning writes them. Intervals are bootstrap percentiles: speakers are resampled where all are
-known, else utterances. Texts are scored as they stand, which is as the run normalised them (``data.text``), unless
---text says otherwise.
+known, else utterances. Texts are scored as they are, normalised by the run (``data.text``), unless --text is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,16 +38,13 @@ def main() -> None:
     args = parser.parse_args()
     if len(args.runs) > 2:
         raise UserError(f"{len(args.runs)} runs given; compare two at a time")
-    files = [file_of(path, args.split) for path in args.runs]
+    files = [rows_file(path, args.split) for path in args.runs]
     tables = [read_rows(file, args.text) for file in files]
-    if len(tables) == 1:
-        print("\n".join(report(str(files[0]), tables[0])))
-        return
-    print("\n".join(comparison([str(file) for file in files], paired(files, tables))))
+    print("\n".join(report(str(files[0]), tables[0]) if len(tables) == 1 else comparison(files, tables)))
 
 
-def file_of(path: Path, split: str | None) -> Path:
-    """The file of predictions that a run directory has, or that ``path`` is.
+def rows_file(path: Path, split: str | None) -> Path:
+    """The file of references and predictions that a run directory has, or that ``path`` is.
 
     Raises:
         UserError: there is none.
@@ -58,29 +54,39 @@ def file_of(path: Path, split: str | None) -> Path:
     names = [f"{split}.jsonl"] if split else ["test.jsonl", "valid.jsonl"]
     found = next((path / name for name in names if (path / name).is_file()), None)
     if found is None:
-        raise UserError(f"{path}: no {' or '.join(names)} in it; a fine-tuning writes them when it is complete")
+        raise UserError(f"{path}: no {' or '.join(names)} in it; a complete fine-tuning run has one")
     return found
 
 
-def read_rows(file: Path, text: TextStyle | None = None) -> list[dict[str, Any]]:
-    """The lines of a file of predictions, normalised anew where ``text`` says how.
+def json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line of a JSON Lines file as ``file:number`` and an object.
 
     Raises:
-        UserError: a line is no JSON object with a reference and a prediction, both text; or all references are empty.
+        UserError: a line is no JSON object.
     """
-    rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{file}: line {number} is not JSON ({error})") from error
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("reference", "prediction")):
-            raise UserError(f"{file}: line {number} has no reference and prediction that are text")
-        if text:
-            row |= {key: normalise_text(row[key], text) for key in ("reference", "prediction")}
-        rows.append(row)
+            raise UserError(f"{file}:{number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{file}:{number}: not a JSON object")
+        yield f"{file}:{number}", row
+
+
+def read_rows(file: Path, text: TextStyle | None = None) -> list[dict[str, Any]]:
+    """The lines of a file of predictions, normalised where ``text`` is given.
+
+    Raises:
+        UserError: a line has no reference and prediction that are text; or all references are empty.
+    """
+    rows = []
+    for where, row in json_rows(file):
+        if not all(isinstance(row.get(key), str) for key in ("reference", "prediction")):
+            raise UserError(f"{where}: no reference and prediction that are text")
+        rows.append(row | {k: normalise_text(row[k], text) for k in ("reference", "prediction")} if text else row)
     if not any(row["reference"].strip() for row in rows):
-        raise UserError(f"{file}: no line has a reference with anything in it")
+        raise UserError(f"{file}: every reference is empty")
     return rows
 
 
@@ -91,15 +97,14 @@ def paired(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[list[d
         UserError: they are not of the same utterances with the same references.
     """
     keyed = [{(row.get("source"), row.get("start_s"), row["reference"]): row for row in table} for table in tables]
-    if len(keyed[0]) < len(tables[0]) or len(keyed[1]) < len(tables[1]):
+    if any(len(keys) < len(table) for keys, table in zip(keyed, tables, strict=True)):  # some have no source
         if [row["reference"] for row in tables[0]] != [row["reference"] for row in tables[1]]:
             raise UserError(f"{files[0]} and {files[1]}: utterances without a source, and their references differ")
         return tables
-    only = keyed[0].keys() ^ keyed[1].keys()
-    if only:
+    if only := keyed[0].keys() ^ keyed[1].keys():
         raise UserError(
-            f"{files[0]} and {files[1]}: {len(only)} utterances are in one alone or have another reference there, "
-            f"such as {next(iter(only))[0]}: compare runs on the same data.test and data.text"
+            f"{files[0]} and {files[1]}: {len(only)} utterances are in one alone, or with another reference, such as "
+            f"{next(iter(only))[0]}: compare runs with the same data.test and data.text"
         )
     return [list(keyed[0].values()), [keyed[1][key] for key in keyed[0]]]
 
@@ -129,16 +134,17 @@ def report(name: str, rows: list[dict[str, Any]]) -> list[str]:
     return lines + _errors(words) + _empty(rows)
 
 
-def comparison(names: list[str], tables: list[list[dict[str, Any]]]) -> list[str]:
-    """Both runs' rates, and the paired bootstrap."""
+def comparison(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[str]:
+    """The rates of two runs, and the paired bootstrap."""
+    tables = paired(files, tables)
     (words, letters, clusters), (words_2, letters_2, _) = counted(tables[0]), counted(tables[1])
-    lines = [f"1: {names[0]}", f"2: {names[1]}", f"{len(tables[0])} utterances in both", HEAD]
+    lines = [*(f"{n}: {file}" for n, file in enumerate(files, 1)), f"{len(tables[0])} utterances in both", HEAD]
     lines.append(_line("1", words.counts, letters.counts, clusters))
     lines.append(_line("2", words_2.counts, letters_2.counts, clusters))
     for unit, one, other in (("WER", words, words_2), ("CER", letters, letters_2)):
         found = compare(one.counts, other.counts, clusters)
         lines.append(
-            f"{unit} of 2 less that of 1: {100 * found.value:+.2f} points "
+            f"{unit} of 2 minus that of 1: {100 * found.value:+.2f} points "
             f"[{100 * found.low:+.2f}, {100 * found.high:+.2f}]; 2 is better with probability {found.second_better:.3f}"
         )
     return lines + _empty(tables[0])
@@ -150,7 +156,7 @@ def _value(counts: np.ndarray) -> float:
 
 def _line(name: str, words: np.ndarray, letters: np.ndarray, clusters: np.ndarray) -> str:
     own = np.unique(clusters, return_inverse=True)[1]
-    if own.max() == 0:  # one speaker: that one's utterances are what can be resampled
+    if own.max() == 0:  # one speaker: resample that speaker's utterances
         own = np.arange(len(words))
     w, c = rate_of(words, own), rate_of(letters, own)
     spans = [f"[{100 * rate.low:.2f}, {100 * rate.high:.2f}]" for rate in (w, c)]
@@ -159,7 +165,7 @@ def _line(name: str, words: np.ndarray, letters: np.ndarray, clusters: np.ndarra
 
 
 def _errors(words: Errors) -> list[str]:
-    """The commonest substitutions, deletions and insertions, a line each."""
+    """The most frequent substitutions, deletions and insertions, a line each."""
     lines = []
     for name, test in (
         ("confused", all),
@@ -173,12 +179,12 @@ def _errors(words: Errors) -> list[str]:
 
 
 def _empty(rows: list[dict[str, Any]]) -> list[str]:
-    """What to know of empty references."""
+    """A line on empty references, if there are any."""
     empty = [row for row in rows if not row["reference"].strip()]
     if not empty:
         return []
     some = ", ".join(str(row.get("source", "?")) for row in empty[:3])
-    return [f"{len(empty)} of {len(rows)} references are empty ({some}); all that was said for them counts as inserted"]
+    return [f"{len(empty)} of {len(rows)} references are empty ({some}); every word predicted for them is an insertion"]
 
 
 if __name__ == "__main__":

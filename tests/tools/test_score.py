@@ -52,12 +52,12 @@ def test_two_runs_are_compared_in_pairs_whatever_their_order(tmp_path: Path, sco
     one = written(tmp_path / "a.jsonl", *ROWS)
     two = written(tmp_path / "b.jsonl", *reversed(better))
     done = scored(one, two)
-    assert done.code == 0 and "WER of 2 less that of 1: -50.00 points" in done.out
+    assert done.code == 0 and "WER of 2 minus that of 1: -50.00 points" in done.out
     assert "2 is better with probability 1.000" in done.out
     assert "probability 0.500" in scored(one, one).out
 
 
-def test_text_may_be_normalised_anew(tmp_path: Path, scored: Run) -> None:
+def test_text_may_be_normalised(tmp_path: Path, scored: Run) -> None:
     file = written(tmp_path / "a.jsonl", row(0, "The cat.", "the cat"))
     (raw,), (plain,) = (
         [line for line in scored(file, *text).lines if line.startswith("all")] for text in ((), ("--text", "plain"))
@@ -68,11 +68,11 @@ def test_text_may_be_normalised_anew(tmp_path: Path, scored: Run) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "a.jsonl: line 1 is not JSON"),
-        ('{"reference": "a"}', "a.jsonl: line 1 has no reference and prediction that are text"),
-        ('{"reference": " ", "prediction": "x"}', "a.jsonl: no line has a reference with anything in it"),
-        ("", "a.jsonl: no line has a reference with anything in it"),
-        ('{"reference": "other", "prediction": "x", "source": "0.wav"}', "2 utterances are in one alone"),
+        ("{", "a.jsonl:1: "),
+        ('{"reference": "a"}', "a.jsonl:1: no reference"),
+        ('{"reference": " ", "prediction": "x"}', "a.jsonl: every reference"),
+        ("", "a.jsonl: every reference"),
+        ('{"reference": "other", "prediction": "x", "source": "0.wav"}', "data.test and data.text"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(tmp_path: Path, scored: Run, content: str, message: str) -> None:
@@ -83,5 +83,5 @@ def test_what_cannot_be_scored_is_one_line(tmp_path: Path, scored: Run, content:
 
 def test_a_run_without_predictions(tmp_path: Path, scored: Run) -> None:
     done = scored(tmp_path)
-    assert done.code == 1 and "no test.jsonl or valid.jsonl in it" in done.err
-    assert "compare two at a time" in scored(tmp_path, tmp_path, tmp_path).err
+    assert done.code == 1 and "no test.jsonl or valid.jsonl" in done.err
+    assert "3 runs" in scored(tmp_path, tmp_path, tmp_path).err
