@@ -1,4 +1,4 @@
-"""What a source of audio holds, before anything is trained on it: hours, durations, what cannot be read, the plan.
+"""What a source of audio holds, before anything is trained on it: hours, durations, unreadable files, the batch plan.
 
     python -m tools.inspect DATA                                  # whatever data.train may be
     python -m tools.inspect DATA --labels                         # with texts and labels, as finetune needs them
@@ -14,6 +14,7 @@ import argparse
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ from mixvec.data.utterances import Utterances
 from mixvec.errors import UserError, redacted, run_cli
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
+from tools import picture
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "small.yaml"
 EDGES_S = (0, 0.5, 1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 60, 300, 1800, 7200)
 """Bounds of the histogram's bars; the last is open."""
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
-EXAMPLES = 3
 BAR = 40
 
 
@@ -49,24 +50,18 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", type=Path, help="all figures, for programs")
     args = parser.parse_intermixed_args()
     if args.plot is not None:
-        from tools.picture import check_plot
-
-        check_plot(args.plot)
+        picture.check_plot(args.plot)
     words = [str(args.config or DEFAULT_CONFIG), f"data.train={args.data}", *args.keys]
-    config = load_config(PretrainConfig, words, __doc__ or "")
-    facts = inspect(config, args.labels) | {"config": str(args.config or "configs/small.yaml")}
+    facts = inspect(load_config(PretrainConfig, words, __doc__ or ""), args.labels)
+    facts["config"] = str(args.config or "configs/small.yaml")
     print(table(facts))
     try:
         if args.json is not None:
             write_whole(args.json, json.dumps(facts, indent=2) + "\n")
         if args.plot is not None:
-            from tools.picture import draw
-
             draw(facts, args.plot)
     except OSError as error:
-        raise UserError(
-            f"{error.filename2 or error.filename}: cannot be written ({error.strerror or error})"
-        ) from error
+        raise UserError(f"{error.filename2 or error.filename}: cannot be written ({error.strerror})") from error
 
 
 def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
@@ -102,61 +97,46 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
 
 
 def reasons(corpus: Corpus) -> list[dict[str, Any]]:
-    """Why something was skipped, the most frequent first: how many, and the first of them."""
+    """Why files were skipped, the most frequent first, without the names and numbers of one file; three examples."""
     found: dict[str, list[str]] = {}
     for row in corpus.skipped:
-        found.setdefault(_general(row["reason"], row["source"]), []).append(row["source"])
+        source, reason = row["source"], row["reason"].replace(row["source"], "…")
+        if name := Path(source).name:
+            reason = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", reason)
+        reason = re.sub(r"(?<![\w-])\d+(\.\d+)?", "N", " ".join(reason.split())).removeprefix("…: ")
+        found.setdefault(_plain(reason), []).append(source)
     ordered = sorted(found.items(), key=lambda item: -len(item[1]))
-    return [{"reason": why, "count": len(those), "examples": those[:EXAMPLES]} for why, those in ordered]
-
-
-def _general(reason: str, source: str) -> str:
-    """A reason without the names and numbers that are one file's own."""
-    reason = reason.replace(source, "…")
-    if Path(source).name:
-        reason = re.sub(rf"(?<!\w){re.escape(Path(source).name)}(?!\w)", "…", reason)
-    reason = re.sub(r"(?<![\w-])\d+(\.\d+)?", "N", reason)
-    return _plain(" ".join(reason.split()).removeprefix("…: "))
+    return [{"reason": reason, "count": len(those), "examples": those[:3]} for reason, those in ordered]
 
 
 def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     """What the first epoch is made of, on one rank: updates, batches, and how much of each batch is padding."""
-    data, batch = config.data, config.batch
-    found_s = corpus.utterances.durations_s
-    kept = replace(corpus, utterances=corpus.utterances.where(found_s >= data.min_s), skipped=[])
+    data, batch, found_s = config.data, config.batch, corpus.utterances.durations_s
+    short = found_s < data.min_s
+    kept = replace(corpus, utterances=corpus.utterances.where(~short), skipped=[])
     cut = cut_long(kept, data)
     found = len(kept.utterances)
     kept.utterances = kept.utterances.longest(data.longest_share)
-    facts: dict[str, Any] = {
-        "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
-        "left_out": int((found_s < data.min_s).sum()),
-        "left_out_hours": float(found_s[found_s < data.min_s].sum() / 3600),
-        "cut": cut.recordings, "stretches": cut.segments, "cut_as": str(cut),
-        "longest_share": data.longest_share, "not_among_the_longest": found - len(kept.utterances),
-        "cut_left_out_hours": cut.left_out_s / 3600, "not_heard": reasons(kept),
-        "hours_an_epoch": 0.0,
-        "updates_an_epoch": 0, "batches_an_epoch": 0, "padding_share": None, "padding_by_update": [],
-        "run_updates": config.run.updates, "epochs_a_run": None,
-    }  # fmt: skip
-    if not kept.utterances:
-        return facts
-    own_s = kept.utterances.durations_s
-    real_s, padded_s, batches = [], [], 0
-    updates = plan_epoch(own_s, batch.update_s, config.run.seed, 0, kept.repeats(data.temperature))
+    own_s, real_s, padded_s, batches = kept.utterances.durations_s, [], [], 0
+    updates: Sequence[Any] = ()
+    if len(own_s):
+        updates = plan_epoch(own_s, batch.update_s, config.run.seed, 0, kept.repeats(data.temperature))
     for update in updates:
-        parts = deal(update, own_s, batch.max_s, ranks=1, rank=0)
-        lengths = [own_s[part % len(own_s)] for part in parts]
+        lengths = [own_s[part % len(own_s)] for part in deal(update, own_s, batch.max_s, ranks=1, rank=0)]
         real_s.append(sum(part_s.sum() for part_s in lengths))
         padded_s.append(sum(part_s.max() * len(part_s) for part_s in lengths))
-        batches += len(parts)
-    return facts | {
-        "hours_an_epoch": float(sum(real_s) / 3600),
-        "updates_an_epoch": len(updates),
-        "batches_an_epoch": batches,
-        "padding_share": float(1 - sum(real_s) / sum(padded_s)),
+        batches += len(lengths)
+    return {
+        "min_s": data.min_s, "max_s": data.max_s, "batch_max_s": batch.max_s, "update_s": batch.update_s,
+        "left_out": int(short.sum()), "left_out_hours": float(found_s[short].sum() / 3600),
+        "cut": cut.recordings, "segments": cut.segments, "cut_as": str(cut),
+        "cut_left_out_hours": cut.left_out_s / 3600, "unreadable": reasons(kept),
+        "longest_share": data.longest_share, "not_among_the_longest": found - len(kept.utterances),
+        "hours_an_epoch": float(sum(real_s) / 3600), "updates_an_epoch": len(updates), "batches_an_epoch": batches,
+        "padding_share": float(1 - sum(real_s) / sum(padded_s)) if updates else None,
         "padding_by_update": [float(1 - real / padded) for real, padded in zip(real_s, padded_s, strict=True)],
-        "epochs_a_run": config.run.updates / len(updates),
-    }
+        "run_updates": config.run.updates, "epochs_a_run": config.run.updates / len(updates) if updates else None,
+    }  # fmt: skip
 
 
 def label_facts(utterances: Utterances) -> dict[str, Any]:
@@ -165,14 +145,13 @@ def label_facts(utterances: Utterances) -> dict[str, Any]:
     words = Counter(word for text, _ in texts for word in text.split())
     characters = Counter(character for text, _ in texts for character in text)
     labels = Counter(u.label for u in utterances if u.label is not None)
-    seconds = sum(duration_s for _, duration_s in texts)
     return {
         "with_text": len(texts),
         "without_text": len(utterances) - len(texts),
         "words": words.total(),
         "different_words": len(words),
         "characters": characters.total(),
-        "characters_a_second": characters.total() / seconds if texts else None,
+        "characters_a_second": characters.total() / sum(s for _, s in texts) if texts else None,
         "different_characters": "".join(sorted(characters)),
         "with_label": labels.total(),
         "without_label": len(utterances) - labels.total(),
@@ -182,84 +161,82 @@ def label_facts(utterances: Utterances) -> dict[str, Any]:
 
 def table(facts: dict[str, Any]) -> str:
     """The figures as people read them."""
-    formats = ", ".join(
-        f"{f['rate_hz']:,} Hz {_channels(f['channels'])}: {f['utterances']:,}" for f in facts["formats"][:6]
-    )
-    quantiles = "  ".join(f"{name} {_time(value)}" for name, value in facts["quantiles_s"].items())
+    formats = [f"{f['rate_hz']:,} Hz, {f['channels']} ch: {f['utterances']:,}" for f in facts["formats"][:6]]
     lines = [
         _plain(facts["source"]),
         f"{facts['hours']:.2f} h in {facts['utterances']:,} utterances, {_time(facts['mean_s'])} on average",
-        f"as recorded: {formats}",
-        "",
-        "durations, by quantile: " + quantiles,
-        *_histogram(facts["histogram"]),
+        f"as recorded: {'; '.join(formats)}",
+        "durations: " + "  ".join(f"{name} {_time(value)}" for name, value in facts["quantiles_s"].items()),
     ]
+    most = max(row["utterances"] for row in facts["histogram"])
+    for span, row in _bars(facts):
+        bar = "█" * max(round(BAR * row["utterances"] / most), int(row["utterances"] > 0))
+        lines.append(f"  {span:>18}  {row['utterances']:>10,}  {row['hours']:>9.2f} h  {bar}".rstrip())
     if facts["skipped"]:
-        lines += ["", f"not readable: {facts['skipped']:,} ({100 * facts['skipped_share']:.2f} %)"]
+        lines.append(f"unreadable: {facts['skipped']:,} ({100 * facts['skipped_share']:.2f} %)")
         for row in facts["reasons"]:
             lines += [f"  {row['count']:,}: {row['reason']}", *(f"      {_plain(name)}" for name in row["examples"])]
-    return "\n".join([*lines, *_label_lines(facts.get("labels")), "", *_plan_lines(facts)])
+    if labels := facts.get("labels"):
+        lines.append(f"text: {labels['with_text']:,} utterances with, {labels['without_text']:,} without")
+        if labels["with_text"]:
+            lines.append(
+                f"  {labels['words']:,} words, {labels['different_words']:,} different; {labels['characters']:,} "
+                f"characters, {labels['characters_a_second']:.1f} a second, of {len(labels['different_characters'])} "
+                f"kinds: {_plain(labels['different_characters'])}"
+            )
+        lines.append(f"labels: {labels['with_label']:,} utterances with, {labels['without_label']:,} without")
+        lines += [f"  {count:>10,}  {_plain(label)}" for label, count in list(labels["label_counts"].items())[:20]]
+    return "\n".join([*lines, *_plan_lines(facts["config"], facts["plan"])])
 
 
-def _histogram(rows: list[dict[str, Any]]) -> list[str]:
-    used = [i for i, row in enumerate(rows) if row["utterances"]]
-    most = max(row["utterances"] for row in rows)
-    lines = []
-    for i in range(used[0], used[-1] + 1):
-        row, upper = rows[i], _time(rows[i + 1]["from_s"]) if i + 1 < len(rows) else "more"
-        bar = "█" * max(round(BAR * row["utterances"] / most), int(row["utterances"] > 0))
-        span = f"{_time(row['from_s'])} to {upper}"
-        lines.append(f"  {span:>18}  {row['utterances']:>10,}  {row['hours']:>9.2f} h  {bar}".rstrip())
-    return lines
-
-
-def _plan_lines(facts: dict[str, Any]) -> list[str]:
-    p = facts["plan"]
-    lines = [f"the plan under {facts['config']}: batch.update_s={p['update_s']:g} batch.max_s={p['batch_max_s']:g} "
+def _plan_lines(config: str, p: dict[str, Any]) -> list[str]:
+    lines = [f"the plan under {config}: batch.update_s={p['update_s']:g} batch.max_s={p['batch_max_s']:g} "
              f"data.min_s={p['min_s']:g} data.max_s={p['max_s']:g}, one rank"]  # fmt: skip
     if p["left_out"]:
         lines.append(f"  {p['left_out']:,} utterances ({p['left_out_hours']:.2f} h) are shorter and left out")
     if p["cut"]:
         lines.append(f"  {p['cut_as']}")
-        lines += [f"  {row['count']:,} of them cannot be used: {row['reason']}" for row in p["not_heard"]]
+        lines += [f"  {row['count']:,} of them cannot be used: {row['reason']}" for row in p["unreadable"]]
     if p["not_among_the_longest"]:
         lines.append(f"  {p['not_among_the_longest']:,} are not among the longest and left out "
                      f"(data.longest_share={p['longest_share']:g})")  # fmt: skip
     if not p["updates_an_epoch"]:
         return [*lines, "  nothing is left to train on"]
-    worst = max(p["padding_by_update"])
     return [
         *lines,
-        f"  an epoch: {p['hours_an_epoch']:.2f} h in {p['updates_an_epoch']:,} updates, "
-        f"{p['batches_an_epoch']:,} batches",
-        f"  padding: {100 * p['padding_share']:.2f} % of what is computed, {100 * worst:.2f} % in the worst update",
+        f"  an epoch: {p['hours_an_epoch']:.2f} h in {p['updates_an_epoch']:,} updates, {p['batches_an_epoch']:,} "
+        "batches",
+        f"  padding: {100 * p['padding_share']:.2f} % of the computation, {100 * max(p['padding_by_update']):.2f} % in "
+        "the worst update",
         f"  run.updates={p['run_updates']:,} are {p['epochs_a_run']:.2f} epochs",
     ]
 
 
-def _label_lines(labels: dict[str, Any] | None) -> list[str]:
-    if labels is None:
-        return []
-    lines = ["", f"text: {labels['with_text']:,} utterances have one, {labels['without_text']:,} have none"]
-    if labels["with_text"]:
-        lines += [
-            f"  {labels['words']:,} words, {labels['different_words']:,} different; {labels['characters']:,} "
-            f"characters, {labels['characters_a_second']:.1f} a second",
-            f"  {len(labels['different_characters'])} different characters: {_plain(labels['different_characters'])}",
-        ]
-    lines.append(f"labels: {labels['with_label']:,} utterances have one, {labels['without_label']:,} have none")
-    counts = labels["label_counts"]
-    lines += [f"  {count:>10,}  {_plain(label)}" for label, count in list(counts.items())[:20]]
-    return [*lines, f"  and {len(counts) - 20} more"] if len(counts) > 20 else lines
+def draw(facts: dict[str, Any], path: Path) -> None:
+    """Utterances by duration, and padding by update, as a PNG."""
+    page = picture.figure(11, 4.2)
+    left, right = page.subplots(1, 2)
+    spans, rows = zip(*_bars(facts), strict=True)
+    left.bar(spans, [row["utterances"] for row in rows])
+    left.tick_params(axis="x", rotation=45)
+    left.set(ylabel="utterances", title=f"{facts['hours']:.2f} h in {facts['utterances']:,} utterances")
+    shares = facts["plan"]["padding_by_update"]
+    right.plot(range(1, len(shares) + 1), [100 * share for share in shares], ".")
+    right.set(xlabel="update of the first epoch", ylabel="padding, % of the computation", ylim=(0, None))
+    picture.write(page, path)
+
+
+def _bars(facts: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The histogram's rows from the first to the last that has utterances, each with its span."""
+    rows = facts["histogram"]
+    ends = [f"to {_time(row['from_s'])}" for row in rows[1:]] + ["or more"]
+    used = [i for i, row in enumerate(rows) if row["utterances"]]
+    return [(f"{_time(rows[i]['from_s'])} {ends[i]}", rows[i]) for i in range(used[0], used[-1] + 1)]
 
 
 def _plain(text: str) -> str:
     """On one line, and printable whatever bytes a file's name is made of."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)[:300]
-
-
-def _channels(count: int) -> str:
-    return {1: "mono", 2: "stereo"}.get(count, f"{count} channels")
 
 
 def _time(seconds: float) -> str:

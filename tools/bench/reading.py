@@ -19,7 +19,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from mixvec.data.batches import Clip, Updates, pad
+from mixvec.data.batches import Clip, LoaderConfig, Updates, pad
 from mixvec.data.plan import deal, plan_epoch
 from mixvec.data.sources import find_utterances
 from mixvec.model.frontend import SAMPLE_RATE_HZ
@@ -47,8 +47,8 @@ class Corpus:
         """Batches of pretraining's loader without workers; audio only."""
         os.environ["MIXVEC_CACHE"] = str(self.cache)
         batch_s = CLIPS_PER_BATCH * self.seconds
-        return Updates(find_utterances(str(self.folder), "data.train"), collate, update_s=batch_s, batch_max_s=batch_s,
-                       crop_s=self.seconds, min_s=0.5, workers=0, seed=0)  # fmt: skip
+        return Updates(find_utterances(str(self.folder), "data.train"), collate,
+                       LoaderConfig(batch_s, batch_s, crop_s=self.seconds, min_s=0.5, workers=0, seed=0))  # fmt: skip
 
 
 def collate(clips: list[Clip]) -> tuple[Tensor, Tensor]:
