@@ -1,9 +1,9 @@
 """The scores of all probes with bootstrap intervals, as Markdown and JSON.
 
-An interval is that of 95 % of scores when the speakers of the test data are drawn again with replacement, since what
-one speaker says is alike; or the utterances, for verification and where speakers are not known. With several seeds the
-value is their mean, and each draw is of seeds too. It says nothing of another training set. How much a model differs
-from the first is drawn in pairs: the same speakers, and the same seed, for both.
+An interval holds 95 % of the scores when the speakers of the test data are resampled with replacement, since the
+utterances of one speaker are alike; or the utterances, for verification and where speakers are not known. With several
+seeds the value is their mean, and seeds are resampled too. It does not cover another training set. The difference of a
+model from the first is resampled in pairs: the same speakers, and the same seed, for both.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ from finetune.slu_score import added, character_distance, count_near, pairs_of, 
 from finetune.tasks import task_class
 from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
 
-from .runs import Job
+from .jobs import Job
 
 DRAWS = {"eer": 200}
 """Of each score; the others take 1,000."""
 
 
 def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]:
-    """A cell of the table, plain JSON values: one probe of one model, with those seeds that are done.
+    """A cell of the table, plain JSON values: one probe of one model, with the seeds that are done.
 
     Args:
-        jobs: with every seed.
-        errors: what went wrong in those that are not done.
-        base: the first model's, to compare with; none for that itself.
+        jobs: one for each seed.
+        errors: of those that are not done.
+        base: the jobs of the first model, to compare with; none for that model itself.
     """
     first = jobs[0]
     done = [job for job in jobs if job.is_done]
     results = [_results(job) for job in done]
-    metric, lower = metric_of(first), not task_class(first.probe.task).higher_is_better
-    found: dict[str, Any] = {"corpus": first.probe.corpus, "task": first.probe.task, "label": first.probe.field,
-                             "model": first.model.name, "metric": metric, "lower_is_better": lower,
-                             "run": str(first.folder)}  # fmt: skip
+    metric = metric_of(first)
+    found: dict[str, Any] = {
+        "corpus": first.probe.corpus, "task": first.probe.task, "model": first.model.name, "metric": metric,
+        "lower_is_better": metric in LOWER, "run": str(first.folder),
+    }  # fmt: skip
     if errors:
         found["error"] = errors[0]
     if not done:
         return found
     rows = [_rows(job.folder) for job in done]
-    drawn = [drawn_again(job.folder, metric, own) for job, own in zip(done, rows, strict=True)]
+    drawn = [resampled_scores(job.folder, metric, own) for job, own in zip(done, rows, strict=True)]
     low, high = interval(drawn)
     values = [result["test"][metric] for result in results]
     weights = [own for job in done if (own := layer_weights(job.folder)) is not None]
@@ -61,7 +62,7 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
 
 
 def metric_of(job: Job) -> str:
-    """A task's usual score; of recognition the one that ``best_by`` asks for."""
+    """The score of a task; of recognition the one that ``best_by`` names."""
     asked = [word.partition("=")[2] for word in job.words if word.startswith("best_by=")]
     return asked[-1] if asked and job.probe.task == "asr" else task_class(job.probe.task).score_name
 
@@ -69,8 +70,10 @@ def metric_of(job: Job) -> str:
 def difference(
     done: list[Job], rows: list[list[dict[str, Any]]], drawn: list[np.ndarray], base: list[Job], metric: str
 ) -> dict[str, Any] | None:
-    """How much higher the scores are than those of ``base``, over the seeds that both have done on the same test data;
-    None where there is none."""
+    """How much higher the scores are than those of ``base``, over the seeds that both have done on the same test data.
+
+    None where there is no such seed.
+    """
     others = {job.seed: job for job in base if job.is_done}
     values, apart = [], []
     for job, own, scores in zip(done, rows, drawn, strict=True):
@@ -79,7 +82,7 @@ def difference(
         theirs, results = _rows(other.folder), [_results(which)["test"] for which in (job, other)]
         if [row.get("source") for row in own] == [row.get("source") for row in theirs] and metric in results[1]:
             values.append(results[0][metric] - results[1][metric])
-            apart.append(scores - drawn_again(other.folder, metric, theirs))
+            apart.append(scores - resampled_scores(other.folder, metric, theirs))
     if not values:
         return None
     low, high = interval(apart)
@@ -95,15 +98,15 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def interval(drawn: list[np.ndarray]) -> tuple[float, float]:
-    """Where 95 % of the means of scores (R,), one array a seed, lie when seeds are drawn again too."""
+    """The middle 95 % of the means of scores (R,), one array a seed, with seeds resampled too."""
     scores = np.stack(drawn)
     seeds = np.random.default_rng(0).multinomial(len(scores), np.full(len(scores), 1 / len(scores)), scores.shape[1])
     low, high = np.nanquantile((scores * seeds.T).sum(0) / len(scores), [0.025, 0.975])
     return float(low), float(high)
 
 
-def drawn_again(folder: Path, metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
-    """Scores (R,) of the test data's speakers, or utterances, drawn again; the same draws for every model and seed."""
+def resampled_scores(folder: Path, metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
+    """Scores (R,) with speakers, or utterances, of the test data resampled; the same draws for every model and seed."""
     draws = DRAWS.get(metric, 1000)
     if metric == "eer":
         counts = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws)
@@ -114,14 +117,14 @@ def drawn_again(folder: Path, metric: str, rows: list[dict[str, Any]]) -> np.nda
 
 
 def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
-    """What each utterance adds to the score's numerator and denominator (N, 2)."""
+    """The share of each utterance in the score's numerator and denominator (N, 2)."""
     references, predictions = [row["reference"] for row in rows], [row.get("prediction") for row in rows]
     if metric == "accuracy":
         return np.array([[float(r == p), 1.0] for r, p in zip(references, predictions, strict=True)])
     if metric == "slu_f1":
         return np.array([_f1_parts(r, p or {"slots": []}) for r, p in zip(references, predictions, strict=True)])
     count = count_characters if metric == "cer" else count_words
-    counts = count(references, [said or "" for said in predictions]).counts
+    counts = count(references, [text or "" for text in predictions]).counts
     return np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1)
 
 
@@ -151,7 +154,7 @@ def _eers(folder: Path, rows: list[dict[str, Any]], draws: np.ndarray) -> np.nda
 
 
 def layer_weights(folder: Path) -> list[float] | None:
-    """What the head takes of each layer, the input embedding first; None where it reads the last alone."""
+    """The weight of each layer in the head, the input embedding first; None where it reads the last layer alone."""
     with safe_open(folder / "hub" / "model.safetensors", "numpy") as file:
         if "choice.weights" not in file.keys():  # noqa: SIM118  (no mapping)
             return None
@@ -160,7 +163,7 @@ def layer_weights(folder: Path) -> list[float] | None:
 
 
 def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -> str:
-    """A row for each probe, a column for each model; what failed and what was left out below."""
+    """A row for each probe, a column for each model; failures and corpora that were left out below."""
     models = list(dict.fromkeys(entry["model"] for entry in entries))
     probes: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for cell in entries:
@@ -179,8 +182,8 @@ def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -
         lines.append(f"| {corpus} | {task} | {score} | {count} | {' | '.join(shown)} |")
     seeds = max((len(entry.get("values", ())) for entry in entries), default=1)
     mean = f"The mean of {seeds} seeds; in" if seeds > 1 else "In"
-    again = ", and on seeds drawn again" if seeds > 1 else ""
-    lines += ["", f"{mean} brackets 95 % of scores on test speakers, or utterances, drawn again{again} (bootstrap)."]
+    again = ", and on seeds resampled" if seeds > 1 else ""
+    lines += ["", f"{mean} brackets 95 % of scores on test speakers, or utterances, resampled{again} (bootstrap)."]
     lines += [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
     lines += [f"- left out: {line}" for line in left_out]
     lines += _differences(entries, models)
@@ -205,5 +208,4 @@ def _differences(entries: list[dict[str, Any]], models: list[str]) -> list[str]:
 
 def _named(cell: dict[str, Any]) -> tuple[str, str, str]:
     """Corpus, task and score, as a row begins."""
-    task = f"{cell['task']} ({cell['label']})" if cell["label"] else cell["task"]
-    return cell["corpus"], task, f"{cell['metric']} {'↓' if cell['lower_is_better'] else '↑'}"
+    return cell["corpus"], cell["task"], f"{cell['metric']} {'↓' if cell['lower_is_better'] else '↑'}"

@@ -1,0 +1,161 @@
+"""One cell of the table: a task on a corpus, a model, and the fine-tuning that probes it, run once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from mixvec import UserError
+from mixvec.atomic import write_whole
+from mixvec.data.readers.manifests import csv_rows, json_rows
+from mixvec.data.readers.rows import SPEAKER_KEYS, Row
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TASKS = ("asr", "intent", "slots", "speaker", "emotion", "language")
+TUNED = {"asr": "asr.yaml", "intent": "intent.yaml", "slots": "slots.yaml", "language": "slu/language.yaml"}
+"""The configuration that trains the encoder too, for each task that has one."""
+BASELINES = ("log-mel", "random", "scratch")
+SEED = "{seed}"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A task on a corpus; ``keys`` are the ``data.*`` keys of ``python -m finetune``."""
+
+    corpus: str
+    task: str
+    keys: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.corpus}-{self.task}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A column of the table, and the keys that choose the model."""
+
+    name: str
+    keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A probe of a model with one seed; ``folder`` is its run directory."""
+
+    model: Model
+    probe: Probe
+    folder: Path
+    extra: tuple[str, ...] = ()
+    seed: int = 0
+    tuned: bool = False
+    """Whether the encoder is trained too."""
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments of ``python -m finetune``."""
+        config = ROOT / "configs" / (TUNED[self.probe.task] if self.tuned else f"probe/{self.probe.task}.yaml")
+        keys = (key.replace(SEED, str(self.seed)) for key in self.model.keys)
+        seed = [f"run.seed={self.seed}"] if self.seed else []
+        return [str(config), *keys, *self.probe.keys, *seed, *self.extra, f"run.dir={self.folder}"]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether this very command has been run to its end."""
+        done = self.folder / "probe.json"
+        return done.is_file() and json.loads(done.read_text(encoding="utf-8"))["words"] == self.words
+
+    def run(self) -> str | None:
+        """Run it, unless it is done; the error in a line, or None."""
+        if self.is_done:
+            return None
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        code, last = launch(self.words, self.folder.with_suffix(".log"))
+        if code == 0:
+            facts = {"words": self.words, "seconds": round(time.monotonic() - started, 1)}
+            write_whole(self.folder / "probe.json", json.dumps(facts, indent=2) + "\n")
+        return last if code else None
+
+
+def launch(words: list[str], log: Path) -> tuple[int, str]:
+    """``python -m finetune`` with its output in ``log``; the exit code, and its error or last line."""
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run([sys.executable, "-m", "finetune", *words], stdout=file, stderr=subprocess.STDOUT)
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return done.returncode, (errors or lines[-1:] or ["no output"])[-1]
+
+
+def models_of(names: list[str], baselines: list[str]) -> list[Model]:
+    """The models by the names of their runs, then the baselines, which take the shape of the first model."""
+    models: list[Model] = []
+    for name in names:
+        path = Path(name)
+        short = (path.parent.name if path.name == "hub" else path.name).replace(SEED, "").strip("-_.") or "model"
+        taken = sum(model.name.split("#")[0] == short for model in models)
+        models.append(Model(f"{short}#{taken + 1}" if taken else short, (f"pretrained={name}",)))
+    for baseline in baselines:
+        shape = () if baseline == "log-mel" else (f"pretrained={names[0]}",)
+        models.append(Model(baseline, (*shape, f"baseline={baseline}")))
+    return models
+
+
+def find_probes(folder: Path, tasks: list[str], only: tuple[str, ...] = ()) -> tuple[list[Probe], list[str]]:
+    """The probes of the corpora in ``folder``, or of those named ``only``; and which are left out, with the reason.
+
+    Raises:
+        UserError: there is no such corpus, or none that any of ``tasks`` can be probed on.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: no such folder")
+    probes: list[Probe] = []
+    left_out: list[str] = []
+    found = {path.name: path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
+    if missing := sorted({*only} - {*found}):
+        raise UserError(f"--corpora {missing[0]}: not in {folder}, which has {', '.join(found)}")
+    for name in only or found:
+        try:
+            probes += [probe for probe in _probes_of(found[name]) if probe.task in tasks]
+        except UserError as error:
+            left_out.append(f"{name}: {error}")
+    if not probes:
+        raise UserError(f"--data {folder}: no corpus in it has train and test data with labels for {', '.join(tasks)}"
+                        + "".join(f"; {line}" for line in left_out[:3]))  # fmt: skip
+    return probes, left_out
+
+
+def _probes_of(corpus: Path) -> Iterator[Probe]:
+    splits = {path.name: path for path in corpus.iterdir() if list(path.glob("metadata.*"))}
+    valid = next((splits[name] for name in ("validation", "valid", "dev") if name in splits), None)
+    test = splits.get("test", valid)
+    if "train" not in splits or test is None:
+        raise UserError("no train and test split with a metadata.jsonl or .csv in each")
+    data = [f"data.train={splits['train']}", f"data.test={test}"]
+    data += [f"data.valid={valid}"] if valid not in (None, test) else []
+    train, tested = _values(splits["train"]), _values(test)
+    for task in TASKS:  # a verification needs two speakers in the test
+        if len(train[task]) > 1 and len(tested[task]) > (task == "speaker"):
+            yield Probe(corpus.name, task, tuple(data))
+
+
+def _values(split: Path) -> dict[str, set[str]]:
+    """The different labels of a split, by the task that learns from them."""
+    found: dict[str, set[str]] = {task: set() for task in TASKS}
+    rows = chain(*map(json_rows, split.glob("metadata.jsonl")), *map(csv_rows, split.glob("metadata.csv")))
+    for row in rows:
+        if isinstance(row, Row):
+            own: dict[str, Any] = row.fields or {}
+            speaker = next((own[key] for key in SPEAKER_KEYS if own.get(key)), None)
+            values = (row.text, row.label, own.get("slots") or own.get("entities"), speaker, own.get("emotion"),
+                      own.get("language"))  # fmt: skip
+            for task, value in zip(TASKS, values, strict=True):
+                found[task] |= {str(value)} if value not in (None, "") else set()
+    return found
