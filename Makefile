@@ -2,11 +2,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test fuzz soak check clean
+.PHONY: help install demo smoke test test-fast fuzz soak check clean
 
 PYTHON ?= python3
 MUTANTS ?= 100000
 SEED ?= 1
+FAULTS ?= 50
 export PIP_NO_INPUT := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -14,7 +15,7 @@ bin := .venv/bin
 stamp := .venv/.installed
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 install: $(stamp) ## install mixvec and all it needs into .venv
 
@@ -27,11 +28,15 @@ smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs
 test: $(stamp) ## run the tests, as many at a time as there are cores (at most 4)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
+test-fast: $(stamp) ## the tests that take no processes of their own and a second or two each
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not soak"
+
 fuzz: $(stamp) ## read damaged files; MUTANTS=100000 SEED=1 are how many and which, runs/fuzz keeps those that do harm
 	$(bin)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED) --keep runs/fuzz
 
-soak: $(stamp) ## kill runs 50 times over; they must end as if left alone (5 minutes on 2 cores)
-	$(bin)/python -m tools.soak --seed $(SEED)
+soak: $(stamp) ## kill runs FAULTS=50 times over; they must end as if left alone (5 minutes on 2 cores)
+	own=$$(unshare --user --map-root-user --mount true 2>/dev/null && echo unshare --user --map-root-user --mount || true); \
+	FAULTS=$(FAULTS) SEED=$(SEED) OMP_NUM_THREADS=1 $$own $(bin)/python -m pytest -m soak tests/soak
 
 check: $(stamp) ## lint, formatting and types
 	$(bin)/ruff check .

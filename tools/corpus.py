@@ -6,10 +6,10 @@
     OUT/unlabelled/VOICE/*.flac                  everyday sentences, commands and requests; no labels
     OUT/asr/{train,validation,test}/             audio/*.flac, metadata.jsonl: file_name, text, speaker, duration
     OUT/intent/{train,validation,test}/          the same with intent
-    OUT/corpus.json                              the arguments and the sums; its presence says that all is there
+    OUT/corpus.json                              the arguments and the sums, written last
 
-The validation and the test voices differ from each other and are heard nowhere else, and no text of theirs is in a
-training set or in the unlabelled audio. Everything follows from the arguments alone, whatever the number of threads.
+No voice of the validation or of the test is used elsewhere, and none of their texts is in a training set or in the
+unlabelled audio. Everything follows from the arguments alone, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import argparse
 import functools
 import json
 import os
-import shutil
-import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -31,6 +29,7 @@ import numpy as np
 import soundfile
 import torch
 
+from mixvec.atomic import whole_folder
 from mixvec.errors import UserError, run_cli
 from tools.espeak import SAMPLE_RATE_HZ, synthesise
 from tools.sentences import INTENTS, command, everyday, request
@@ -67,17 +66,11 @@ class CorpusConfig:
     everyday_share: float = 0.4  # of the unlabelled sentences; of the others three in five are commands
 
     def __post_init__(self) -> None:
+        bounds = {"hours": (1e-6, 100.0), "everyday_share": (0.0, 1.0), "seed": (0, 10_000)}
         for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name == "everyday_share":
-                legal, wanted = 0 <= value <= 1, "a share from 0 to 1"
-            elif field.name == "hours":
-                legal, wanted = 0 < value <= 100, "more than 0, at most 100"
-            else:
-                least = 0 if field.name == "seed" else 1
-                legal, wanted = least <= value <= 10_000, f"a whole number from {least} to 10000"
-            if not legal:
-                raise UserError(f"{field.name} is {value}: give {wanted}")
+            least, most = bounds.get(field.name, (1, 10_000))
+            if not least <= (value := getattr(self, field.name)) <= most:
+                raise UserError(f"{field.name} is {value}: choose a number from {least:g} to {most:g}")
 
 
 @dataclass(frozen=True)
@@ -101,34 +94,24 @@ class Line:
 
 
 def write_corpus(out: Path, config: CorpusConfig = CorpusConfig()) -> CorpusSummary:
-    """Write the corpus into the folder ``out``, whole or not at all, and say what it holds.
+    """Write the corpus into the folder ``out``, whole or not at all.
 
     A complete corpus with the same arguments is left as it is; one with other arguments is replaced.
 
-    Raises UserError if ``out`` is a file, or a folder with anything else in it, or cannot be written.
+    Raises:
+        UserError: ``out`` is a file, or a folder with anything else in it, or cannot be written.
     """
-    out = out.resolve()
-    present = _present(out, config)
-    if present is not None:
+    if (present := _present(out, config)) is not None:
         return present
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"cannot make a folder in {out.parent} ({error.strerror}): choose another place") from error
-    try:
-        part.chmod(0o755)
-        summary = _fill(part, config)
-        record = {"format": _FORMAT, "config": asdict(config), "summary": asdict(summary)}
-        (part / _MARKER).write_text(json.dumps(record, indent=2) + "\n")
-        if (out / _MARKER).exists():
-            os.replace(out, part.with_name(part.name + "-old"))
-        os.replace(part, out)
+        with whole_folder(out) as part:
+            summary = _fill(part, config)
+            record = {"format": _FORMAT, "config": asdict(config), "summary": asdict(summary)}
+            (part / _MARKER).write_text(json.dumps(record, indent=2) + "\n")
     except soundfile.LibsndfileError as error:
-        raise UserError(f"cannot write audio into {out.parent} ({error}): is the disk full? Free some space") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(part.with_name(part.name + "-old"), ignore_errors=True)
+        raise UserError(f"cannot write audio for {out} ({error}): is the disk full? Free some space") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"{out}: cannot be created ({error.strerror}): choose another folder") from error
     return summary
 
 
@@ -137,7 +120,7 @@ def labelled_lines(config: CorpusConfig) -> dict[str, list[Line]]:
     rng = np.random.default_rng([config.seed, 1])
     lines: dict[str, list[Line]] = {}
     taken: set[str] = set()
-    heard: Counter[str] = Counter()
+    used: Counter[str] = Counter()
 
     def new(draw: Callable[[], str]) -> str:
         text = next(text for text in (draw() for _ in range(100_000)) if text not in taken)
@@ -146,13 +129,13 @@ def labelled_lines(config: CorpusConfig) -> dict[str, list[Line]]:
 
     def rarest() -> str:  # of some commands, the one with the rarest words, so that a few lines hold every word
         texts = [command(rng) for _ in range(30)]
-        return max(texts, key=lambda text: sum(1 / (1 + heard[word]) ** 2 for word in set(text.split())))
+        return max(texts, key=lambda text: sum(1 / (1 + used[word]) ** 2 for word in set(text.split())))
 
     for split, voices in (("train", TRAIN_VOICES), ("validation", VALIDATION_VOICES), ("test", TEST_VOICES)):
         lines[f"asr/{split}"] = []
         for index in range(getattr(config, f"asr_{split}")):
             text = new(rarest if split == "train" else lambda: command(rng))
-            heard.update(text.split() if split == "train" else ())
+            used.update(text.split() if split == "train" else ())
             lines[f"asr/{split}"].append(Line(text, voices[index % len(voices)]))
         lines[f"intent/{split}"] = []
         for number, intent in enumerate(INTENTS):
@@ -163,11 +146,13 @@ def labelled_lines(config: CorpusConfig) -> dict[str, list[Line]]:
 
 
 def _present(out: Path, config: CorpusConfig) -> CorpusSummary | None:
-    """What ``out`` holds, if it is this very corpus; None if it may be written; otherwise a UserError."""
-    if not out.exists():
-        return None
+    """The sums of ``out``, if it is this very corpus; None if it may be written.
+
+    Raises:
+        UserError: it holds anything else.
+    """
     if not out.is_dir():
-        raise UserError(f"{out} is a file: name a folder for the corpus")
+        return None
     names = {path.name for path in out.iterdir()}
     try:
         record = json.loads((out / _MARKER).read_text()) if _MARKER in names else {}
@@ -175,7 +160,7 @@ def _present(out: Path, config: CorpusConfig) -> CorpusSummary | None:
     except (ValueError, AttributeError):
         ours = False
     if names and not (ours and names <= _CONTENTS):
-        raise UserError(f"{out} holds something other than a synthesised corpus: name an empty or a new folder")
+        raise UserError(f"{out} holds something other than a synthesised corpus: choose an empty or a new folder")
     if not names or record["config"] != asdict(config):
         return None
     summary = CorpusSummary(**record["summary"])
@@ -191,16 +176,16 @@ def _fill(folder: Path, config: CorpusConfig) -> CorpusSummary:
     try:
         unlabelled = [pool.submit(_unlabelled, folder, voice, len(voices), held_out, config) for voice in voices]
         labelled = [pool.submit(_labelled, folder / name, name, part, config.seed) for name, part in lines.items()]
-        heard_s = [duration_s for future in unlabelled for duration_s in future.result()]
+        unlabelled_s = [duration_s for future in unlabelled for duration_s in future.result()]
         labelled_s = [duration_s for future in labelled for duration_s in future.result()]
     finally:
         pool.shutdown(cancel_futures=True)
     return CorpusSummary(
-        unlabelled_hours=round(sum(heard_s) / 3600, 4),
+        unlabelled_hours=round(sum(unlabelled_s) / 3600, 4),
         unlabelled_voices=len(voices),
-        unlabelled_utterances=len(heard_s),
-        utterances=len(heard_s) + len(labelled_s),
-        hours=round((sum(heard_s) + sum(labelled_s)) / 3600, 4),
+        unlabelled_utterances=len(unlabelled_s),
+        utterances=len(unlabelled_s) + len(labelled_s),
+        hours=round((sum(unlabelled_s) + sum(labelled_s)) / 3600, 4),
     )
 
 

@@ -1,4 +1,4 @@
-"""Speech synthesis in this process, by espeak-ng through ctypes: no program to start, about 1000 times real time.
+"""Speech synthesis in this process, by espeak-ng through ctypes: about 1000 times real time.
 
     from tools.espeak import synthesise
     waveform = synthesise("turn on the kitchen lights", "en-us+f3")  # (S,) float32 at 16 kHz
@@ -6,7 +6,7 @@
 A voice is an accent and a variant, ``en-us+f3``, or an accent alone, ``en-us``. The library and its data come with the
 Python package ``espeakng_loader``. espeak keeps the state of its noise and of its pitch flutter from one utterance to
 the next, and initialising it again does not clear that, so the library is unloaded and loaded (0.4 ms) before each
-utterance: the same arguments give the same samples, whatever was said before and in whichever process.
+utterance: the same arguments give the same samples, whatever came before and in whichever process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import espeakng_loader
+import espeakng_loader  # type: ignore[import-untyped]
 import numpy as np
 import torch
 import torchaudio
@@ -29,14 +29,7 @@ import torchaudio
 from mixvec.errors import UserError
 
 SAMPLE_RATE_HZ = 16_000
-ACCENTS = (  # espeak's name for each, and the file that defines it
-    ("en-029", "en-029"),
-    ("en", "en"),  # that of Great Britain
-    ("en-gb-scotland", "en-GB-scotland"),
-    ("en-gb-x-rp", "en-GB-x-rp"),
-    ("en-us", "en-US"),
-    ("en-us-nyc", "en-US-nyc"),
-)
+ACCENTS = ("en-029", "en", "en-gb-scotland", "en-gb-x-rp", "en-us", "en-us-nyc")
 
 _ESPEAK_RATE_HZ = 22_050
 _SYNCHRONOUS = 2  # the output mode in which espeak_Synth returns once all samples have gone to the callback
@@ -44,7 +37,7 @@ _DONT_EXIT = 0x8000  # on missing data return an error; without it espeak ends t
 _UTF8 = 1
 _RATE, _VOLUME, _PITCH, _PITCH_RANGE = 1, 2, 3, 4
 _VOLUME_PERCENT = 70  # at 100 many variants clip
-_LONGEST_DATA_PATH = 140  # espeak cuts off longer ones, and then loses its variants without a word
+_LONGEST_DATA_PATH = 140  # espeak cuts off longer ones, and then loses its variants silently
 _SEED = 1
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
@@ -61,18 +54,11 @@ os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_i
 
 
 @functools.cache
-def variants() -> tuple[str, ...]:
-    """The names of the variants that the installed data has, such as ``f3`` and ``m7``, sorted."""
+def voices() -> frozenset[str]:
+    """Every English voice that ``synthesise`` takes: each accent alone and with each variant of the installed data."""
     folder = Path(espeakng_loader.get_data_path(), "voices", "!v")
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_file()))
-
-
-@functools.cache
-def voices() -> tuple[str, ...]:
-    """Every English voice that ``synthesise`` takes: each accent alone, then with each variant."""
-    languages = Path(espeakng_loader.get_data_path(), "lang", "gmw")
-    accents = [name for name, file in ACCENTS if (languages / file).is_file()]
-    return tuple(accents) + tuple(f"{accent}+{variant}" for accent in accents for variant in variants())
+    variants = [path.name for path in folder.iterdir() if path.is_file()]
+    return frozenset(ACCENTS) | {f"{accent}+{variant}" for accent in ACCENTS for variant in variants}
 
 
 def synthesise(
@@ -80,46 +66,43 @@ def synthesise(
 ) -> np.ndarray:
     """Speak ``text``: float32 samples (S,) at 16 kHz, mono, all of absolute value below 1.
 
-    ``rate_wpm`` is the speed in words per minute, 80 to 450; ``pitch`` and ``pitch_range`` lie between 0 and 99, with
-    50 as each voice was meant. Numbers and punctuation are spoken as espeak reads them. The result depends on the
-    arguments alone. Safe to call from several threads (they take turns) and in forked or spawned processes.
+    ``rate_wpm`` is the speed in words per minute, 80 to 450; ``pitch`` and ``pitch_range`` are between 0 and 99, with
+    50 the default of each voice. The result depends on the arguments alone. Safe to call from several threads (they
+    take turns) and in forked or spawned processes.
 
-    Raises UserError for an unknown voice, for a number out of its range, for text without anything to say, and where
-    the library or its data cannot be loaded.
+    Raises:
+        UserError: an unknown voice, a number out of its range, a text without words, or no library.
     """
     if voice not in voices():
-        accents = ", ".join(name for name, _ in ACCENTS)
-        raise UserError(f"unknown voice {voice!r}: use an accent ({accents}), or one with a variant such as en-us+f3")
-    for name, value, least, most in (
-        ("rate_wpm", rate_wpm, 80, 450),
-        ("pitch", pitch, 0, 99),
-        ("pitch_range", pitch_range, 0, 99),
-    ):
-        if not least <= value <= most:
-            raise UserError(f"{name} is {value}: choose a whole number from {least} to {most}")
+        raise UserError(f"unknown voice {voice!r}: use one of {', '.join(ACCENTS)}, or one with a variant: en-us+f3")
+    for name, value, bounds in (("rate_wpm", rate_wpm, (80, 450)), ("pitch", pitch, (0, 99)),
+                                ("pitch_range", pitch_range, (0, 99))):  # fmt: skip
+        if not bounds[0] <= value <= bounds[1]:
+            raise UserError(f"{name} is {value}: choose a whole number from {bounds[0]} to {bounds[1]}")
     if not any(character.isalnum() for character in text):
-        raise UserError(f"nothing to say in the text {text!r}: give at least one word")
+        raise UserError(f"no word in the text {text!r}")
     settings = {_RATE: rate_wpm, _VOLUME: _VOLUME_PERCENT, _PITCH: pitch, _PITCH_RANGE: pitch_range}
     with _lock, _data_folder() as data:
         pcm = _speak(text, voice, settings, data)
     if not pcm:
-        raise UserError(f"espeak-ng said nothing for the text {text!r}: write it in plain English words")
+        raise UserError(f"espeak-ng gave no audio for the text {text!r}: write it in plain English words")
     waveform = torch.from_numpy(np.frombuffer(pcm, np.int16).astype(np.float32) / 32_768)
     waveform = _resampler()(waveform)
     peak = float(waveform.abs().max())
-    return (waveform if peak < 0.99 else waveform * (0.99 / peak)).numpy()  # resampling may overshoot
+    samples: np.ndarray = (waveform if peak < 0.99 else waveform * (0.99 / peak)).numpy()  # resampling may overshoot
+    return samples
 
 
 def _speak(text: str, voice: str, settings: dict[int, int], data: str) -> bytes:
     """The 16-bit samples at 22.05 kHz, from a freshly loaded library."""
     pieces: list[bytes] = []
 
-    @_Callback
     def collect(samples: int | None, count: int, events: int | None) -> int:
         if samples and count > 0:
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
+    callback = _Callback(collect)
     try:
         library = ctypes.CDLL(espeakng_loader.get_library_path())
     except OSError as error:
@@ -127,7 +110,7 @@ def _speak(text: str, voice: str, settings: dict[int, int], data: str) -> bytes:
     try:
         if library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DONT_EXIT) != _ESPEAK_RATE_HZ:
             raise UserError(f"espeak-ng finds no data in {data}: reinstall the package espeakng_loader")
-        library.espeak_SetSynthCallback(collect)
+        library.espeak_SetSynthCallback(callback)
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(f"espeak-ng has no voice {voice!r}: reinstall the package espeakng_loader")
         for parameter, value in settings.items():

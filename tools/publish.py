@@ -1,19 +1,17 @@
-"""Publish a model: write its complete folder, and see that what was written works, before anyone else does.
+"""Publish a model: write its complete folder, and check that it loads and computes the same elsewhere.
 
     python -m tools.publish RUN --to DIR                 # a folder: to look at, to copy, to load from
     python -m tools.publish RUN --to org/name            # the hub, in one commit; log in first: hf auth login
     python -m tools.publish runs/asr --to org/name --private --licence cc-by-4.0 --language en
 
-RUN is a run directory or the model folder itself. The model card names the new place, the licence and the language.
-The result is loaded back in a fresh process that has only the base dependencies, and must give bit for bit what the
-model gives here; from the hub, it is downloaded anew for that. Where anything fails or is interrupted, DIR stays as
-it was.
+RUN is a run directory or the model folder itself. The model card names the new location, the licence and the language.
+The result is loaded in a fresh process that has only the base dependencies, and must give bit for bit the outputs of
+the model here; from the hub, it is downloaded again for that. On any failure or interruption DIR stays as it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import re
@@ -31,7 +29,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -39,18 +37,22 @@ from torch import Tensor
 import mixvec
 from mixvec.atomic import whole_folder
 from mixvec.card import model_card
-from mixvec.errors import UserError, run_cli
+from mixvec.errors import PLACE_ERRORS, UserError, run_cli
 from mixvec.hub import OWN_FILES, check_replaceable, read_config, required_files
 from mixvec.model import HEADS
 from mixvec.training.manifest import sha256
 from tools.reload import outputs
 
 RULE = """\
-TARGET is a folder if it is there already, starts with . / or ~, has not exactly one slash, or lies in a folder that is
-there; otherwise it is org/name on the hub. Write ./a/b for a new folder b in a new folder a."""
-WAITS_S = (1.0, 3.0, 9.0)  # before each further attempt at what the hub did not answer
-FAIRSEQ2 = ("fairseq2", "fairseq2n", "transformers", "tensorboard")  # itself, and what it asks for
-LOCAL_FAULTS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
+TARGET is a folder if it exists, begins with . / or ~, has not exactly one slash, or its parent is a folder that exists;
+otherwise it is org/name on the hub. Write ./a/b for a new folder b in a new folder a."""
+WAITS_S = (1.0, 3.0, 9.0)  # before each further attempt
+FAIRSEQ2 = ("fairseq2", "fairseq2n", "transformers", "tensorboard")  # itself and its own imports
+REFUSALS = {
+    401: "the hub does not know you: log in with `hf auth login`, or set HF_TOKEN",
+    403: "you may not write there: check the organisation, and that the token may write",
+    404: "the hub has no such organisation, or you may not see it",
+}
 
 Result = TypeVar("Result")
 
@@ -62,14 +64,14 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a model folder")
     parser.add_argument("--to", metavar="TARGET", required=True, help="a folder, or org/name on the hub")
-    parser.add_argument("--private", action="store_true", help="on the hub, for its owners' eyes only")
+    parser.add_argument("--private", action="store_true", help="on the hub, visible to its owners only")
     parser.add_argument("--licence", "--license", metavar="ID", help="of the model, as the hub writes it: apache-2.0")
     parser.add_argument("--language", metavar="LL", help="of the speech, an ISO 639 code: en")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half-written is cleared away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written files are removed
     folder = is_folder(args.to)
     if folder and args.private:
-        raise UserError(f"--private is for the hub, and {args.to} is taken for a folder. {RULE}")
+        raise UserError(f"--private is for the hub, and {args.to} is a folder. {RULE}")
     source, config = find_model(args.run)
     describe(config, args.licence, args.language)
     print(f"publishing {source} to {'the folder' if folder else 'the hub as'} {args.to}", flush=True)
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def is_folder(target: str) -> bool:
-    """Whether ``target`` means a folder, by the rule of ``RULE``; if not, it is ``org/name`` on the hub."""
+    """Whether ``target`` is a folder by ``RULE``; otherwise it is ``org/name`` on the hub."""
     path = Path(target)
     return path.is_dir() or target[:1] in (".", "/", "~", "") or target.count("/") != 1 or path.parent.is_dir()
 
@@ -101,10 +103,10 @@ def find_model(run: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def describe(config: dict[str, Any], licence: str | None, language: str | None) -> None:
-    """Put licence and language, where given, among the facts in ``config``, from which the model card is made.
+    """Put licence and language into ``config``, from which the model card is made.
 
     Raises:
-        UserError: one is not written as the hub expects it.
+        UserError: one has not the form that the hub expects.
     """
     facts = config.setdefault("training", {})
     if licence is not None:
@@ -134,17 +136,17 @@ def to_folder(source: Path, config: dict[str, Any], target: Path) -> None:
             stage(source, new, config, str(target))
             check(new, config, reference)
     except OSError as error:
-        if error.errno in LOCAL_FAULTS:
+        if error.errno in PLACE_ERRORS:
             raise
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
     _done(str(target), str(target), config)
 
 
 def to_hub(source: Path, config: dict[str, Any], name: str, private: bool) -> None:
-    """Upload the model in one commit, download it again, and see that it is the same.
+    """Upload the model in one commit, download it, and check that it is the same.
 
     Raises:
-        UserError: the hub refuses it or does not answer, or what it gives back differs.
+        UserError: the hub refuses it or does not answer, or the download differs.
     """
     try:
         validate_repo_id(name)
@@ -173,7 +175,7 @@ def to_hub(source: Path, config: dict[str, Any], name: str, private: bool) -> No
 
 
 def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None:
-    """Fill ``folder`` with the files of the model, its card written anew for the place ``name``."""
+    """Fill ``folder`` with the files of the model and a card that names ``name``."""
     for file in required_files(config):
         shutil.copyfile(source / file, folder / file)
     with safe_open(folder / "model.safetensors", framework="pt") as tensors:
@@ -185,14 +187,14 @@ def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None
 
 
 def check(folder: Path, config: dict[str, Any], reference: dict[str, Tensor]) -> None:
-    """See that a fresh process with the base dependencies alone gets ``reference`` from the model in ``folder``.
+    """Check that a fresh process with the base dependencies alone computes ``reference`` from the model in ``folder``.
 
     Raises:
-        UserError: it does not load there, or gives something else.
+        UserError: it does not load there, or computes something else.
     """
     broken = [name for name, tensor in reference.items() if not tensor.isfinite().all()]
     if broken:
-        raise UserError("the model gives values that are not finite: its training diverged; publish an earlier one")
+        raise UserError("the outputs of the model are not finite: its training diverged; publish an earlier one")
     allowed = FAIRSEQ2 if config["encoder"]["kind"] == "wav2vec2" else ()
     secret = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
     env = {key: value for key, value in os.environ.items() if key not in secret} | {"HF_HUB_OFFLINE": "1"}
@@ -203,43 +205,43 @@ def check(folder: Path, config: dict[str, Any], reference: dict[str, Tensor]) ->
         command = [sys.executable, "-I", str(script), str(parent), str(folder.resolve()), str(out), *allowed]
         done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True)
         if done.returncode:
-            said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise UserError(f"the model does not load with the base dependencies alone: {said.removeprefix('error: ')}")
+            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise UserError(f"the model does not load with the base dependencies alone: {last.removeprefix('error: ')}")
         found = load_file(out)
     if {key: value.shape for key, value in found.items()} != {key: value.shape for key, value in reference.items()}:
-        raise UserError("loaded back, the model gives outputs of other shapes")
+        raise UserError("loaded again, the model gives outputs of other shapes")
     apart = max((found[key].double() - value.double()).abs().max().item() for key, value in reference.items())
     if apart > 0:
-        raise UserError(f"loaded back, the model gives other outputs: up to {apart:.2g} apart")
+        raise UserError(f"loaded again, the model gives other outputs: up to {apart:.2g} apart")
 
 
 def compare_files(ours: Path, theirs: Path) -> None:
-    """See that every file of ``ours`` is in ``theirs`` with the same size and SHA-256.
+    """Check that every file of ``ours`` is in ``theirs``, byte for byte.
 
     Raises:
         UserError: names the first that is not.
     """
     for file in sorted(ours.iterdir()):
         other = theirs / file.name
-        if not other.is_file():
-            raise UserError(f"{file.name} is not there")
-        if other.stat().st_size != file.stat().st_size or sha256(other) != sha256(file):
-            raise UserError(f"{file.name} came back different")
+        if not other.is_file() or sha256(other) != sha256(file):
+            raise UserError(f"{file.name} came back {'different' if other.is_file() else 'missing'}")
 
 
 def attempt(name: str, action: Callable[[], Result]) -> Result:
-    """Do something with the hub, again after a while where it fails for now: a 5xx, 429 or a lost connection.
+    """Do something with the hub; a 5xx, a 429 or a lost connection is tried again.
+
+    huggingface_hub retries transfers of large files, and no commit.
 
     Raises:
-        UserError: it failed for good; says what to do.
+        UserError: it failed for good, with the remedy.
     """
     for wait_s in (*WAITS_S, None):
         try:
             return action()
         except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in LOCAL_FAULTS:
+            if isinstance(error, OSError) and error.errno in PLACE_ERRORS:
                 raise
-            status, why = _explain(error)
+            status, why = explain(error)
             if status is not None and status < 500 and status != 429:
                 raise UserError(f"{name}: {why}") from error
             if wait_s is None:
@@ -249,23 +251,18 @@ def attempt(name: str, action: Callable[[], Result]) -> Result:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _explain(error: BaseException) -> tuple[int | None, str]:
-    """The HTTP status at the root of an error, None for a lost connection; and what to tell. Never a header: tokens."""
+def explain(error: BaseException) -> tuple[int | None, str]:
+    """The HTTP status of an error, None for a lost connection, and a line on it. Never a header, which holds tokens."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
         chain.append(cause)
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
-        return 400, "HF_HUB_OFFLINE is set, so the hub is not asked; unset it"
+        return 400, "HF_HUB_OFFLINE is set: unset it to reach the hub"
     for response in [cause.response for cause in chain if getattr(cause, "response", None) is not None]:  # type: ignore[attr-defined]
-        status, told = int(response.status_code), response.headers.get("X-Error-Message") or ""
-        said = {
-            401: "the hub does not know you: log in with `hf auth login`, or set HF_TOKEN",
-            403: "you may not write there: check the organisation, and that the token may write",
-            404: "the hub has no such organisation, or you may not see it",
-        }
-        if status in said:
-            return status, f"{said[status]} (for a folder of that name, write ./ before it)"
-        return status, f"the hub answers {status}{': ' if told else ''}{told}"
+        status, message = int(response.status_code), response.headers.get("X-Error-Message") or ""
+        if status in REFUSALS:
+            return status, f"{REFUSALS[status]} (for a folder of that name, write ./ before it)"
+        return status, f"the hub answers {status}{': ' if message else ''}{message}"
     if any(isinstance(cause, OSError) for cause in chain):
         return None, f"the hub at {constants.ENDPOINT} cannot be reached: check the network"
     if isinstance(error, ValueError):
@@ -274,7 +271,7 @@ def _explain(error: BaseException) -> tuple[int | None, str]:
 
 
 def _done(where: str, name: str, config: dict[str, Any]) -> None:
-    """Say where the model is, and the one command to use it."""
+    """Print where the model is, and the command that uses it."""
     head = HEADS.get(config["architecture"])
     if head:
         command = f"mixvec {head.command} --model {shlex.quote(name)} FILES..."

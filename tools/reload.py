@@ -1,8 +1,8 @@
-"""Load a model in a process that has the base dependencies alone, and write down what it gives.
+"""Load a model in a process that has the base dependencies alone, and write its outputs.
 
     python -I tools/reload.py PARENT FOLDER OUT.safetensors [ALLOWED ...]     # tools.publish runs it
 
-PARENT is the folder that mixvec lies in, ALLOWED are packages beyond the base that may be imported all the same.
+PARENT is the folder that contains mixvec, ALLOWED are packages beyond the base that may be imported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RATE_HZ = 16_000
 
 
 def outputs(folder: Path) -> dict[str, Tensor]:
-    """What the model in ``folder`` gives for a fixed batch of two sweeps, one shorter, on one thread of the CPU.
+    """The outputs of the model in ``folder`` for a fixed batch of two sweeps, one shorter, on one thread of the CPU.
 
     Raises:
         UserError: the folder holds no model that can be loaded.
@@ -53,7 +53,7 @@ def main() -> None:
     parent, folder, out, *allowed = sys.argv[1:]
     for name in BLOCKED:
         if name not in allowed:
-            sys.modules[name] = None  # type: ignore[assignment]  # whoever imports it is told that there is none
+            sys.modules[name] = None  # type: ignore[assignment]  # importing it raises ImportError
     sys.path.insert(0, parent)
     from mixvec.errors import run_cli
 

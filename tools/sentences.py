@@ -1,4 +1,4 @@
-"""Sentences for the synthesised corpus, drawn from small grammars: everyday talk, and the commands of the two tasks.
+"""Sentences of the synthesised corpus, drawn from small grammars: everyday talk, and the commands of the two tasks.
 
 A grammar is a list of templates; ``{room}`` in a template stands for any word or phrase of ``WORDS["room"]``, and every
 text is made of lower-case letters and spaces. ``everyday``, ``command`` and ``request`` draw one text each.
@@ -102,7 +102,7 @@ def command(rng: np.random.Generator, *, double: float = 0.5) -> str:
 
 
 def command_vocabulary() -> frozenset[str]:
-    """The words that ``command`` can say."""
+    """The words that occur in commands."""
     text = " ".join(COMMANDS)
     slots = re.findall(r"{(\w+)}", text)
     phrases = [phrase for slot in slots for phrase in WORDS[slot]]

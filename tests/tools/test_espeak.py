@@ -58,11 +58,11 @@ def test_data_behind_a_long_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"voice": "en-us+nobody"}, "unknown voice 'en-us\\+nobody'.*en-us\\+f3"),
-        ({"voice": "klingon"}, "unknown voice 'klingon'"),
+        ({"voice": "en-us+nobody"}, "'en-us\\+nobody'"),
+        ({"voice": "klingon"}, "'klingon'"),
         ({"rate_wpm": 1000}, "rate_wpm is 1000.*80 to 450"),
         ({"pitch": -1}, "pitch is -1"),
-        ({"text": " ?! "}, "nothing to say"),
+        ({"text": " ?! "}, "no word"),
     ],
 )
 def test_what_cannot_be_spoken_is_an_error(arguments: dict[str, object], message: str) -> None:

@@ -74,7 +74,7 @@ def test_other_outputs_are_refused_and_the_target_stays(
 
     monkeypatch.setattr(publish, "stage", stage)
     done = run(run_dir, "--to", target)
-    assert done.code == 1 and "gives other outputs: up to 0.00" in done.err
+    assert done.code == 1 and "other outputs: up to 0.00" in done.err
     assert contents(target) == before and sorted(p.name for p in tmp_path.iterdir()) == ["out", "run"]
 
 
