@@ -30,7 +30,13 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: kernels run on the CPU, frame by frame
 
 
-LONGEST = ("test_readme.py", "test_bench.py", "test_fit.py", "test_stream.py", "test_restarts.py")
+SLOW = (
+    "test_readme.py", "test_input_forms.py", "test_packaging.py", "data/test_stream.py", "data/test_stream_remote.py",
+    "data/test_fuzz.py", "finetune/test_train.py", "finetune/test_health.py", "pretrain/test_bad_input.py",
+    "pretrain/test_health.py", "pretrain/test_probe.py", "pretrain/test_train.py", "training/test_faults.py",
+    "training/test_restarts.py", "training/test_signals.py",
+)  # fmt: skip
+"""Files whose tests are whole runs or processes of their own: each of them has the marker slow."""
 
 
 def pytest_sessionstart() -> None:
@@ -38,9 +44,13 @@ def pytest_sessionstart() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest comes first, so that no process is left with it alone at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """Mark the tests of ``SLOW``; the slow ones come first, so that no process is left with one alone at the end."""
+    for item in items:
+        if str(item.path.relative_to(Path(__file__).parent)) in SLOW:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_sessionfinish() -> None:

@@ -1,13 +1,13 @@
-"""Recognise a run's test data again: with a prefix beam, or with a beam over the words of an n-gram.
+"""Decode a run's test data again, with prefix beam search or with beam search over the words of an n-gram.
 
     python -m tools.decode RUN                                  # prefix beam search
     python -m tools.decode RUN --lm FILE.arpa --sweep           # weights chosen on data.valid, data.test scored once
     python -m tools.decode RUN --lm FILE.arpa --lm-weight 2 --word-score 0.5 [data.test=DIR]
 
-RUN is the directory of a complete recognition run. The n-gram is an ARPA file, or is estimated from text (a sentence a
-line) and written to RUN/lm.arpa. Its words are normalised and spelled as the run's texts are; it weighs log10
-probabilities. The predictions are in RUN/test-beam.jsonl or RUN/test-lm.jsonl, those of greedy search in
-RUN/test-greedy.jsonl, weights and scores in RUN/decode.json. Of a model with an attention decoder, CTC is searched.
+RUN is the directory of a complete recognition run. The n-gram is an ARPA file, as KenLM's lmplz estimates it from text.
+Its words are normalised and tokenized as the run's texts are; its weight multiplies log10 probabilities. Hypotheses go
+to RUN/test-beam.jsonl or RUN/test-lm.jsonl, those of greedy search to RUN/test-greedy.jsonl, the weights and scores to
+RUN/decode.json. A model with an attention decoder is searched by its CTC output alone.
 """
 
 from __future__ import annotations
@@ -69,8 +69,6 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     if args.sweep and not args.lm:
         raise UserError("--sweep chooses the weights of an n-gram: give --lm too")
-    if args.order < 2:
-        raise UserError(f"--order {args.order}: must be at least 2, the least that KenLM reads")
     if args.beam is not None and args.beam < 1:
         raise UserError(f"--beam {args.beam} must be at least 1")
     config = read_run(args.run, args.keys)
@@ -128,7 +126,8 @@ def ngram_beam(
     args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, texts: dict[str, list[str]], split: str
 ) -> NgramBeam:
     """The search that ``--lm`` asks for; prints which words of the data its lexicon lacks."""
-    units = Units(model.vocabulary) if config.asr.units == "characters" else load_units(args.run, model.vocabulary)
+    characters = config.asr.units == "characters"
+    tokenizer = Tokenizer(model.vocabulary) if characters else load_tokenizer(args.run, model.vocabulary)
     arpa = Path(args.lm)
     if not arpa.is_file():
         raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
@@ -136,7 +135,7 @@ def ngram_beam(
     for note in notes:
         print(note)
     shown = "valid" if "valid" in texts else split  # the test data are scored once, and not looked at before
-    print(uncovered(texts[shown], lexicon, units, f"{arpa}, for data.{shown}"))
+    print(out_of_vocabulary(texts[shown], lexicon, tokenizer, f"{arpa}, for data.{shown}"))
     return NgramBeam(arpa, lexicon, model.vocabulary)
 
 

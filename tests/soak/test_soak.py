@@ -106,6 +106,7 @@ def runs(corpus: Path, tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "alone", tmp_path / "struck"
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_otherwise_is_found(runs: tuple[Path, Path]) -> None:
     alone, struck = runs
     assert differences(alone, struck, 2 * SAVE_EVERY) == []

@@ -51,6 +51,7 @@ def test_the_smoke_preset_as_a_user_runs_it(tmp_path: Path) -> None:
         assert bench.line(row) in done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_turns_alternate(tmp_path: Path) -> None:
     log = tmp_path / "log"
     rows = measure("s", fake(a=("log", "a", str(log)), b=("log", "b", str(log)), c=("log", "c", str(log))), repeats=3)
@@ -59,6 +60,7 @@ def test_turns_alternate(tmp_path: Path) -> None:
     assert all(row.seconds and row.audio_s_per_s == pytest.approx(2 / row.seconds) for row in rows)
 
 
+@pytest.mark.slow
 def test_a_failure_is_a_line_and_the_others_are_measured() -> None:
     case = fake(filled=("fill",), gone=("crash",), wrong=("fail", "a reason\nand more"), greedy=("greedy",))
     case.systems["absent"] = System("tests.no_such_module:update")
@@ -72,6 +74,7 @@ def test_a_failure_is_a_line_and_the_others_are_measured() -> None:
     assert peak is not None and 0.9 * BLOCK_MB < peak < 1.5 * BLOCK_MB and rows["filled"].ratio == 1.0
 
 
+@pytest.mark.slow
 def test_without_the_peer_there_is_no_ratio() -> None:
     rows = measure("s", fake(peer=("fail", "x"), other=("fill",)), repeats=1)
     assert rows[0].seconds is None and rows[1].seconds is not None and rows[1].ratio is None

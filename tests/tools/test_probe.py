@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.config import FinetuneConfig
+from finetune.config import TASKS, FinetuneConfig
 from finetune.slu_score import pairs_of, slot_scores
 from finetune.train import train
 from mixvec import SpeechEncoder, UserError
@@ -24,7 +24,7 @@ from tests.runs import fresh, written
 from tests.tiny_models import encoder, write_wav
 from tools.probe import __main__ as command
 from tools.probe import jobs, table
-from tools.probe.jobs import TASKS, Job, Model, Probe, find_probes, models_of
+from tools.probe.jobs import Job, Model, Probe, find_probes, models_of
 
 BRIEF = ("run.updates=2", "run.eval_every=2", "run.log_every=1", "head.width=16", "data.workers=0",
          "run.precision=fp32", "batch.update_s=10", "speaker.embedding=8")  # fmt: skip
@@ -106,6 +106,7 @@ def test_labels_decide(data: Path) -> None:
             find_probes(folder, list(tasks), only)
 
 
+@pytest.mark.slow
 def test_all_probes_in_one_table_and_each_is_done_once(
     data: Path, model: Path, tmp_path: Path, launched: list[list[str]], probe: Callable[..., Result]
 ) -> None:
@@ -136,6 +137,7 @@ def test_all_probes_in_one_table_and_each_is_done_once(
     assert "holds a run with other settings: optim.lr (0.0001 → 0.01)" in other.out and other.code == 1
 
 
+@pytest.mark.slow
 def test_seeds_and_whole_models(
     data: Path, model: Path, tmp_path: Path, launched: list[list[str]], probe: Callable[..., Result]
 ) -> None:
@@ -251,6 +253,7 @@ def test_what_it_cannot_do_is_one_line(data: Path, model: Path, probe: Callable[
         assert done.code == 1 and re.match(f"error: {named}", done.err), done.err
 
 
+@pytest.mark.slow
 def test_the_command_that_is_launched(data: Path, tmp_path: Path) -> None:
     probes, _ = find_probes(data, list(TASKS))
     job = Job(models_of(["x"], [])[0], probes[0], tmp_path / "run", ("run.updates=3",))

@@ -18,6 +18,7 @@ from tools import publish, reload
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_to_a_folder_as_a_user_runs_it(run_dir: Path, tmp_path: Path) -> None:
     """The one test with every process real, the second one loading it back included."""
     target = tmp_path / "out" / "asr"
@@ -36,6 +37,7 @@ def test_to_a_folder_as_a_user_runs_it(run_dir: Path, tmp_path: Path) -> None:
     assert [path.name for path in target.parent.iterdir()] == ["asr"]
 
 
+@pytest.mark.slow
 def test_fairseq2s_model_may_use_fairseq2(run: Run, tmp_path: Path) -> None:
     save_folder(encoder(WAV2VEC2), tmp_path / "m")
     done = run(tmp_path / "m", "--to", tmp_path / "out")
@@ -43,6 +45,7 @@ def test_fairseq2s_model_may_use_fairseq2(run: Run, tmp_path: Path) -> None:
     assert "load_encoder" in done.out and "pip install" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_what_needs_more_than_the_base_dependencies_is_refused(
     run: Run, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +62,7 @@ def test_what_needs_more_than_the_base_dependencies_is_refused(
     assert "does not load with the base dependencies alone: ModuleNotFoundError" in done.err and "omegaconf" in done.err
 
 
+@pytest.mark.slow
 def test_other_outputs_are_refused_and_the_target_stays(
     run: Run, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

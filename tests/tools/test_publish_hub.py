@@ -25,6 +25,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield hub
 
 
+@pytest.mark.slow
 def test_there_and_back(run: Run, hub: HubServer, run_dir: Path) -> None:
     """With the fresh process that loads what was downloaded."""
     done = run(run_dir, "--to", "org/asr", "--private", "--licence", "cc-by-4.0", "--language", "en")

@@ -41,6 +41,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         yield hub
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(
     run: Run, quick: None, run_dir: Path, tmp_path: Path
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(
     assert "vocab.json" in contents(target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["PUT /lfs/", "POST /api/models/org/asr/commit"])
 def test_an_upload_that_is_killed_is_completed_by_the_next(
     run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -102,6 +104,7 @@ def test_an_upload_given_up_half_way_is_completed_by_the_next(
     assert set(hub.files("org/asr")) >= {"vocab.json", "model.safetensors"} and len(hub.titles("org/asr")) == 2
 
 
+@pytest.mark.slow
 def test_the_token_goes_to_the_hub_and_nowhere_else(
     run: Run, quick: None, hub: HubServer, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from mixvec import CtcRecognizer
+from mixvec import CtcRecognizer, build_encoder
 from mixvec.data.batches import Clip
 from mixvec.data.utterances import Utterance
-from mixvec.model.blocks import build_mixer
+from mixvec.kernels.select import choose_branches
 from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.model.mixing import build_mixer
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
 from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, Totals, collate_masked
@@ -39,6 +40,7 @@ def mixer(keys: Sequence[str], clips: int, length_s: float, device: str) -> Work
     """
     config = load("base", (*keys, "encoder.dropout=0")).encoder
     module = build_mixer(config).to(device)
+    chosen = choose_branches(module, (clips, round(length_s * FRAME_RATE_HZ)), torch.bfloat16)
     x = torch.randn(clips, round(length_s * FRAME_RATE_HZ), config.dim, device=device, requires_grad=True)
 
     def step() -> None:
@@ -46,13 +48,13 @@ def mixer(keys: Sequence[str], clips: int, length_s: float, device: str) -> Work
             output = module(x, None)
         torch.autograd.grad(output, [x, *module.parameters()], torch.ones_like(output))
 
-    return Work(step, "forward and backward, no dropout")
+    return Work(step, chosen or "forward and backward, no dropout")
 
 
 def inference(keys: Sequence[str], length_s: float, device: str) -> Work:
     """Waveforms to text with greedy CTC."""
     torch.manual_seed(0)
-    model = CtcRecognizer(load("base", keys).encoder, VOCABULARY).to(device).eval()
+    model = CtcRecognizer(build_encoder(load("base", keys).encoder), VOCABULARY).to(device).eval()
     audio = noise(1, length_s, device)
 
     def step() -> None:
@@ -65,7 +67,9 @@ def inference(keys: Sequence[str], length_s: float, device: str) -> Work:
 def update(config: str, keys: Sequence[str], clips: int, length_s: float, device: str) -> Work:
     """Whole updates of pretraining."""
     model, loss = training(load(config, keys), clips, length_s, device)
-    return Work(training_step(model, loss, device), parameters(model))
+    frames = round(length_s * FRAME_RATE_HZ)
+    chosen = choose_branches(model, (clips, frames), torch.bfloat16)  # as a run on a GPU does
+    return Work(training_step(model, loss, device), f"{parameters(model)}{'; ' * bool(chosen)}{chosen}")
 
 
 def build(config: PretrainConfig) -> MaskedPrediction:

@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder
-from speechbrain.lobes.models.wav2vec import (
+from speechbrain.lobes.models.transformer.Transformer import TransformerEncoder  # type: ignore[import-not-found]
+from speechbrain.lobes.models.wav2vec import (  # type: ignore[import-not-found]
     EncoderWrapper,
     W2VLatentExtractor,
     W2VTargetQuantiser,
     compute_mask,
     sample_negatives,
 )
-from speechbrain.nnet.losses import ContrastiveLoss
+from speechbrain.nnet.losses import ContrastiveLoss  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
 from .measure import Work

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import tools.probe
+from finetune.config import TASKS
 from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
 from tools import picture
 
-from .jobs import BASELINES, SEED, TASKS, TUNED, Job, find_probes, models_of
+from .jobs import BASELINES, SEED, TUNED, Job, find_probes, models_of
 from .table import entry, markdown
 
 

@@ -12,14 +12,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from finetune.config import TASKS
+from finetune.tasks import task_class
 from mixvec import UserError
 from mixvec.atomic import write_whole
 from mixvec.data.readers.manifests import csv_rows, json_rows
-from mixvec.data.readers.rows import SPEAKER_KEYS, Row
+from mixvec.data.readers.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-TASKS = ("asr", "intent", "slots", "speaker", "emotion", "language")
-TUNED = {"asr": "asr.yaml", "intent": "intent.yaml", "slots": "slots.yaml", "language": "slu/language.yaml"}
+TUNED = {name: config for name in TASKS if (config := task_class(name).tuned_config) is not None}
 """The configuration that trains the encoder too, for each task that has one."""
 BASELINES = ("log-mel", "random", "scratch")
 SEED = "{seed}"
@@ -152,10 +153,8 @@ def _values(split: Path) -> dict[str, set[str]]:
     rows = chain(*map(json_rows, split.glob("metadata.jsonl")), *map(csv_rows, split.glob("metadata.csv")))
     for row in rows:
         if isinstance(row, Row):
-            own: dict[str, Any] = row.fields or {}
-            speaker = next((own[key] for key in SPEAKER_KEYS if own.get(key)), None)
-            values = (row.text, row.label, own.get("slots") or own.get("entities"), speaker, own.get("emotion"),
-                      own.get("language"))  # fmt: skip
-            for task, value in zip(TASKS, values, strict=True):
-                found[task] |= {str(value)} if value not in (None, "") else set()
+            own: dict[str, Any] = (row.fields or {}) | {"text": row.text, "label": row.label}
+            for task in TASKS:
+                value = next((own[key] for key in task_class(task).label_keys if own.get(key)), None)
+                found[task] |= {str(value)} if value is not None else set()
     return found

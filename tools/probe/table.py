@@ -41,7 +41,7 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
     metric = metric_of(first)
     found: dict[str, Any] = {
         "corpus": first.probe.corpus, "task": first.probe.task, "model": first.model.name, "metric": metric,
-        "lower_is_better": metric in LOWER, "run": str(first.folder),
+        "lower_is_better": not task_class(first.probe.task).higher_is_better, "run": str(first.folder),
     }  # fmt: skip
     if errors:
         found["error"] = errors[0]
