@@ -41,7 +41,7 @@ soak: $(stamp) ## kill runs FAULTS=50 times over; they must end as if left alone
 check: $(stamp) ## lint, formatting and types
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
-	$(bin)/mypy --strict mixvec
+	$(bin)/mypy --strict mixvec pretrain finetune tools
 
 clean: ## remove caches and build artefacts (keeps .venv and runs/)
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

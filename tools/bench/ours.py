@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,9 @@ from mixvec.kernels.select import choose_branches
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.mixing import build_mixer
 from mixvec.training.config import load_config
+from mixvec.training.randomness import seed_update, to_device
 from pretrain.config import PretrainConfig
-from pretrain.objectives.contrastive import MaskedBatch, MaskedPrediction, Totals, collate_masked
+from pretrain.objectives import build_objective
 
 from .measure import Work
 
@@ -72,25 +74,24 @@ def update(config: str, keys: Sequence[str], clips: int, length_s: float, device
     return Work(training_step(model, loss, device), f"{parameters(model)}{'; ' * bool(chosen)}{chosen}")
 
 
-def build(config: PretrainConfig) -> MaskedPrediction:
-    return MaskedPrediction(config.encoder, config.objective)
-
-
 def training(
     config: PretrainConfig, clips: int, length_s: float, device: str
 ) -> tuple[nn.Module, Callable[[], Tensor]]:
-    """The model in pretraining, and the loss of one micro-batch of noise.
-
-    Masks and distractors are drawn before, as the loader's workers do it.
-    """
+    """The model in pretraining, and the loss of one micro-batch of noise. Its masks are drawn before."""
     torch.manual_seed(0)
-    model = build(config).to(device).train()
+    made: Any = build_objective(config.objective, build_encoder(config.encoder))
+    model: nn.Module = made.to(device).train()
     waveforms = noise(clips, length_s, "cpu")
     given = [Clip(Utterance("noise", length_s), w, np.random.default_rng(i)) for i, w in enumerate(waveforms)]
-    made = collate_masked(given, config.objective, model.encoder.frame_lengths)
-    batch = MaskedBatch(*(tensor.to(device) for tensor in made))
-    totals = Totals(batch.counts.sum(), batch.mask.new_tensor(batch.mask.numel(), dtype=torch.int64), None)
-    return model, lambda: model(batch, totals, 2.0).loss
+    batch = to_device(made.collate(given), torch.device(device))
+
+    def loss() -> Tensor:
+        prepared = made.prepare(batch, recompute=False)
+        seed_update(made.encoder, 0, 1, batch.keys)
+        value: Tensor = made(prepared, prepared.totals, 0.5).loss
+        return value
+
+    return model, loss
 
 
 def training_step(model: nn.Module, loss: Callable[[], Tensor], device: str) -> Callable[[], None]:
