@@ -37,7 +37,7 @@ from torch import Tensor
 import mixvec
 from mixvec.atomic import whole_folder
 from mixvec.card import model_card
-from mixvec.errors import PLACE_ERRORS, UserError, run_cli
+from mixvec.errors import FILESYSTEM_ERRORS, UserError, run_cli
 from mixvec.hub import OWN_FILES, check_replaceable, read_config, required_files
 from mixvec.model import HEADS
 from mixvec.training.manifest import sha256
@@ -136,7 +136,7 @@ def to_folder(source: Path, config: dict[str, Any], target: Path) -> None:
             stage(source, new, config, str(target))
             check(new, config, reference)
     except OSError as error:
-        if error.errno in PLACE_ERRORS:
+        if error.errno in FILESYSTEM_ERRORS:
             raise
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another folder") from error
     _done(str(target), str(target), config)
@@ -239,7 +239,7 @@ def attempt(name: str, action: Callable[[], Result]) -> Result:
         try:
             return action()
         except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in PLACE_ERRORS:
+            if isinstance(error, OSError) and error.errno in FILESYSTEM_ERRORS:
                 raise
             status, why = explain(error)
             if status is not None and status < 500 and status != 429:
