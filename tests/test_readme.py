@@ -1,7 +1,11 @@
-"""Every command of the README runs, at the tiny size, in the order it stands there; so does every config it lists."""
+"""The README and docs/: their commands and Python run at a tiny size, their links resolve, their tables are current.
+
+Blocks marked ``bash`` are run; those marked ``sh``, which take an hour, have their keys checked; ``python`` is run.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -13,107 +17,162 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from finetune.config import FinetuneConfig
-from mixvec import SIZES, build_encoder
+from mixvec.errors import UserError
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
 from tests.runs import ROOT, SMALLEST
 
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+LINKED = dict.fromkeys(re.findall(r"\((docs/[\w-]+\.md)\)", README.read_text()))
+PAGES = [README, *(ROOT / name for name in LINKED)]
+"""In the README's order, in which each page's commands may use the runs of those before it."""
+EXTENDING = DOCS / "extending.md"
+MAX_README_BYTES = 10_000
 TINY_PRETRAIN = ["size=tiny", *SMALLEST, "run.updates=2", "run.log_every=1", "batch.update_s=10", "batch.max_s=10",
                  "data.min_s=1", "data.max_s=5", "data.workers=0", "encoder.layer_drop=0"]  # fmt: skip
-FINE_TUNING = ("asr", "intent", "slots")
 TINY_FINETUNE = ["run.updates=2", "run.eval_every=2", "run.log_every=1", "batch.update_s=10", "data.workers=0"]
+TESTED_ELSEWHERE = {"python -m tools.bench --preset smoke": "tests/tools/test_bench.py"}
+LABELLED_TASKS = ("asr", "intent", "slots")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: Path) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def commands() -> Iterator[str]:
-    for block in blocks("bash"):
-        lines = block.replace("\\\n", " ").splitlines()
-        yield from (line.split(" #")[0].strip() for line in lines if line.strip())
+    """Each command of the ``bash`` blocks once, in order, but for docs/extending.md (tests/test_extending.py)."""
+    found = dict[str, None]()
+    for page in PAGES:
+        if page == EXTENDING:
+            continue
+        for block in blocks("bash", page):
+            lines = block.replace("\\\n", " ").splitlines()
+            found |= dict.fromkeys(line.split(" #")[0].strip() for line in lines if line.strip())
+    yield from found
 
 
-def test_the_readme_has_the_commands_that_matter() -> None:
-    words = [command.split()[0] for command in commands()]
-    assert {"make", "python", "mixvec", "torchrun"} <= set(words)
+def broken_links(page: Path) -> list[str]:
+    """Relative links of a page to files, or to headings, that do not exist."""
+    broken = []
+    text = page.read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        link = target[0] or target[1]
+        if re.match(r"\w+://|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        file = page if not name else (page.parent / name).resolve()
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(link)
+    return broken
 
 
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_of_docs_is_linked_from_the_readme() -> None:
+    assert set(DOCS.glob("*.md")) == set(PAGES[1:])
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_bytes()) <= MAX_README_BYTES
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_relative_links_resolve(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text('# One\n[a](other.md) [b](#one) [c](#two) [d](https://host/x) <img src="no.svg">\n')
+    assert broken_links(page) == ["other.md", "#two", "no.svg"]
+
+
+def test_the_configuration_page_is_current() -> None:
+    """``python docs/configuration.py`` writes it."""
+    spec = importlib.util.spec_from_file_location("configuration", DOCS / "configuration.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (DOCS / "configuration.md").read_text() == module.page(), "run: python docs/configuration.py"
+
+
+def test_the_documentation_has_the_commands_that_matter() -> None:
+    words = {command.split()[0] for command in commands()}
+    modules = {command.split()[2] for command in commands() if command.startswith("python -m")}
+    assert {"make", "python", "mixvec", "torchrun"} <= words
+    assert {"pretrain", "finetune", "tools.publish"} <= modules
+
+
+def test_every_module_and_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        text = page.read_text()
+        for module in re.findall(r"-m ((?:tools|pretrain|finetune|tests|mixvec)[\w.]*)", text):
+            assert importlib.util.find_spec(module.rstrip(".")) is not None, (page.name, module)
+        for target in re.findall(r"`make ([a-z-]+)", text) + re.findall(
+            r"^make ([a-z-]+)", "".join(blocks("bash", page))
+        ):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page.name, target)
+
+
+def test_the_keys_of_every_command_exist() -> None:
+    """Of those that are run as well, since this test is quick."""
+    checked = 0
+    for command in commands():
+        words = shlex.split(command)
+        if "--help" in words or not {"pretrain", "finetune"} & set(words):
+            continue
+        at = next(number for number, word in enumerate(words) if word in ("pretrain", "finetune"))
+        load_config(PretrainConfig if words[at] == "pretrain" else FinetuneConfig, words[at + 1 :], "")
+        checked += 1
+    assert checked >= 5
+    with pytest.raises(UserError, match="updatez"):
+        load_config(PretrainConfig, ["run.updatez=1"], "")
+
+
+@pytest.mark.slow
 def test_every_command_runs(corpus: Path, tmp_path: Path) -> None:
-    """All but make's, which CI itself calls, and the bench's, which test_bench.py runs; real corpora and sizes are
-    exchanged for tiny ones."""
+    """All but make's, whose targets exist, and those that another test runs; with tiny corpora and sizes."""
     for name in ("configs", "pretrain", "finetune", "tools", "mixvec"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copy(next((corpus / "asr/test/audio").iterdir()), tmp_path / "speech.flac")
     ran = 0
     for command in commands():
-        if command.startswith("make"):
-            target = command.split()[1]
-            assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+        if command.startswith("make") or command in TESTED_ELSEWHERE:
             continue
-        if "tools.bench" in command:
-            assert command == "python -m tools.bench --preset smoke", "tests/tools/test_bench.py runs another"
-            continue
-        done = subprocess.run(
-            tiny(command, corpus), cwd=tmp_path, capture_output=True, text=True, timeout=300,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        run(tiny(command, corpus), tmp_path)
         ran += 1
-    assert ran >= 7
-    check = "".join(block for block in blocks("python")).replace("speech.wav", "speech.flac")
-    done = subprocess.run(
-        [sys.executable, "-c", check + "\nassert frames.shape[-1] == 32"], cwd=tmp_path, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert ran >= 15
+    for page in PAGES:
+        for block in blocks("python", page) if page != EXTENDING else []:
+            run([sys.executable, "-c", block.replace("speech.wav", "speech.flac")], tmp_path)
 
 
-def test_the_commands_that_take_an_hour_have_keys_that_exist(tmp_path: Path) -> None:
-    """The shell runs them with a python that writes down what it is asked; the configurations then take the keys."""
-    stand_in, asked = tmp_path / "python", tmp_path / "asked.jsonl"
-    note = f"open({str(asked)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')"
-    stand_in.write_text(f"#!{sys.executable}\nimport json, sys\n{note}\n")
-    stand_in.chmod(0o755)
-    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
-    subprocess.run(["bash", "-euc", "\n".join(blocks("sh"))], env=os.environ | {"PATH": path}, check=True)
-    modules = []
-    for words in map(json.loads, asked.read_text().splitlines()):
-        modules.append(words[1])
-        keys = [word for word in words if "=" in word]
-        if words[1] == "pretrain":
-            load_config(PretrainConfig, [str(ROOT / words[2]), *keys], "")
-            continue
-        assert words[1] in ("tools.probe", "tools.decode")
-        task = words[words.index("--tasks") + 1] if "--tasks" in words else "asr"
-        folder = "configs" if "--finetune" in words or words[1] == "tools.decode" else "configs/probe"
-        load_config(FinetuneConfig, [str(ROOT / folder / f"{task}.yaml"), "pretrained=runs/sm-0", *keys], "")
-    assert len(modules) == 11 and set(modules) == {"pretrain", "tools.probe", "tools.decode"}
+def run(words: list[str], folder: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
 def tiny(command: str, corpus: Path) -> list[str]:
-    """The command as it stands, with this corpus's paths, and keys that make it short."""
+    """The command with this corpus's paths, and keys that make it short."""
     task = "intent" if "intent" in command else "asr"
-    for name, path in (
-        ("AUDIO", corpus / "unlabelled"),
-        ("LABELLED", corpus / task),
-        ("DATA", corpus),
-        ("speech.wav", "speech.flac"),
-    ):
+    paths = {"AUDIO": corpus / "unlabelled", "LABELLED": corpus / task, "DATA": corpus, "speech.wav": "speech.flac"}
+    if "probe.data" in command:
+        paths["LABELLED"] = corpus / "intent"
+    for name, path in paths.items():
         command = command.replace(name, str(path))
     words = shlex.split(command)
-    if "pretrain" in words:
-        words += [
-            key
-            for key in TINY_PRETRAIN
-            if not (key == "size=tiny" and any(w.startswith("encoder.kind") for w in words))
-        ]
-    if "finetune" in words:
-        words += TINY_FINETUNE + ([*SMALLEST] if any(w.startswith("size=") for w in words) else [])
+    if "--help" not in words:
+        words += TINY_PRETRAIN if "pretrain" in words or "tools.fit" in words else []
+        words += TINY_FINETUNE if "finetune" in words or "tools.probe" in words else []
     if words[0] == "torchrun":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:]]
     if words[0] == "mixvec":
@@ -121,29 +180,52 @@ def tiny(command: str, corpus: Path) -> list[str]:
     return [sys.executable, *words[1:]]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_pretraining_config_is_in_the_table_and_builds(path: Path) -> None:
-    """Builds at its own block kind, front end and objective; at width 32, since `large` takes gigabytes."""
-    if path.stem in FINE_TUNING:
-        return
-    from pretrain.objectives.contrastive import MaskedPrediction
+def test_the_commands_that_take_an_hour_have_keys_that_exist(tmp_path: Path) -> None:
+    """A shell runs them with a python that writes down its arguments; the configurations then take the keys."""
+    stand_in, asked = tmp_path / "python", tmp_path / "asked.jsonl"
+    note = f"open({str(asked)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')"
+    stand_in.write_text(f"#!{sys.executable}\nimport json, sys\n{note}\n")
+    stand_in.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    script = "\n".join(block for page in PAGES for block in blocks("sh", page))
+    subprocess.run(["bash", "-euc", script], env=os.environ | {"PATH": path}, check=True)
+    modules = []
+    for words in map(json.loads, asked.read_text().splitlines()):
+        if words[0] != "-m":
+            assert (ROOT / words[0]).is_file()
+            continue
+        modules.append(words[1])
+        keys = [word for word in words if "=" in word]
+        if words[1] == "pretrain":
+            load_config(PretrainConfig, [str(ROOT / words[2]), *keys], "")
+        elif words[1] in ("tools.probe", "tools.decode"):
+            task = words[words.index("--tasks") + 1] if "--tasks" in words else "asr"
+            folder = "configs" if "--finetune" in words or words[1] == "tools.decode" else "configs/probe"
+            load_config(FinetuneConfig, [str(ROOT / folder / f"{task}.yaml"), "pretrained=runs/sm-0", *keys], "")
+    assert len(modules) >= 12 and {"pretrain", "tools.probe", "tools.decode", "tools.bench"} <= set(modules)
 
-    config = load_config(PretrainConfig, [str(path)], "")
-    assert config.size in SIZES
-    assert f"`{path.name}`" in README
-    small = load_config(PretrainConfig, [str(path), *SMALLEST], "")
-    assert MaskedPrediction(small.encoder, small.objective).encoder.config.kind == config.encoder.kind
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_is_in_the_tables(path: Path) -> None:
+    page = "finetuning.md" if path.stem in LABELLED_TASKS else "configuration.md"
+    assert f"`{path.name}`" in (DOCS / page).read_text()
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_table_states_each_size_s_parameters(size: str) -> None:
-    """Counted at full size on the meta device, which holds no numbers."""
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_encoder(SIZES[size]).parameters())
-    (row,) = re.findall(rf"^\| `{size}.yaml` .*", README, re.MULTILINE)
-    assert f"| {parameters / 1e6:.1f} M" in row
-
-
-@pytest.mark.parametrize("name", FINE_TUNING)
+@pytest.mark.parametrize("name", LABELLED_TASKS)
 def test_every_fine_tuning_config_loads(name: str) -> None:
     assert load_config(FinetuneConfig, [str(ROOT / f"configs/{name}.yaml"), "size=tiny"], "").task == name
+
+
+def missing_files(text: str) -> list[str]:
+    """The files and folders of the repository that a page names in code style and that do not exist."""
+    named = re.findall(r"`((?:mixvec|pretrain|finetune|tools|configs|tests|docs)/[\w./-]*)`", text)
+    return [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_files_that_are_named_exist(page: Path) -> None:
+    assert missing_files(page.read_text()) == []
+
+
+def test_a_missing_file_is_found() -> None:
+    assert missing_files("`mixvec/model/` and `mixvec/no_such.py`") == ["mixvec/no_such.py"]
