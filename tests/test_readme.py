@@ -148,22 +148,20 @@ def test_every_command_runs(tmp_path: Path) -> None:
     for name in ("configs", "pretrain", "finetune", "tools", "mixvec"):
         (tmp_path / name).symlink_to(ROOT / name)
     shutil.copy(next((corpus / "asr/test/audio").iterdir()), tmp_path / "speech.flac")
-    ran = 0
-    for command in commands():
-        if command.startswith("make") or command in TESTED_ELSEWHERE:
-            continue
-        run(tiny(command, corpus), tmp_path)
-        ran += 1
-    assert ran >= 15
+    chosen = [c for c in commands() if not c.startswith("make") and c not in TESTED_ELSEWHERE]
+    assert len(chosen) >= 15
+    failed = [fault for command in chosen if (fault := fault_of(tiny(command, corpus), tmp_path))]
     for page in PAGES:
         for block in blocks("python", page) if page != EXTENDING else []:
-            run([sys.executable, "-c", block.replace("speech.wav", "speech.flac")], tmp_path)
+            failed += [fault_of([sys.executable, "-c", block.replace("speech.wav", "speech.flac")], tmp_path)]
+    assert "".join(failed) == ""
 
 
-def run(words: list[str], folder: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def fault_of(words: list[str], folder: Path, root: Path = ROOT) -> str:
+    """Run a command in ``folder`` with the code of ``root``; what it printed where it failed, else nothing."""
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+    return f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}\n" if done.returncode else ""
 
 
 def tiny(command: str, corpus: Path) -> list[str]:
@@ -174,6 +172,7 @@ def tiny(command: str, corpus: Path) -> list[str]:
         paths["LABELLED"] = corpus / "intent"
     for name, path in paths.items():
         command = command.replace(name, str(path))
+    command = command.replace("vocabulary_size=500", "vocabulary_size=30")
     words = shlex.split(command)
     if "--help" not in words:
         words += TINY_PRETRAIN if "pretrain" in words or "tools.fit" in words else []
@@ -201,7 +200,7 @@ def test_the_commands_that_take_an_hour_have_keys_that_exist(tmp_path: Path) -> 
             continue
         modules.append(words[1])
         keys = [word for word in words if "=" in word]
-        if words[1] == "pretrain":
+        if words[1] in ("pretrain", "tools.fit"):
             load_config(PretrainConfig, [str(ROOT / words[2]), *keys], "")
         elif words[1] in ("tools.probe", "tools.decode"):
             task = words[words.index("--tasks") + 1] if "--tasks" in words else "asr"
