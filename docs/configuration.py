@@ -1,7 +1,7 @@
-"""Write docs/configuration.md from the configuration dataclasses: every key, its default and its docstring.
+"""Write docs/configuration.md from the configuration dataclasses, and the forms in docs/data.md from the readers.
 
-    python docs/configuration.py            # writes the page
-    python docs/configuration.py --check    # exits with 1 where the page is out of date
+    python docs/configuration.py            # writes both pages
+    python docs/configuration.py --check    # exits with 1 where one is out of date
 
 A field is documented by the string literal after it in the source, which Python itself drops.
 """
@@ -22,7 +22,8 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs/configuration.md"
+PAGE, DATA_PAGE = ROOT / "docs/configuration.md", ROOT / "docs/data.md"
+FORMS = re.compile(r"(?<=<!-- forms: begin -->\n).*(?=\n<!-- forms: end -->)", re.DOTALL)
 sys.path.insert(0, str(ROOT))
 
 INTRODUCTION = """\
@@ -164,13 +165,25 @@ def one_line(text: str) -> str:
     return " ".join(" ".join(p.split()) for p in paragraphs).replace("``", "`").replace("|", "\\|")
 
 
+def data_page() -> str:
+    """docs/data.md with the table of forms that the readers print."""
+    from mixvec.data.readers.forms import table
+
+    return FORMS.sub(lambda _: table(), DATA_PAGE.read_text(encoding="utf-8"))
+
+
 def main() -> None:
-    text = page()
+    stale = {path: text for path, text in pages().items() if not path.is_file() or path.read_text("utf-8") != text}
     if "--check" in sys.argv[1:]:
-        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
-        print(f"{PAGE.name} is {'up to date' if current else 'out of date: run python docs/configuration.py'}")
-        sys.exit(0 if current else 1)
-    PAGE.write_text(text, encoding="utf-8")
+        print("\n".join(f"{path.name} is out of date: run python docs/configuration.py" for path in stale))
+        sys.exit(bool(stale))
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[Path, str]:
+    """What the generated pages should hold."""
+    return {PAGE: page(), DATA_PAGE: data_page()}
 
 
 if __name__ == "__main__":

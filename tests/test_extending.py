@@ -23,17 +23,17 @@ BLOCK = re.compile(r"^```(python|diff|bash)\n(.*?)^```", re.DOTALL | re.MULTILIN
 def added(block: str, root: Path) -> None:
     """Write or append the code of a block to the file that its first line names."""
     path = root / block.splitlines()[0].removeprefix("# ")
-    with path.open("a") as file:
-        file.write(f"\n\n{block.partition(chr(10))[2]}" if path.exists() else block.partition("\n")[2])
+    before = path.read_text() + "\n\n" if path.exists() else ""
+    path.write_text(before + block.partition("\n")[2])
 
 
 def patched(block: str, root: Path) -> None:
-    """Replace the lines of each hunk, which have to be in the file exactly once."""
+    """Replace the text of each hunk, which has to be in the file exactly once; a last line may be the start of one."""
     for hunk in block.split("@@ ")[1:]:
         name, _, body = hunk.partition("\n")
         lines = body.splitlines()
-        old = "".join(line[1:] + "\n" for line in lines if line[0] in " -")
-        new = "".join(line[1:] + "\n" for line in lines if line[0] in " +")
+        old = "\n".join(line[1:] for line in lines if line[0] in " -")
+        new = "\n".join(line[1:] for line in lines if line[0] in " +")
         text = (root / name).read_text()
         assert text.count(old) == 1, f"docs/extending.md changes lines that {name} does not have once:\n{old}"
         (root / name).write_text(text.replace(old, new))
@@ -58,6 +58,7 @@ def test_each_addition_takes_one_file_and_its_name(corpus: Path, tmp_path: Path)
     shutil.copy(next((corpus / "asr/test/audio").iterdir()), root / "speech.flac")
     files = sorted((corpus / "unlabelled").rglob("*.flac"))
     (root / "files.lst").write_text("".join(f"{file}\n" for file in files))
+    genders = labelled(corpus, tmp_path / "genders")
     for language, block in BLOCK.findall((DOCS / "extending.md").read_text()):
         if language == "python":
             added(block, root)
@@ -65,10 +66,7 @@ def test_each_addition_takes_one_file_and_its_name(corpus: Path, tmp_path: Path)
             patched(block, root)
         else:
             for command in block.splitlines():
-                words = tiny(command.replace("LABELLED", "GENDERED"), corpus)
-                words = [word.replace("GENDERED", str(root / "gendered")) for word in words]
-                if not (root / "gendered").exists():
-                    labelled(corpus, root / "gendered")
+                words = tiny(command.replace("LABELLED", str(genders)), corpus)
                 assert fault_of(words, root, root) == ""
                 ran.append(command)
     assert len(ran) >= 5
