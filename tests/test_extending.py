@@ -28,7 +28,7 @@ def added(block: str, root: Path) -> None:
 
 
 def patched(block: str, root: Path) -> None:
-    """Replace the text of each hunk, which has to be in the file exactly once; a last line may be the start of one."""
+    """Replace the text of each hunk, which has to be in the file exactly once."""
     for hunk in block.split("@@ ")[1:]:
         name, _, body = hunk.partition("\n")
         lines = body.splitlines()
