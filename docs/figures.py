@@ -8,7 +8,6 @@ Lines differ by dash and marker as well as colour, so that the figure can be rea
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ THEMES = {
     "figure": {"ink": "#1b1f24", "muted": "#57606a", "fill": "#f3f5f7", "ours": "#0b5fc0", "accent": "#dce9f9"},
     "figure-dark": {"ink": "#e6edf3", "muted": "#9aa4af", "fill": "#20262d", "ours": "#6cb2ff", "accent": "#1c3350"},
 }
-STYLE = {"font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "mixvec", "font.size": 9}
+Point = tuple[float, float]
+STYLE: Any = {"font.family": "sans-serif", "svg.fonttype": "none", "svg.hashsalt": "mixvec", "font.size": 9}
 SYSTEMS = {"SummaryMixing": ("-", "o", "ours"), "self-attention": ("--", "s", "ink")}
 
 
@@ -37,9 +37,9 @@ def box(axis: Any, colours: dict[str, str], x: float, y: float, text: str, width
     axis.text(x, y, text, ha="center", va="center", color=colours["ink"])
 
 
-def arrow(axis: Any, colours: dict[str, str], start: Sequence[float], end: Sequence[float]) -> None:
-    style = {"arrowstyle": "-|>", "mutation_scale": 8, "linewidth": 1, "color": colours["muted"]}
-    axis.add_patch(FancyArrowPatch(start, end, shrinkA=0, shrinkB=0, **style))
+def arrow(axis: Any, colours: dict[str, str], start: Point, end: Point) -> None:
+    colour = colours["muted"]
+    axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", shrinkA=0, shrinkB=0, mutation_scale=8, color=colour))
 
 
 def draw_encoder(axis: Any, colours: dict[str, str]) -> None:
