@@ -31,7 +31,7 @@ if not torch.cuda.is_available():
 
 
 SLOW = (
-    "test_readme.py", "test_input_forms.py", "test_packaging.py", "data/test_stream.py", "data/test_stream_remote.py",
+    "test_input_forms.py", "test_packaging.py", "data/test_stream.py", "data/test_stream_remote.py",
     "data/test_fuzz.py", "finetune/test_train.py", "finetune/test_health.py", "pretrain/test_bad_input.py",
     "pretrain/test_health.py", "pretrain/test_probe.py", "pretrain/test_train.py", "training/test_faults.py",
     "training/test_restarts.py", "training/test_signals.py",
