@@ -22,7 +22,7 @@ from .config import PretrainConfig
 from .objectives import Objective
 
 
-def open_data(config: PretrainConfig, run: Run, objective: Any) -> tuple[str, UpdateSource[Any]]:
+def open_data(config: PretrainConfig, run: Run, objective: Objective) -> tuple[str, UpdateSource[Any]]:
     """Find and plan ``data.train``; the name of the data, and its updates.
 
     Raises:
@@ -57,7 +57,8 @@ def open_data(config: PretrainConfig, run: Run, objective: Any) -> tuple[str, Up
     run.skips.note(augment.skipped)
     parameters = sum(p.numel() for p in objective.parameters()) / 1e6
     devices = f"{accelerator.num_processes} x {accelerator.device.type}"
-    run.log.print(f"{found}; {parameters:.1f} M parameters; {devices}; {objective.describe()}")
+    described, *warnings = objective.describe(config.run.updates * config.batch.update_s / 3600)
+    run.log.print("\n".join([f"{found}; {parameters:.1f} M parameters; {devices}; {described}", *warnings]))
     return name, updates
 
 

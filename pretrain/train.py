@@ -12,8 +12,10 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 
 from mixvec.build import build_encoder
+from mixvec.data.batches import UpdateSource
 from mixvec.training.compiling import choose_kernels, start_compiling
 from mixvec.training.device import start_accelerator
 from mixvec.training.export import save_model, training_facts
@@ -24,9 +26,18 @@ from mixvec.training.run import Run
 
 from .config import PretrainConfig
 from .data import open_data
-from .objectives import build_objective
+from .objectives import Objective, build_objective
 from .probe import open_probe
 from .report import Window, report
+
+
+def fit_targets(run: Run, objective: Objective, updates: UpdateSource[Any], progress: float) -> None:
+    """Let the objective fit its targets where that is due: on the main rank, for all."""
+    if not objective.due(progress):
+        return
+    run.on_main(lambda: objective.fit(updates.sample, run.config.run.seed, run.log.print))
+    for tensor in objective.fitted():
+        broadcast(tensor)
 
 
 def train(config: PretrainConfig) -> int:
@@ -37,30 +48,31 @@ def train(config: PretrainConfig) -> int:
     """
     accelerator = start_accelerator(config.run)
     run = Run(config, accelerator)
-    objective: Any = build_objective(config.objective, build_encoder(config.encoder))
+    objective = build_objective(config.objective, build_encoder(config.encoder))
     name, updates = open_data(config, run, objective)
     optimizer = adamw(objective.parameters(), config.optim, accelerator.device)
     model, optimizer = accelerator.prepare(objective, optimizer)
     choose_kernels(run, objective.encoder)
     start_compiling(run, objective.encoder)
     probe = open_probe(run, objective.encoder)
-    state = run.resume(model, optimizer, {"data.train": updates.fingerprint()})
+    state = run.resume(model, optimizer, {"data.train": updates.fingerprint()} | objective.fingerprint())
     window = Window(run.elapsed_s)
     model.train()
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (place, loaded) in zip(todo, updates.start(state.place), strict=False):
         progress = update / config.run.updates
         set_learning_rate(optimizer, learning_rate(progress, config.optim))
+        fit_targets(run, objective, updates, progress)
         with memory_named(update, loaded, config.batch.max_s):
             batches = [to_device(part.batch, accelerator.device) for part in loaded]
             with accelerator.autocast():
                 prepared = [objective.prepare(batch, recompute=len(batches) > 1) for batch in batches]
-            totals = accelerator.reduce(torch.stack([part.totals for part in prepared]).sum(0), "sum")
+            totals = accelerator.reduce(torch.stack([ready.totals for ready in prepared]).sum(0), "sum")
             losses = []
-            for number, part in enumerate(prepared, start=1):
-                seed_update(objective.encoder, config.run.seed, update, part.batch.keys)
+            for number, ready in enumerate(prepared, start=1):
+                seed_update(objective.encoder, config.run.seed, update, ready.batch.keys)
                 with nullcontext() if number == len(prepared) else accelerator.no_sync(model):
-                    done = model(part, totals, progress)
+                    done = model(ready, totals, progress)
                     accelerator.backward(done.loss * accelerator.num_processes)  # DDP takes the mean over ranks
                 window.add(done)
                 losses.append(done.loss.detach())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
@@ -102,6 +103,9 @@ class UpdateSource(Protocol[Batch]):
     def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
         """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it."""
 
+    def sample(self, seconds: float) -> Iterator[Loaded[Batch]]:
+        """The first micro-batches of the data, of about so many seconds and at most an epoch, whatever the ranks."""
+
     def fingerprint(self) -> Fingerprint:
         """Plain JSON by which a resumed run notices that its data has changed."""
 
@@ -129,6 +133,21 @@ class Loader(Generic[Batch]):
             update = next(updates)
             self.waited_s += time.monotonic() - began if number else 0.0
             yield update
+
+    def sample(self, seconds: float) -> Iterator[Loaded[Batch]]:
+        """The first micro-batches of the data, of about so many seconds and at most an epoch, whatever the ranks."""
+        alone = copy(self)
+        alone.config = replace(self.config, ranks=1, rank=0)
+        for place, parts in alone._updates(None):
+            for part in parts:
+                yield part
+                seconds -= part.seconds
+            if seconds <= 0 or self._epoch(place) > 0:
+                return
+
+    def _epoch(self, place: Any) -> int:
+        """The epoch of a place."""
+        raise NotImplementedError
 
     def _updates(self, place: Any) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
         raise NotImplementedError
@@ -194,6 +213,9 @@ class Updates(Loader[Batch]):
     def fingerprint(self) -> Fingerprint:
         """Plain JSON by which a resumed run notices that its data has changed."""
         return self.corpus.fingerprint()
+
+    def _epoch(self, place: list[int]) -> int:
+        return place[0] if place[1] < self.epoch_length(place[0]) else place[0] + 1
 
     def read(self, number: int, epoch: int, *, augmented: bool = True) -> Clip:
         """Decode one utterance of this epoch, crop and augment it.

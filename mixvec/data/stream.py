@@ -178,6 +178,9 @@ class StreamedUpdates(Loader[Batch]):
         names = zlib.crc32("\n".join(map(redacted, shards)).encode("utf-8", "surrogatepass"))
         self._fingerprint = {"shards": len(shards), "shard_names": names}  # found now: a wrong name is reported at once
 
+    def _epoch(self, place: Place) -> int:
+        return max(at[0] for at in place["sources"])
+
     def fingerprint(self) -> Fingerprint:
         """Plain JSON by which a resumed run notices that its data has changed: the sources and their shards."""
         return self._fingerprint

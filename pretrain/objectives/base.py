@@ -1,25 +1,27 @@
 """What a pretraining objective is, and what all of them share: spans of hidden frames and a padded batch.
 
-An objective is one file of this folder: a config dataclass that validates itself, and a module that satisfies
-``Objective``. ``pretrain/objectives/__init__.py`` names it.
+An objective is one file of this folder: a config dataclass that validates itself, and a subclass of ``Objective``.
+``pretrain/objectives/__init__.py`` names it.
 
 Symbols: B batch, S samples, T frames, D model width, K totals, N sampled frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixvec.data.masks import MIN_FRAMES, span_mask
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from mixvec.data.batches import Clip  # whose import brings the whole data stack, for which a config has no use
+    from mixvec.data.batches import Clip, Loaded  # importing them brings the data stack, which a config has no use for
+
+Sample: TypeAlias = "Callable[[float], Iterator[Loaded[Any]]]"
 
 SAMPLE_FRAMES = 2048
 """Output frames of a micro-batch, at most, from which the effective rank is estimated."""
@@ -37,10 +39,10 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_prob <= 1.0:
             raise ValueError(f"objective.mask_prob={self.mask_prob} must be in (0, 1]")
-        at_least(self, mask_span_frames=2)
+        at_least(self, {"mask_span_frames": 2})
 
 
-def at_least(config: ObjectiveConfig, **bounds: float) -> None:
+def at_least(config: ObjectiveConfig, bounds: dict[str, float]) -> None:
     """Raise ValueError naming the first key of ``config`` that is below its bound, or is not a number."""
     for name, bound in bounds.items():
         if not getattr(config, name) >= bound:
@@ -58,6 +60,8 @@ class MaskedClips(NamedTuple):
     """(B, T) True at hidden frames."""
     keys: Tensor
     """(B,) int64, a number below 2^32 for each utterance and epoch, from which its noise is drawn."""
+    present: Tensor
+    """(B,) True for an utterance, False for the silence that stands in where no file could be read."""
 
 
 class Step(NamedTuple):
@@ -73,50 +77,6 @@ class Step(NamedTuple):
     """(N,) True where ``sample`` is a frame of an utterance, False where it is padding."""
 
 
-class Objective(Protocol):
-    """A pretraining objective, a module around the encoder that it trains.
-
-    An update calls, in this order: ``collate`` in the workers; ``prepare`` for each micro-batch; ``forward`` for each
-    micro-batch, with the totals of all of them on all ranks; and ``metrics`` at a log line.
-    """
-
-    encoder: Any
-
-    def collate(self, clips: list[Clip], multiple: int = 1) -> Any:
-        """Make a batch, a NamedTuple of tensors, of decoded clips; of none, one that adds nothing to the loss.
-
-        Args:
-            multiple: frames are padded to a multiple of it.
-        """
-
-    def prepare(self, batch: Any, *, recompute: bool) -> Prepared:
-        """Run the front end, and count what the loss of the whole update is divided by.
-
-        Args:
-            recompute: whether to keep only the features, and run the front end again in the backward pass.
-        """
-
-    def __call__(self, prepared: Prepared, totals: Tensor, progress: float) -> Step:
-        """Compute the loss of a micro-batch.
-
-        Args:
-            totals: (K,) the sum of ``Prepared.totals`` over the update's micro-batches and ranks.
-            progress: the fraction of the run in (0, 1], on which schedules depend.
-        """
-
-    def metrics(self, sums: dict[str, Tensor], progress: float) -> dict[str, float]:
-        """Turn sums over updates and ranks into the numbers of a log row."""
-
-    def status(self, row: dict[str, Any]) -> str:
-        """Describe a log row in the middle of the status line."""
-
-    def diagnose(self, row: dict[str, Any], *, past_warmup: bool) -> dict[str, str | None]:
-        """Name what is wrong with a log row: evidence, likely causes and keys, under the name of the diagnosis."""
-
-    def describe(self) -> str:
-        """Describe the objective at the start of a run, in half a line."""
-
-
 class Prepared(NamedTuple):
     """A micro-batch after the front end."""
 
@@ -127,6 +87,82 @@ class Prepared(NamedTuple):
     """(B,)"""
     totals: Tensor
     """(K,) fp32 without gradient: what the loss is divided by, this micro-batch's part."""
+
+
+class Objective(nn.Module):
+    """A pretraining objective: a module around the encoder that it trains.
+
+    An update calls, in this order: ``collate`` in the workers; ``due``, and ``fit`` where it is; ``prepare`` for each
+    micro-batch; ``forward`` for each micro-batch, with the totals of all of them on all ranks; and at a log line
+    ``metrics``, ``status`` and ``diagnose``.
+    """
+
+    encoder: Any
+
+    def collate(self, clips: list[Clip], multiple: int = 1) -> Any:
+        """Make a batch, a NamedTuple of tensors, of decoded clips; of none, one that adds nothing to the loss.
+
+        Args:
+            multiple: frames are padded to a multiple of it.
+        """
+        raise NotImplementedError
+
+    def prepare(self, batch: Any, *, recompute: bool = False) -> Prepared:
+        """Run the front end, and count what the loss of the whole update is divided by.
+
+        Args:
+            recompute: whether to keep only the features, and run the front end again in the backward pass.
+        """
+        raise NotImplementedError
+
+    def forward(self, prepared: Prepared, totals: Tensor, progress: float) -> Step:
+        """Compute the loss of a micro-batch.
+
+        Args:
+            totals: (K,) the sum of ``Prepared.totals`` over the update's micro-batches and ranks.
+            progress: the fraction of the run in (0, 1], on which schedules depend.
+        """
+        raise NotImplementedError
+
+    def metrics(self, sums: dict[str, Tensor], progress: float) -> dict[str, float]:
+        """Turn sums over updates and ranks into the numbers of a log row."""
+        raise NotImplementedError
+
+    def status(self, row: dict[str, Any]) -> str:
+        """Describe a log row in the middle of the status line."""
+        raise NotImplementedError
+
+    def diagnose(self, row: dict[str, Any], *, past_warmup: bool) -> dict[str, str | None]:
+        """Name what is wrong with a log row: evidence, likely causes and keys, under the name of the diagnosis."""
+        raise NotImplementedError
+
+    def describe(self, hours: float) -> list[str]:
+        """Describe the objective at the start of a run, in half a line; warnings about it follow.
+
+        Args:
+            hours: of audio in the whole run.
+        """
+        raise NotImplementedError
+
+    def due(self, progress: float) -> bool:
+        """Whether ``fit`` is to be called before the update that ends at ``progress``."""
+        return False
+
+    def fit(self, sample: Sample, seed: int, report: Callable[[str], None]) -> None:
+        """Fit, on the main rank alone, what is not learned by gradients. It must be a part of the state.
+
+        Args:
+            sample: gives the micro-batches of so many seconds of training audio, always the same.
+            report: prints a line.
+        """
+
+    def fitted(self) -> list[Tensor]:
+        """What ``fit`` may have changed, which the other ranks then get from the main one."""
+        return []
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What else must be the same when the run resumes, as plain JSON by name."""
+        return {}
 
 
 def masked_clips(
@@ -161,7 +197,7 @@ def masked_clips(
         if frames >= MIN_FRAMES:
             own = span_mask(frames, config.mask_prob, config.mask_span_frames, clip.rng)
             mask[row, :frames] = torch.from_numpy(own)
-    return MaskedClips(waveforms, lengths, mask, keys)
+    return MaskedClips(waveforms, lengths, mask, keys, torch.arange(len(lengths)) < len(clips))
 
 
 def rounded_samples(samples: int, multiple: int, hop_samples: int, frame_lengths: Callable[[int], int]) -> int:

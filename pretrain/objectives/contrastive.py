@@ -20,11 +20,15 @@ from torch import Tensor, nn
 
 from mixvec.model.padding import padding_mask
 
-from .base import ObjectiveConfig, Prepared, Step, at_least, features_of, masked_clips, sample_of
+from .base import Objective, ObjectiveConfig, Prepared, Step, at_least, features_of, masked_clips, sample_of
 from .quantizer import GumbelQuantizer, gumbel_temperature
 
 if TYPE_CHECKING:
     from mixvec.data.batches import Clip
+
+
+LEAST_HOURS = 500.0
+"""Hours of audio in a run under which learned targets have not been seen to help."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,9 @@ class ContrastiveConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, distractors=1, logit_temperature=1e-6, codebooks=1, entries=2, gumbel_start=1e-6,
-                 gumbel_end=1e-6, gumbel_fraction=0)  # fmt: skip
+        bounds = {"distractors": 1, "logit_temperature": 1e-6, "codebooks": 1, "entries": 2, "gumbel_start": 1e-6,
+                  "gumbel_end": 1e-6, "gumbel_fraction": 0}  # fmt: skip
+        at_least(self, bounds)
         if self.code_dim % self.codebooks:
             raise ValueError(
                 f"objective.code_dim={self.code_dim} must be a multiple of objective.codebooks={self.codebooks}"
@@ -65,6 +70,8 @@ class ContrastiveBatch(NamedTuple):
     """(B, T) True at hidden frames."""
     keys: Tensor
     """(B,) of which each utterance's Gumbel noise is drawn."""
+    present: Tensor
+    """(B,) False for silence in place of files that could not be read."""
     masked: Tensor
     """(B, M) the numbers of the hidden frames, padded with 0."""
     counts: Tensor
@@ -73,7 +80,7 @@ class ContrastiveBatch(NamedTuple):
     """(B, M, K) indices into ``masked``."""
 
 
-class Contrastive(nn.Module):
+class Contrastive(Objective):
     """The encoder with what only pretraining needs: a quantizer for the targets and a projection to their width."""
 
     def __init__(self, encoder: Any, config: ContrastiveConfig) -> None:
@@ -82,8 +89,15 @@ class Contrastive(nn.Module):
         self.quantizer = GumbelQuantizer(encoder.feature_dim, config.codebooks, config.entries, config.code_dim)
         self.project = nn.Linear(encoder.dim, config.code_dim)
 
-    def describe(self) -> str:
-        return f"chance is ln({self.config.distractors} + 1) = {math.log(self.config.distractors + 1):.2f}"
+    def describe(self, hours: float) -> list[str]:
+        lines = [f"chance is ln({self.config.distractors} + 1) = {math.log(self.config.distractors + 1):.2f}"]
+        if hours < LEAST_HOURS:
+            lines.append(
+                f"WARNING small-budget: objective.kind=contrastive learns its targets too, which takes some "
+                f"{LEAST_HOURS:g} h of audio; this run has {hours:.0f} h. objective.kind=units "
+                "learns from the first hour"
+            )
+        return lines
 
     def collate(self, clips: list[Clip], multiple: int = 1) -> ContrastiveBatch:
         """Clips to a batch with masks and distractors; frames and masked frames are padded to a ``multiple``."""

@@ -1,0 +1,354 @@
+"""``objective.kind=units``: predict the discrete units of hidden frames (HuBERT, arXiv 2106.07447).
+
+The units are fixed before training (``targets.py``), so they mean something from the first update on: at the budgets
+of one machine this learns where learned targets (``contrastive``) do not. At small budgets a loss on hidden frames
+alone lets the encoder's dimensions collapse; a second term on the visible frames prevents that.
+
+Symbols: B batch, T frames, D model width, G codebooks, V units of a codebook.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mixvec.errors import UserError
+from mixvec.model.blocks import zero_gradient
+from mixvec.model.padding import padding_mask
+
+from .base import (
+    MaskedClips,
+    Objective,
+    ObjectiveConfig,
+    Prepared,
+    Sample,
+    Step,
+    at_least,
+    features_of,
+    masked_clips,
+    sample_of,
+)
+from .targets import PROJECTED, WHITENED, Codebooks, TargetFrames, load_teacher, sample_frames
+
+if TYPE_CHECKING:
+    from mixvec.data.batches import Clip
+
+MAX_UNITS = 1 << 16
+
+
+@dataclass(frozen=True)
+class UnitsConfig(ObjectiveConfig):
+    """Masked prediction of units."""
+
+    kind: str = "units"
+    targets: Literal["mfcc", "log-mel", "random-projection", "layer"] = "mfcc"
+    """What units are made of: k-means on MFCCs or on whitened log-mel, random projections of log-mel (BEST-RQ), or
+    k-means on a layer of ``teacher``."""
+    units: tuple[int, ...] = (100,)
+    """V of each codebook: [100] is one codebook, [100,500] are two."""
+    teacher: str | None = None
+    """For ``targets=layer``: a run directory, a hub folder or a hub name."""
+    layer: int | None = None
+    """The teacher's layer, counted from its input embedding, 0; null: two thirds up."""
+    sample_s: float = 3600.0
+    """Seconds of training audio, at most, on which units are fitted at the start of the run."""
+    visible_weight: float = 1.0
+    """Weight of the loss on visible frames at the start of the run."""
+    visible_final: float | None = None
+    """The same at the end of the run, with a linear change between the two; null: as at the start."""
+    relabel: tuple[float, ...] = ()
+    """Fractions of the run at which new units are fitted on a layer of the encoder itself."""
+    relabel_units: int = 100
+    relabel_layer: int | None = None
+    """The encoder's layer from which new units are made; null: the middle one."""
+    old_weight: float = 0.3
+    """Weight of the first units' loss after a relabelling, where the new units' is 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, {"sample_s": 1, "visible_weight": 0, "relabel_units": 2, "old_weight": 0})
+        if not self.units or min(self.units) < 2 or sum(self.units) > MAX_UNITS:
+            raise ValueError(
+                f"objective.units={list(self.units)} must be numbers from 2 on, at most {MAX_UNITS} in all"
+            )
+        if self.visible_final is not None and not self.visible_final >= 0:
+            raise ValueError(f"objective.visible_final={self.visible_final} must be at least 0, or null")
+        if any(not 0.0 < at < 1.0 for at in self.relabel) or list(self.relabel) != sorted(set(self.relabel)):
+            raise ValueError(f"objective.relabel={list(self.relabel)} must be rising fractions of the run in (0, 1)")
+        if (self.targets == "layer") != (self.teacher is not None):
+            raise ValueError("objective.targets=layer and objective.teacher need each other")
+
+
+class Units(Objective):
+    """The encoder, the units and a linear layer that predicts them.
+
+    After a relabelling a copy of the encoder's lower layers, as they were then, makes the new units.
+    """
+
+    fits: Tensor
+    relabelled: Tensor
+
+    def __init__(self, encoder: Any, config: UnitsConfig) -> None:
+        """
+        Raises:
+            UserError: the teacher does not exist or does not fit, or a layer does not exist.
+        """
+        super().__init__()
+        self.config, self.encoder = config, encoder
+        teacher, layer, self._checksum = None, 0, ""
+        if config.teacher is not None:
+            teacher, layer, self._checksum = load_teacher(encoder, config.teacher, config.layer)
+        self.frames = TargetFrames(encoder, config.targets, teacher, layer)
+        projected = {"log-mel": WHITENED, "random-projection": PROJECTED}.get(config.targets)
+        cosine = config.targets == "random-projection"
+        self.codebooks = Codebooks(self.frames.width, config.units, projected, cosine=cosine)
+        self.head = nn.Linear(encoder.dim, sum(config.units))
+        if config.relabel:
+            self.relabel_layer = self._relabel_layer()
+            self.teacher = self._snapshot()
+            self.new_codebooks = Codebooks(encoder.dim, (config.relabel_units,))
+            self.new_head = nn.Linear(encoder.dim, config.relabel_units)
+        self.register_buffer("fits", torch.zeros((), dtype=torch.int64))  # how many were due so far
+        self.register_buffer("relabelled", torch.zeros((), dtype=torch.bool))
+        self._known: tuple[int, bool] | None = None
+        """``fits`` and ``relabelled`` on the host."""
+
+    def _relabel_layer(self) -> int:
+        layers, asked = self.encoder.num_layers, self.config.relabel_layer
+        chosen = math.ceil(layers / 2) if asked is None else asked
+        if not hasattr(self.encoder, "layers"):
+            raise UserError("objective.relabel needs encoder.kind=mixvec")
+        if not 1 <= chosen <= layers:
+            raise UserError(f"objective.relabel_layer={asked}: the encoder has layers 1 to {layers}")
+        return chosen
+
+    def _snapshot(self) -> Any:
+        """A frozen copy of the encoder, as it is now, up to the layer from which units are made."""
+        known = hasattr(self, "teacher")  # a copy of the encoder itself would copy what torch.compile made of it
+        teacher = copy.deepcopy(self.teacher if known else self.encoder)
+        if not known:
+            teacher.layers = teacher.layers[: self.relabel_layer]
+            teacher.num_layers = self.relabel_layer
+        now = self.encoder.state_dict()
+        teacher.load_state_dict({name: now[name] for name in teacher.state_dict()})
+        return teacher.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Units:
+        """Set the mode of all but the teacher, which never drops anything."""
+        super().train(mode)
+        if self.config.relabel:
+            self.teacher.eval()
+        return self
+
+    def describe(self, hours: float) -> list[str]:
+        return [f"{' + '.join(map(str, self.config.units))} units of {self.config.targets}"]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What of the targets must be the same when the run resumes."""
+        return {"objective.teacher": {"sha256": self._checksum}} if self._checksum else {}
+
+    def collate(self, clips: list[Clip], multiple: int = 1) -> MaskedClips:
+        return masked_clips(clips, self.config, self.encoder.frame_lengths, self.encoder.hop_samples, multiple)
+
+    def due(self, progress: float) -> bool:
+        """Whether units are to be fitted before the update that ends at ``progress``."""
+        if self._known is None:
+            self._known = int(self.fits), bool(self.relabelled)
+        return self._known[0] < 1 + sum(at <= progress for at in self.config.relabel)
+
+    def fit(self, sample: Sample, seed: int, report: Callable[[str], None]) -> None:
+        """Fit the units that are due.
+
+        Args:
+            sample: gives the micro-batches of so many seconds of training audio, always the same.
+            report: prints a line.
+
+        Raises:
+            UserError: the sample has too few frames.
+        """
+        number = int(self.fits)
+        self.fits += 1
+        if number == 0:
+            if self.config.targets == "random-projection":
+                self.codebooks.randomise(seed)
+                return report("units: random projections of log-mel, nothing to fit")
+            frames = self._collect(sample, self.frames, self.config.units)
+            perplexities = ", ".join(f"{p:.1f}" for p in self.codebooks.fit(frames, seed))
+            return report(
+                f"units: k-means on {len(frames)} frames of {self.config.targets}; perplexity {perplexities} of "
+                f"{', '.join(map(str, self.config.units))}"
+            )
+        self._relabel(sample, seed + number, report)
+        return None
+
+    def _relabel(self, sample: Sample, seed: int, report: Callable[[str], None]) -> None:
+        snapshot, count = self._snapshot(), self.config.relabel_units
+
+        def frames_of(waveforms: Tensor, lengths: Tensor) -> Tensor:
+            frames: Tensor = snapshot(waveforms, lengths, every_layer=False).frames
+            return frames.float()
+
+        new = Codebooks(self.encoder.dim, (count,)).to(self.fits.device)
+        frames = self._collect(sample, frames_of, (count,))
+        (perplexity,) = new.fit(frames, seed)
+        where = f"layer {self.relabel_layer} of {self.encoder.num_layers}"
+        if perplexity < count / 2:
+            return report(f"relabel: refused, as the new units are degenerate: k-means on {where} has perplexity "
+                          f"{perplexity:.1f} of {count}; the old units stay")  # fmt: skip
+        self.teacher.load_state_dict(snapshot.state_dict())
+        self.new_codebooks.load_state_dict(new.state_dict())
+        generator = torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(self.encoder.dim)
+        with torch.no_grad():
+            for parameter in self.new_head.parameters():
+                drawn = (2 * torch.rand(parameter.shape, generator=generator) - 1) * bound
+                parameter.copy_(drawn)
+        self.relabelled.fill_(True)
+        return report(f"relabel: {count} new units by k-means on {len(frames)} frames of {where}; perplexity "
+                      f"{perplexity:.1f}; the old units keep weight {self.config.old_weight:g}")  # fmt: skip
+
+    @torch.no_grad()
+    def _collect(
+        self,
+        sample: Sample,
+        frames_of: Callable[[Tensor, Tensor], Tensor],
+        units: tuple[int, ...],
+    ) -> Tensor:
+        """Frames (N, F) of the sample, evenly thinned to as many as k-means needs."""
+        device, found = self.fits.device, []
+        for loaded in sample(self.config.sample_s):
+            if not loaded.sources:
+                continue
+            waveforms, lengths = loaded.batch.waveforms.to(device), loaded.batch.lengths.to(device)
+            frames = frames_of(waveforms, lengths)
+            valid = padding_mask(self.encoder.frame_lengths(lengths), frames.shape[1])
+            found.append(frames[valid].float().cpu())
+        frames = torch.cat(found) if found else torch.zeros(0, 1)
+        wanted = sample_frames(units)
+        every = max(1, len(frames) / wanted)
+        return frames[(torch.arange(int(len(frames) / every)) * every).long()]
+
+    def fitted(self) -> list[Tensor]:
+        self._known = None
+        own = list(self.buffers())
+        return [*own, *self.teacher.parameters(), *self.new_head.parameters()] if self.config.relabel else own
+
+    def prepare(self, batch: MaskedClips, *, recompute: bool = False) -> Prepared:
+        """Totals (2,): masked and visible frames."""
+        features, frame_lengths = features_of(self.encoder, batch, recompute=recompute)
+        valid = padding_mask(frame_lengths, features.shape[1]) & batch.present.unsqueeze(1)
+        totals = torch.stack([(batch.mask & valid).sum(), (valid & ~batch.mask).sum()]).float()
+        return Prepared(batch, features, frame_lengths, totals)
+
+    def forward(self, prepared: Prepared, totals: Tensor, progress: float) -> Step:
+        """This micro-batch's share of the update's loss:
+
+            Σ_masked CE / masked + w(progress) · Σ_visible CE / visible
+
+        CE being the mean over codebooks of the cross-entropy of units; after a relabelling, that of the new units plus
+        ``old_weight`` times that of the old.
+        """
+        batch, frame_lengths = prepared.batch, prepared.frame_lengths
+        hidden = self.encoder.encode(prepared.features, frame_lengths, batch.mask, every_layer=False).frames
+        valid = padding_mask(frame_lengths, hidden.shape[1]) & batch.present.unsqueeze(1)
+        masked, visible = batch.mask & valid, valid & ~batch.mask
+        share = masked / totals[0].clamp(min=1) + self.visible_weight(progress) * visible / totals[1].clamp(min=1)
+        labels = self.codebooks(self.frames(batch.waveforms, batch.lengths))
+        known = self._known is not None and self._known[1]
+        sets = [(self.head, labels, self.config.units, self.config.old_weight if known else 1.0)]
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        if known:
+            new = self.new_codebooks(self.teacher(batch.waveforms, batch.lengths, every_layer=False).frames.float())
+            sets.insert(0, (self.new_head, new, (self.config.relabel_units,), 1.0))
+        elif self.config.relabel:
+            loss = loss + zero_gradient(self.new_head)
+        sums: dict[str, Tensor] = {}
+        for number, (head, units, counts, weight) in enumerate(sets):
+            logits = head(hidden).float()  # (B, T, ΣV)
+            term, found = _cross_entropy(logits, units, counts, share, masked, visible)
+            loss = loss + weight * term
+            if number == 0:
+                sums = found
+        sums |= {"masked": masked.sum(), "visible": visible.sum()}
+        return Step(loss, {name: value.detach() for name, value in sums.items()}, *sample_of(hidden, valid))
+
+    def visible_weight(self, progress: float) -> float:
+        """The weight of the visible frames' loss at a fraction of the run."""
+        start, end = self.config.visible_weight, self.config.visible_final
+        return start if end is None else start + (end - start) * progress
+
+    def metrics(self, sums: dict[str, Tensor], progress: float) -> dict[str, float]:
+        masked, visible = max(float(sums["masked"]), 1.0), max(float(sums["visible"]), 1.0)
+        counts = sums["unit_counts"]  # (G, V), padded with zeros
+        shares = counts / counts.sum(-1, keepdim=True).clamp(min=1)
+        entropy = torch.special.entr(shares).sum(-1)  # (G,)
+        books = len(counts)
+        return {
+            "masked_loss": float(sums["masked_loss"]) / masked,
+            "visible_loss": float(sums["visible_loss"]) / visible,
+            "unit_entropy": float(entropy.mean()),
+            "masked_accuracy": float(sums["masked_correct"]) / masked / books,
+            "visible_accuracy": float(sums["visible_correct"]) / visible / books,
+            "majority_share": float(shares.amax(-1).mean()),
+            "unit_perplexity": float(entropy.exp().mean()),
+            "units": float((counts > 0).sum(-1).double().mean()),
+            "masked_fraction": masked / (masked + visible),
+            "visible_weight": self.visible_weight(progress),
+        }
+
+    def status(self, row: dict[str, Any]) -> str:
+        return (
+            f"loss {row['masked_loss']:.3f} (units' entropy {row['unit_entropy']:.2f})  masked accuracy "
+            f"{row['masked_accuracy']:.3f} visible {row['visible_accuracy']:.3f} (commonest unit "
+            f"{row['majority_share']:.3f})  units {row['unit_perplexity']:.0f}"
+        )
+
+    def diagnose(self, row: dict[str, Any], *, past_warmup: bool) -> dict[str, str | None]:
+        collapsed = chance = None
+        if row["unit_perplexity"] < max(2.0, 0.05 * row["units"]):
+            collapsed = (
+                f"the units' perplexity is {row['unit_perplexity']:.1f}: nearly all frames have the same unit. Likely "
+                "causes: silent audio, objective.sample_s too small, objective.targets unsuited to the audio."
+            )
+        if past_warmup and row["masked_loss"] > 0.99 * row["unit_entropy"]:
+            chance = (
+                f"masked loss {row['masked_loss']:.3f} against {row['unit_entropy']:.3f}, the units' entropy, after "
+                "warm-up. Likely causes: optim.lr too low or too high, too few run.updates, audio that is silent or "
+                "not speech."
+            )
+        return {"collapsed-codebook": collapsed, "stuck-at-chance": chance}
+
+
+def _cross_entropy(
+    logits: Tensor, units: Tensor, counts: tuple[int, ...], share: Tensor, masked: Tensor, visible: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The weighted cross-entropy of logits (B, T, ΣV) for units (B, T, G), mean over codebooks; and sums for the log.
+
+    Args:
+        share: (B, T) the weight of each frame in the loss.
+    """
+    loss = logits.new_zeros(())
+    masked_loss, visible_loss = torch.zeros_like(loss), torch.zeros_like(loss)
+    masked_correct, visible_correct = torch.zeros_like(loss), torch.zeros_like(loss)
+    histogram = logits.new_zeros(len(counts), max(counts))
+    valid = (masked | visible).flatten()
+    for book, own in enumerate(torch.split(logits, counts, dim=-1)):  # type: ignore[no-untyped-call]
+        each = F.cross_entropy(own.flatten(0, 1), units[..., book].flatten(), reduction="none").view_as(share)  # (B, T)
+        loss = loss + (each * share).sum() / len(counts)
+        right = own.argmax(-1) == units[..., book]
+        masked_loss = masked_loss + (each.detach() * masked).sum() / len(counts)
+        visible_loss = visible_loss + (each.detach() * visible).sum() / len(counts)
+        masked_correct = masked_correct + (right & masked).sum()
+        visible_correct = visible_correct + (right & visible).sum()
+        histogram[book].scatter_add_(0, units[..., book].flatten(), valid.to(histogram))
+    return loss, {
+        "masked_loss": masked_loss, "visible_loss": visible_loss, "masked_correct": masked_correct,
+        "visible_correct": visible_correct, "unit_counts": histogram,
+    }  # fmt: skip
