@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,19 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALLEST = [
     "encoder.dim=32", "encoder.num_layers=2", "encoder.ffn_dim=64", "encoder.conv_channels=32", "encoder.heads=4",
 ]  # fmt: skip
-PRETRAIN = [
-    str(ROOT / "configs/tiny.yaml"), *SMALLEST, "objective.entries=16", "objective.code_dim=32", "data.workers=0",
-    "run.log_every=1", "batch.update_s=20", "batch.max_s=20", "data.max_s=5",
-    "objective.diversity_weight=0.1",
+QUICK = [
+    "size=tiny", *SMALLEST, "optim.lr=3e-3", "optim.clip_norm=10", "data.workers=0", "run.log_every=1",
+    "batch.update_s=20", "batch.max_s=20", "data.max_s=5", "objective.mask_span_frames=5",
 ]  # fmt: skip
+PRETRAIN = [*QUICK, "objective.kind=contrastive", "objective.entries=16", "objective.code_dim=32"]
+UNITS = [*QUICK, "objective.kind=units", "objective.units=[12]", "objective.sample_s=30"]
 FINETUNE = ["data.workers=0", "run.log_every=1", "batch.update_s=10", "run.precision=fp32"]
 
 
-def pretrain(corpus: Path, run: Path, *keys: str) -> int:
+def pretrain(corpus: Path, run: Path, *keys: str, base: Sequence[str] = PRETRAIN) -> int:
     """``python -m pretrain`` in this process; its exit code."""
     fresh()
-    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
+    arguments = [*base, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
     with written():
         return pretrain_train(load_config(PretrainConfig, arguments, ""))
 

@@ -179,7 +179,7 @@ class StreamedUpdates(Loader[Batch]):
         self._fingerprint = {"shards": len(shards), "shard_names": names}  # found now: a wrong name is reported at once
 
     def _epoch(self, place: Place) -> int:
-        return max(at[0] for at in place["sources"])
+        return max(int(at[0]) for at in place["sources"])
 
     def fingerprint(self) -> Fingerprint:
         """Plain JSON by which a resumed run notices that its data has changed: the sources and their shards."""

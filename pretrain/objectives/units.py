@@ -339,7 +339,7 @@ def _cross_entropy(
     masked_correct, visible_correct = torch.zeros_like(loss), torch.zeros_like(loss)
     histogram = logits.new_zeros(len(counts), max(counts))
     valid = (masked | visible).flatten()
-    for book, own in enumerate(torch.split(logits, counts, dim=-1)):  # type: ignore[no-untyped-call]
+    for book, own in enumerate(torch.split(logits, list(counts), dim=-1)):
         each = F.cross_entropy(own.flatten(0, 1), units[..., book].flatten(), reduction="none").view_as(share)  # (B, T)
         loss = loss + (each * share).sum() / len(counts)
         right = own.argmax(-1) == units[..., book]

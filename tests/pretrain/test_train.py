@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -89,19 +90,20 @@ def test_what_a_killed_process_was_writing_goes_with_the_next_start(corpus: Path
     assert [path.name for path in (tmp_path / "run").glob(".*")] == [".lock"]
 
 
-def stop_after(update: int, corpus: Path, run: Path, *keys: str) -> None:
+def stop_after(update: int, corpus: Path, run: Path, *keys: str, base: Sequence[str] = PRETRAIN) -> None:
     """Run until a checkpoint of ``update`` is written, then die without a word, as from a power cut."""
-    arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
+    arguments = [*base, f"data.train={corpus}/unlabelled", f"run.dir={run}", *keys]
     code = (
         "import os, sys, torch; torch.set_num_threads(1)\n"
-        "from pretrain import run, train, config\n"
+        "from mixvec.training import run, config as merge\n"
+        "from pretrain import train, config\n"
         "save = run.Run.save\n"
         "def then_die(self, state, *rest):\n"
         "    save(self, state, *rest)\n"
         "    self.writes.wait()\n"
         f"    state.update == {update} and os._exit(9)\n"
         "run.Run.save = then_die\n"
-        "train.train(config.load_config(config.PretrainConfig, sys.argv[1:], ''))\n"
+        "train.train(merge.load_config(config.PretrainConfig, sys.argv[1:], ''))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
