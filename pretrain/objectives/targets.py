@@ -41,7 +41,7 @@ class Codebooks(nn.Module):
     """
 
     mean: Tensor
-    projection: Tensor
+    projection: Tensor | None
 
     def __init__(
         self, width: int, units: tuple[int, ...], projected: int | None = None, *, cosine: bool = False
@@ -56,14 +56,14 @@ class Codebooks(nn.Module):
         super().__init__()
         self.units, self.cosine = units, cosine
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("projection", torch.zeros(width, projected) if projected else torch.zeros(0))
+        self.register_buffer("projection", torch.zeros(width, projected) if projected else None)
         for book, count in enumerate(units):
             self.register_buffer(f"centroids_{book}", torch.zeros(count, projected or width))
 
     def project(self, frames: Tensor) -> Tensor:
         """Frames (N, F) to (N, P)."""
         x = frames - self.mean
-        x = x @ self.projection if self.projection.numel() else x
+        x = x if self.projection is None else x @ self.projection
         return nn.functional.normalize(x, dim=-1) if self.cosine else x
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -77,6 +77,7 @@ class Codebooks(nn.Module):
 
     def randomise(self, seed: int) -> None:
         """Draw projection and centroids (BEST-RQ: uniform within Xavier's bound, and normal at length 1)."""
+        assert self.projection is not None
         generator = torch.Generator().manual_seed(seed)
         width, projected = self.projection.shape
         bound = math.sqrt(6 / (width + projected))
@@ -99,8 +100,8 @@ class Codebooks(nn.Module):
         if len(frames) < 2 * max(self.units):
             raise UserError(f"objective.units={list(self.units)} are too many for the {len(frames)} frames of the "
                             "sample: raise objective.sample_s, add audio, or lower objective.units")  # fmt: skip
-        if self.projection.numel():
-            self._whiten(frames)
+        if self.projection is not None:
+            self._whiten(frames, self.projection)
         x = self.project(frames)
         if not float(x.var(0).sum()) > 1e-9:
             raise UserError("objective.targets: all frames of the sample are alike; is data.train silent?")
@@ -113,15 +114,15 @@ class Codebooks(nn.Module):
             perplexities.append(float(torch.special.entr(shares).sum().exp()))
         return perplexities
 
-    def _whiten(self, frames: Tensor) -> None:
+    def _whiten(self, frames: Tensor, projection: Tensor) -> None:
         """Principal components of unit variance."""
         x = frames.double()
         mean = x.mean(0)
         values, vectors = torch.linalg.eigh((x - mean).T @ (x - mean) / len(x))  # ascending
-        kept = self.projection.shape[1]
+        kept = projection.shape[1]
         scaled = vectors[:, -kept:] * values[-kept:].clamp(min=1e-6).rsqrt()
         self.mean.copy_(mean)
-        self.projection.copy_(scaled)
+        projection.copy_(scaled)
 
 
 def sample_frames(units: tuple[int, ...]) -> int:

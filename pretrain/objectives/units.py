@@ -197,8 +197,11 @@ class Units(Objective):
 
         new = Codebooks(self.encoder.dim, (count,)).to(self.fits.device)
         frames = self._collect(sample, frames_of, (count,))
-        (perplexity,) = new.fit(frames, seed)
         where = f"layer {self.relabel_layer} of {self.encoder.num_layers}"
+        try:
+            (perplexity,) = new.fit(frames, seed)
+        except UserError as error:  # frames that are all alike, or too few: no reason to end a run
+            return report(f"relabel: refused, on {where}: {error}; the old units stay")
         if perplexity < count / 2:
             return report(f"relabel: refused, as the new units are degenerate: k-means on {where} has perplexity "
                           f"{perplexity:.1f} of {count}; the old units stay")  # fmt: skip
