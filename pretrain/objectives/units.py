@@ -116,7 +116,7 @@ class Units(Objective):
             self.new_codebooks = Codebooks(encoder.dim, (config.relabel_units,))
             self.new_head = nn.Linear(encoder.dim, config.relabel_units)
         self.register_buffer("fits", torch.zeros((), dtype=torch.int64))  # how many were due so far
-        self.register_buffer("relabelled", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("relabelled", torch.zeros((), dtype=torch.int64))  # 0 or 1
         self._known: tuple[int, bool] | None = None
         """``fits`` and ``relabelled`` on the host."""
 
@@ -213,7 +213,7 @@ class Units(Objective):
             for parameter in self.new_head.parameters():
                 drawn = (2 * torch.rand(parameter.shape, generator=generator) - 1) * bound
                 parameter.copy_(drawn)
-        self.relabelled.fill_(True)
+        self.relabelled.fill_(1)
         return report(f"relabel: {count} new units by k-means on {len(frames)} frames of {where}; perplexity "
                       f"{perplexity:.1f}; the old units keep weight {self.config.old_weight:g}")  # fmt: skip
 
