@@ -22,7 +22,7 @@ from .faults import SAVE_EVERY
 
 EVERY_RUN = ("run.log_every=1", f"run.save_every={SAVE_EVERY}", "run.precision=fp32", "data.workers=1")
 MODEL = ("encoder.dim=32", "encoder.num_layers=2", "encoder.ffn_dim=64", "encoder.conv_channels=32", "encoder.heads=4",
-         "encoder.dropout=0.1", "encoder.layer_drop=0.2", "objective.entries=16", "objective.code_dim=32",
+         "encoder.dropout=0.1", "encoder.layer_drop=0.2", "objective.units=[12]", "objective.sample_s=30",
          "batch.update_s=20", "batch.max_s=10", "data.max_s=5")  # fmt: skip
 TUNING = ("batch.update_s=10", "batch.max_s=10", "data.max_s=10", "run.eval_every=4")
 PATIENCE_S = 600.0
