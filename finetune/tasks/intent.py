@@ -60,7 +60,7 @@ class Task:
         self._parts = {self.reference(u): [u.fields[name] for name in self.fields] for u in train.utterances}
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"labels": self.labels}
+        return {"classes": self.labels}
 
     def build(self, encoder: Encoder) -> Classifier:
         if (head := self.config.head).kind != "own":

@@ -75,7 +75,7 @@ class Task:
         self._numbers = {speaker: i for i, speaker in enumerate(self.speakers)}
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"labels": self.speakers}
+        return {"speakers": self.speakers}
 
     def build(self, encoder: Encoder) -> SpeakerEmbedder:
         head = self.config.head

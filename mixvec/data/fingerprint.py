@@ -22,14 +22,25 @@ def fingerprint_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
     Keys without words of their own are reported by their names, so that a caller may add some.
     """
     changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    said = [f"{_shown(old, key)} {COUNTS[key]} before, {_shown(new, key)} now" for key in COUNTS if key in changed]
+    said = [
+        f"{_shown(old.get(key))} {COUNTS[key]} before, {_shown(new.get(key))} now" for key in COUNTS if key in changed
+    ]
     said += [words for key, words in CHECKSUMS.items() if key in changed]
     others = [key for key in changed if key not in COUNTS and key not in CHECKSUMS]
-    return said + [f"{key}: {_shown(old, key)} before, {_shown(new, key)} now" for key in others]
+    return said + [f"{key}: {_difference(old.get(key), new.get(key))}" for key in others]
 
 
-def _shown(fingerprint: Fingerprint, key: str) -> str:
-    value = fingerprint.get(key)
+def _difference(old: Any, new: Any) -> str:
+    """Lists, such as a vocabulary, by what is missing and what is new; anything else as it was and is."""
+    if not isinstance(old, list) or not isinstance(new, list):
+        return f"{_shown(old)} before, {_shown(new)} now"
+    sides = [("missing", [item for item in old if item not in new]), ("new", [item for item in new if item not in old])]
+    found = [f"{name} {', '.join(map(repr, items[:5]))}{f' and {len(items) - 5} more' if len(items) > 5 else ''}"
+             for name, items in sides if items]  # fmt: skip
+    return "; ".join(found) or "another order"
+
+
+def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}".rstrip("0").rstrip(".")
     return "unknown" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

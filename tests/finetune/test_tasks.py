@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ from finetune.tasks.intent import Task as IntentTask
 from finetune.tasks.language import Task as LanguageTask
 from mixvec import UserError, build_encoder
 from mixvec.data.batches import Clip
+from mixvec.data.fingerprint import fingerprint_changes
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance, Utterances
 from mixvec.training.checkpoint import RunState
@@ -238,8 +240,9 @@ def test_a_batch_costs_what_its_utterances_cost_alone(decoder: Any) -> None:
     ("name", "key", "row"),
     [
         ("asr", "vocabulary", {"text": "ab*"}), ("slots", "vocabulary", {"fields": {"slots": '{"x": "a*"}'}}),
-        ("intent", "labels", {"label": "on*"}), ("emotion", "labels", {"fields": {"emotion": "sad*"}}),
-        ("language", "labels", {"fields": {"language": "cy*"}}), ("speaker", "labels", {"fields": {"speaker": "s*"}}),
+        ("intent", "classes", {"label": "on*"}), ("emotion", "classes", {"fields": {"emotion": "sad*"}}),
+        ("language", "classes", {"fields": {"language": "cy*"}}),
+        ("speaker", "speakers", {"fields": {"speaker": "s*"}}),
     ],
 )  # fmt: skip
 def test_a_fingerprint_is_plain_json_that_changes_with_a_label(name: str, key: str, row: dict[str, Any]) -> None:
@@ -250,7 +253,9 @@ def test_a_fingerprint_is_plain_json_that_changes_with_a_label(name: str, key: s
         assert json.loads(json.dumps(found)) == found and set(found) == {key}
         return found
 
-    assert fingerprint("x", "y") == fingerprint("y", "x") != fingerprint("x", "z")
+    assert fingerprint("x", "y") == fingerprint("y", "x")
+    (change,) = fingerprint_changes(fingerprint("x", "y"), fingerprint("x", "z"))
+    assert re.fullmatch(rf"{key}: missing '\w*y'; new '\w*z'", change)
 
 
 def test_every_task_states_what_the_probes_need() -> None:
