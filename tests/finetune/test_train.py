@@ -66,12 +66,6 @@ def test_fine_tuning_starts_from_the_pretrained_weights(corpus: Path, pretrained
     assert not identical(load_encoder(tmp_path / "whole").state_dict(), source)
 
 
-def test_freeze_then_thaw(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
-    keys = (f"pretrained={pretrained}", "freeze=0.5", "run.updates=4", "run.eval_every=4", "run.save_every=2")
-    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
-    assert [row["encoder_frozen"] for row in rows(tmp_path / "run") if "loss" in row] == [True, True, False, False]
-
-
 def test_it_can_learn_its_training_data(corpus: Path, tmp_path: Path) -> None:
     """A few utterances by heart: the loop, the loss and the decoding agree."""
     keys = ("size=tiny", f"data.valid={corpus}/intent/train", "run.updates=60", "run.eval_every=30", "optim.lr=2e-3",
