@@ -116,6 +116,12 @@ def open_data(
     return updates
 
 
+def fingerprints(task: Task, data: dict[str, Updates[LabelledBatch]]) -> dict[str, Any]:
+    """What must not change when a run resumes: its data, by split, and the labels or vocabulary of its task."""
+    splits = {f"data.{split}": own.fingerprint() for split, own in data.items() if split != "test"}
+    return splits | {"task": task.fingerprint()}
+
+
 def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> str:
     """A line on task, model and data, and one on the cache if there is one."""
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())

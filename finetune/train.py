@@ -26,6 +26,7 @@ from .setup import (
     describe,
     encode,
     find_corpora,
+    fingerprints,
     open_data,
     parameter_groups,
     sum_gradients,
@@ -51,7 +52,7 @@ def train(config: FinetuneConfig) -> int:
     optim = config.optim
     groups = parameter_groups(optim, model, config.head.layers_lr)
     optimizer = accelerator.prepare(adamw(groups, optim, accelerator.device))
-    state = run.resume(model, optimizer)
+    state = run.resume(model, optimizer, fingerprints(task, data))
     window = Window(run.elapsed_s)
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (place, loaded) in zip(todo, data["train"].start(state.place), strict=False):

@@ -68,6 +68,15 @@ class RunState:
     """Mean training loss at the last log line."""
 
 
+def fingerprints(path: Path) -> dict[str, Any]:
+    """The fingerprints of the data that a checkpoint was trained on; empty where it has none or cannot be read."""
+    try:
+        found: dict[str, Any] = json.loads((path / "state.json").read_text())["state"].get("data", {})
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}  # which ``load`` reports
+    return found
+
+
 def data_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two sets of fingerprints, in words; what either has no fingerprint of is accepted."""
     shared = [name for name in before if name in now]

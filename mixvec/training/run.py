@@ -103,11 +103,14 @@ class Run:
         seed = self.config.run.seed + 1 + self.accelerator.process_index
         for start in (random.seed, np.random.seed, torch.manual_seed):
             start(seed)
-        state, before = checkpoint.load(found, plain, optimizer, self.accelerator) if found else (RunState(), ranks)
+        state, before = RunState(), ranks
+        if found:
+            self._compare_data(checkpoint.fingerprints(found), data or {})
+            state, before = checkpoint.load(found, plain, optimizer, self.accelerator)
         for line in damaged:
             self.log.print(line)
-        if found:
-            self._compare_data(state, data or {})
+        if checkpoint.data_changes(state.data, data or {}):
+            state.place = checkpoint.next_epoch(state.place)
         state.data = data or {}
         self.log.start(state.update)
         if found:
@@ -118,18 +121,20 @@ class Run:
         self.stop.training, self.stop.can_resume = True, found is not None
         return state
 
-    def _compare_data(self, state: RunState, data: dict[str, Any]) -> None:
-        """Refuse, or with ``run.accept_new_data`` restart the epoch on, data that differs from the checkpoint's."""
-        changed = checkpoint.data_changes(state.data, data)
+    def _compare_data(self, before: dict[str, Any], data: dict[str, Any]) -> None:
+        """Refuse data that differs from the checkpoint's, or report it with ``run.accept_new_data``."""
+        changed = checkpoint.data_changes(before, data)
         if not changed:
             return
+        if fixed := [change for change in changed if not change.startswith("data.")]:
+            raise UserError(f"run.dir={self.dir}: the model's outputs have changed since its last checkpoint: "
+                            f"{'; '.join(fixed)}. Restore the data, or choose another run.dir")  # fmt: skip
         if not self.config.run.accept_new_data:
             raise UserError(
                 f"run.dir={self.dir}: the data has changed since its last checkpoint: {'; '.join(changed)}. Restore "
                 "the data, choose another run.dir, or set run.accept_new_data=true to continue with the new data from "
                 "its next epoch"
             )
-        state.place = checkpoint.next_epoch(state.place)
         self.log.print(f"run.accept_new_data: continuing in a new epoch with changed data: {'; '.join(changed)}")
 
     def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:

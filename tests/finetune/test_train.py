@@ -66,6 +66,24 @@ def test_fine_tuning_starts_from_the_pretrained_weights(corpus: Path, pretrained
     assert not identical(load_encoder(tmp_path / "whole").state_dict(), source)
 
 
+@pytest.mark.parametrize(("label", "change"), [("alert", "'alert'"), ("extra", "'extra'")])
+def test_a_run_does_not_resume_with_other_labels(corpus: Path, tmp_path: Path, label: str, change: str) -> None:
+    """A renamed label, for which the weights still fit, and one more; run.accept_new_data is for data alone."""
+    source = corpus / "intent/train"
+    rows = [json.loads(line) for line in (source / "metadata.jsonl").read_text().splitlines()]
+    rows = [row | {"file_name": str(source / row["file_name"])} for row in rows]
+    train, first = tmp_path / "train.jsonl", rows[0]["intent"]
+    keys = (*SCRATCH, *SHORT, f"data.train={train}", "run.max_hours=1e-9")
+    train.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert finetune("intent", corpus, tmp_path / "run", *keys) == 75
+    renamed = [row | {"intent": label} if row["intent"] == first and (label == "alert" or row is rows[0]) else row
+               for row in rows]  # fmt: skip
+    train.write_text("".join(json.dumps(row) + "\n" for row in renamed))
+    for accepted in ("false", "true"):
+        with pytest.raises(UserError, match=rf"run\.dir=.*task: classes: .*{change}"):
+            finetune("intent", corpus, tmp_path / "run", *keys, f"run.accept_new_data={accepted}")
+
+
 def test_it_can_learn_its_training_data(corpus: Path, tmp_path: Path) -> None:
     """A few utterances by heart: the loop, the loss and the decoding agree."""
     keys = ("size=tiny", f"data.valid={corpus}/intent/train", "run.updates=60", "run.eval_every=30", "optim.lr=2e-3",
