@@ -30,9 +30,9 @@ def opened(corpus: Path, run_dir: Path, *keys: str) -> dict[str, Updates[Labelle
     arguments = [str(ROOT / "configs/asr.yaml"), *data, f"run.dir={run_dir}", *FINETUNE, "size=tiny", *SMALLEST, *keys]
     config = load_config(FinetuneConfig, arguments, "")
     one_rank = SimpleNamespace(num_processes=1, process_index=0)
-    run: Any = SimpleNamespace(
-        dir=run_dir, accelerator=one_rank, say=print, note_skipped=lambda rows, fresh=False: None
-    )
+    log = SimpleNamespace(print=print)
+    skips = SimpleNamespace(note=lambda rows, fresh=False: None)
+    run: Any = SimpleNamespace(dir=run_dir, accelerator=one_rank, log=log, skips=skips)
     corpora = find_corpora(config)
     task = make_task(config, corpora["train"])
     model = build_model(config, task)

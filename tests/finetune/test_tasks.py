@@ -201,7 +201,8 @@ def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeyp
     monkeypatch.setattr(evaluate, "facts", lambda run, state, corpora: {})
     monkeypatch.setattr(evaluate, "save_model", lambda run, model, facts: saved.append(facts["metrics"]))
     task: Any = AsrTask(FinetuneConfig(best_by=best_by), corpus("a b"))  # type: ignore[arg-type]
-    run = SimpleNamespace(log=lambda row, line: None, told={}, config=FinetuneConfig())
+    log = SimpleNamespace(warn=lambda row, line, found: None)
+    run = SimpleNamespace(log=log, stop_for=lambda found: None, config=FinetuneConfig())
     for state.update in scores:
         evaluate.keep_best(run, task, None, None, state, {"valid": corpus("a b")})  # type: ignore[arg-type]
     assert state.best_update == kept and saved[-1] == scores[kept] and len(saved) == kept
