@@ -90,7 +90,7 @@ def test_an_exploding_gradient(corpus: Path, tmp_path: Path, capsys: Output, mon
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
     said = capsys.readouterr().out
     assert said.count("WARNING exploding-gradient") == 2
-    windows = [row["gradient_loud_windows"] for row in rows(tmp_path / "run") if "loss" in row]
+    windows = [row["gradient_outlier_windows"] for row in rows(tmp_path / "run") if "loss" in row]
     assert windows[11:17] == [0, 1, 2, 3, 4, 0]
 
 
