@@ -33,7 +33,8 @@ def open_directory(config: Any, report: Callable[[str], None]) -> IO[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = _lock(folder, report)
-        for left in folder.glob(".*.new-*"):  # what a killed process was writing; with the lock it is nobody's
+        # what a killed process was writing or removing; with the lock it is nobody's
+        for left in [*folder.glob(".*.new-*"), *(folder / "checkpoints").glob(".update_*")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         _compare(config, folder)
         write_config(config, folder / "config.yaml")

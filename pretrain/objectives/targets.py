@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from mixvec.errors import UserError
 from mixvec.model.frontend import HOP_SAMPLES, MelTables, log_mel
 from mixvec.model.padding import padding_mask, zero_padding
+
+if TYPE_CHECKING:
+    from mixvec.data.batches import Loaded
 
 MEL_BINS = 80
 CEPSTRA = 13
@@ -125,9 +129,28 @@ class Codebooks(nn.Module):
         projection.copy_(scaled)
 
 
-def sample_frames(units: tuple[int, ...]) -> int:
-    """How many frames k-means is fitted on."""
-    return max(MIN_FRAMES, FRAMES_PER_UNIT * max(units))
+@torch.no_grad()
+def collect(
+    sample: Iterator[Loaded[Any]],
+    frames_of: Callable[[Tensor, Tensor], Tensor],
+    encoder: Any,
+    units: tuple[int, ...],
+    device: torch.device,
+) -> Tensor:
+    """The frames (N, F) of a sample's micro-batches, evenly thinned to as many as k-means needs.
+
+    Args:
+        frames_of: from waveforms (B, S) and lengths (B,) on ``device`` to frames (B, T, F).
+    """
+    found = []
+    for loaded in sample:
+        if loaded.sources:
+            waveforms, lengths = loaded.batch.waveforms.to(device), loaded.batch.lengths.to(device)
+            frames = frames_of(waveforms, lengths)
+            found.append(frames[padding_mask(encoder.frame_lengths(lengths), frames.shape[1])].float().cpu())
+    frames = torch.cat(found) if found else torch.zeros(0, 1)
+    every = max(1.0, len(frames) / max(MIN_FRAMES, FRAMES_PER_UNIT * max(units)))
+    return frames[(torch.arange(int(len(frames) / every)) * every).long()]
 
 
 class TargetFrames(nn.Module):

@@ -35,7 +35,7 @@ from .base import (
     masked_clips,
     sample_of,
 )
-from .targets import PROJECTED, WHITENED, Codebooks, TargetFrames, load_teacher, sample_frames
+from .targets import PROJECTED, WHITENED, Codebooks, TargetFrames, collect, load_teacher
 
 if TYPE_CHECKING:
     from mixvec.data.batches import Clip
@@ -179,7 +179,9 @@ class Units(Objective):
             if self.config.targets == "random-projection":
                 self.codebooks.randomise(seed)
                 return report("units: random projections of log-mel, nothing to fit")
-            frames = self._collect(sample, self.frames, self.config.units)
+            frames = collect(
+                sample(self.config.sample_s), self.frames, self.encoder, self.config.units, self.fits.device
+            )
             perplexities = ", ".join(f"{p:.1f}" for p in self.codebooks.fit(frames, seed))
             return report(
                 f"units: k-means on {len(frames)} frames of {self.config.targets}; perplexity {perplexities} of "
@@ -196,7 +198,7 @@ class Units(Objective):
             return frames.float()
 
         new = Codebooks(self.encoder.dim, (count,)).to(self.fits.device)
-        frames = self._collect(sample, frames_of, (count,))
+        frames = collect(sample(self.config.sample_s), frames_of, self.encoder, (count,), self.fits.device)
         where = f"layer {self.relabel_layer} of {self.encoder.num_layers}"
         try:
             (perplexity,) = new.fit(frames, seed)
@@ -216,27 +218,6 @@ class Units(Objective):
         self.relabelled.fill_(1)
         return report(f"relabel: {count} new units by k-means on {len(frames)} frames of {where}; perplexity "
                       f"{perplexity:.1f}; the old units keep weight {self.config.old_weight:g}")  # fmt: skip
-
-    @torch.no_grad()
-    def _collect(
-        self,
-        sample: Sample,
-        frames_of: Callable[[Tensor, Tensor], Tensor],
-        units: tuple[int, ...],
-    ) -> Tensor:
-        """Frames (N, F) of the sample, evenly thinned to as many as k-means needs."""
-        device, found = self.fits.device, []
-        for loaded in sample(self.config.sample_s):
-            if not loaded.sources:
-                continue
-            waveforms, lengths = loaded.batch.waveforms.to(device), loaded.batch.lengths.to(device)
-            frames = frames_of(waveforms, lengths)
-            valid = padding_mask(self.encoder.frame_lengths(lengths), frames.shape[1])
-            found.append(frames[valid].float().cpu())
-        frames = torch.cat(found) if found else torch.zeros(0, 1)
-        wanted = sample_frames(units)
-        every = max(1, len(frames) / wanted)
-        return frames[(torch.arange(int(len(frames) / every)) * every).long()]
 
     def fitted(self) -> list[Tensor]:
         self._known = None
@@ -337,21 +318,15 @@ def _cross_entropy(
     Args:
         share: (B, T) the weight of each frame in the loss.
     """
-    loss = logits.new_zeros(())
-    masked_loss, visible_loss = torch.zeros_like(loss), torch.zeros_like(loss)
-    masked_correct, visible_correct = torch.zeros_like(loss), torch.zeros_like(loss)
+    losses, right = [], []  # each (B, T), of each codebook
     histogram = logits.new_zeros(len(counts), max(counts))
-    valid = (masked | visible).flatten()
+    valid = (masked | visible).flatten().to(histogram)
     for book, own in enumerate(torch.split(logits, list(counts), dim=-1)):
-        each = F.cross_entropy(own.flatten(0, 1), units[..., book].flatten(), reduction="none").view_as(share)  # (B, T)
-        loss = loss + (each * share).sum() / len(counts)
-        right = own.argmax(-1) == units[..., book]
-        masked_loss = masked_loss + (each.detach() * masked).sum() / len(counts)
-        visible_loss = visible_loss + (each.detach() * visible).sum() / len(counts)
-        masked_correct = masked_correct + (right & masked).sum()
-        visible_correct = visible_correct + (right & visible).sum()
-        histogram[book].scatter_add_(0, units[..., book].flatten(), valid.to(histogram))
-    return loss, {
-        "masked_loss": masked_loss, "visible_loss": visible_loss, "masked_correct": masked_correct,
-        "visible_correct": visible_correct, "unit_counts": histogram,
-    }  # fmt: skip
+        labels = units[..., book]
+        losses.append(F.cross_entropy(own.flatten(0, 1), labels.flatten(), reduction="none").view_as(share))
+        right.append(own.detach().argmax(-1) == labels)
+        histogram[book].scatter_add_(0, labels.flatten(), valid)
+    loss, correct = torch.stack(losses).mean(0), torch.stack(right).sum(0)
+    sums = {f"{name}_loss": (loss.detach() * where).sum() for name, where in (("masked", masked), ("visible", visible))}
+    sums |= {f"{name}_correct": (correct * where).sum() for name, where in (("masked", masked), ("visible", visible))}
+    return (loss * share).sum(), sums | {"unit_counts": histogram}

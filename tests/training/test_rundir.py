@@ -14,6 +14,14 @@ from mixvec.training.faults import first_failure_first
 from tests.runs import finetune, pretrain
 
 
+def test_a_checkpoint_that_a_killed_run_was_removing_goes_with_the_next_start(corpus: Path, tmp_path: Path) -> None:
+    """Even where that run was complete, so that no later save removes it."""
+    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
+    (tmp_path / "run/checkpoints/.update_00000000.old").mkdir()
+    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000001"]
+
+
 def test_a_directory_of_another_run_is_refused_and_named(corpus: Path, tmp_path: Path) -> None:
     assert pretrain(corpus, tmp_path / "run", "run.updates=2") == 0
     with pytest.raises(UserError, match=r"run\.updates \(2 → 4\).*choose another run\.dir"):
