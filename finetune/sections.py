@@ -19,6 +19,7 @@ class LabelledData:
     """Labelled audio: any source of ``mixvec/data/sources.py`` that has labels."""
 
     train: Any = None
+    """The training data."""
     valid: Any = None
     """Decides which checkpoint is the best; null: the last one."""
     test: Any = None
@@ -29,9 +30,11 @@ class LabelledData:
     """Which fields of a row make its label: a name, or a list of names, joined by ``|``; null: the first of
     intent, label, keyword and command."""
     min_s: float = 0.1
+    """Shorter utterances are skipped."""
     max_s: float = 30.0
     """Longer utterances are skipped, since their labels cannot be cut; those of ``test`` are always scored."""
     workers: int = 2
+    """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
     """The largest share of a split that may be skipped as unreadable, when it is found or when an epoch or an
     evaluation decodes it, before the run stops; 1 never stops. What an evaluation cannot decode counts as an error."""
@@ -47,6 +50,7 @@ class HeadConfig:
     layers_lr: float | None = None
     """Learning rate of the weights over layers; null: ``optim.lr``. MP3S uses 1e-2."""
     dropout: float = 0.1
+    """Dropout in the head."""
     kind: Kind = "own"
     """own: the task's usual head. Otherwise a probing head of SUPERB or MP3S between layers and output: linear, lstm,
     contextnet, xvector, ecapa (``mixvec/model/trunks.py``)."""
@@ -68,7 +72,9 @@ class AugmentConfig:
     time_prob: float = 0.5
     """Share of the frames drawn into spans, overlaps counted twice; 0 masks none."""
     time_span_frames: int = 10
+    """Length of a masked span."""
     channel_prob: float = 0.25
+    """Share of the channels drawn into spans; 0 zeroes none."""
     channel_span: float = 0.125
     """Width of a zeroed span, as a share of the channels."""
 

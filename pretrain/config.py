@@ -24,6 +24,7 @@ class ProbeConfig:
     every: int = 250
     """It is scored at the first log line after every so many updates, and at the last."""
     max_utterances: int = 400
+    """The largest number of utterances."""
     max_s: float = 600.0
     """Seconds of audio in all. As many utterances are taken as both limits allow, evenly over the labels."""
 
@@ -41,6 +42,7 @@ class PretrainConfig:
     """A whole run. ``size`` fills ``encoder``, and ``objective.kind`` chooses the keys of ``objective``."""
 
     size: str = "base"
+    """Named size that fills ``encoder``: tiny, small, base, large, wav2vec2-base, wav2vec2-large."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     data: DataConfig = field(default_factory=DataConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)

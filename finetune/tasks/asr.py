@@ -38,6 +38,7 @@ class AsrConfig:
     ctc_weight: float = 0.3
     """Weight λ of CTC in the loss and in the score of the beam search, with the attention decoder."""
     decoder_layers: int = 3
+    """Layers of the attention decoder."""
     label_smoothing: float = 0.1
     """Label smoothing of the attention decoder's cross-entropy."""
     beam: int = 4

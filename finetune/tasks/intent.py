@@ -26,6 +26,7 @@ class IntentConfig:
     keep: tuple[str, ...] = ()
     """Labels to distinguish, while every other label counts as ``rest``; none: all of them."""
     rest: str = "_unknown_"
+    """The label of all others."""
 
 
 class Task:

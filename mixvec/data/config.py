@@ -29,6 +29,7 @@ class WaveformAugmentConfig:
     reverb: Any = None
     """Room impulse responses: a folder, or whatever else ``data.train`` may be. Their channels are averaged."""
     reverb_prob: float = 0.5
+    """Share of the utterances that are reverberated."""
     mix_prob: float = 0.0
     """Probability that another training utterance is mixed into up to half of an utterance; 0.2 in WavLM."""
     mix_ratio_db: tuple[float, float] = (-5.0, 5.0)
@@ -36,6 +37,7 @@ class WaveformAugmentConfig:
     noise: Any = None
     """Noises: a folder, or whatever else ``data.train`` may be."""
     noise_prob: float = 0.5
+    """Share of the utterances that noise is added to."""
     noise_snr_db: tuple[float, float] = (0.0, 15.0)
     """Energy of the utterance relative to the noise."""
 

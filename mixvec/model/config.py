@@ -21,27 +21,38 @@ class EncoderConfig:
     """
 
     kind: Literal["mixvec", "wav2vec2", "log-mel"] = "mixvec"
+    """mixvec: our encoder. wav2vec2: fairseq2's. log-mel: features without an encoder."""
     front_end: FrontEnd = "mel"
     """mel: log-mel and two convolutions. waveform: the seven convolutions of wav2vec 2.0 with LayerNorm (LARGE's).
     waveform-groupnorm: BASE's, whose GroupNorm sees the whole utterance; for ``kind=wav2vec2`` only."""
     mel_bins: int = 80
+    """Bins of the log-mel spectrogram of the mel front end."""
     conv_channels: int = 512
     """Width of the front end's convolutions, and of the features that are the pretraining targets."""
     conv_strides: tuple[int, ...] = (2, 1)
     """Strides of the mel front end's convolutions over 10 ms frames: (2, 1) gives 20 ms, (2, 2) 40 ms."""
     dim: int = 768
+    """Width of the model."""
     num_layers: int = 12
+    """Number of blocks."""
     block: Literal["conformer", "branchformer"] = "conformer"
+    """The form of a block."""
     ffn_dim: int = 3072
     """Width of the Conformer's feed-forward layers, or of the Branchformer's convolutional gating."""
     conv_kernel: int = 31
+    """Kernel of the depthwise convolution in a block, in frames; odd."""
     mixer: Mixer = "summary"
+    """summary: SummaryMixing. summary-lite: its mean alone, for the Branchformer. attention: self-attention."""
     heads: int = 8
+    """Blocks of SummaryMixing's block-diagonal layers, or heads of self-attention."""
     mixer_norm: bool = True
     """LayerNorm on f's output and on the mean of s (arXiv 2407.13377; the ASR paper has none)."""
     activation: Literal["swish", "gelu"] = "swish"
+    """The activation in SummaryMixing and in feed-forward layers."""
     dropout: float = 0.1
+    """Dropout in every block and after the front end."""
     layer_drop: float = 0.05
+    """Probability that a block is skipped in an update."""
     checkpointing: Literal[False, True, "selective"] = False
     """Recompute each layer in the backward pass: memory of one layer instead of all, for a third more time. With
     selective, results of matrix products and convolutions are kept, and only the operations between are recomputed."""

@@ -31,11 +31,17 @@ class OptimConfig:
     """AdamW with linear warm-up and linear decay to zero, both fractions of the run."""
 
     lr: float = 5e-4
+    """Highest learning rate, reached at the end of the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of AdamW's two moments."""
     eps: float = 1e-6
+    """Added to the root of the second moment."""
     weight_decay: float = 0.05
+    """Decoupled weight decay."""
     warmup_fraction: float = 0.1
+    """Share of the run in which the learning rate rises."""
     clip_norm: float = 100.0
+    """Gradients with a larger norm are scaled down to it."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +49,17 @@ class RunConfig:
     """Where the run is stored, how long it is, how often it logs and saves."""
 
     dir: str = "runs/pretrain"
+    """The run directory; a run that exists there is resumed."""
     updates: int = 300_000
+    """Length of the run in updates."""
     seed: int = 0
+    """Seed of weights, batches, masks and noise."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU that has it, else fp32."""
     log_every: int = 50
+    """Updates between two log lines."""
     save_every: int = 1000
+    """Updates between two checkpoints."""
     keep: int = 2
     """Checkpoints kept, the newest first; at least 2, so that one is complete while another is written."""
     keep_every: int = 0

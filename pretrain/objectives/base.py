@@ -32,9 +32,11 @@ class ObjectiveConfig:
     """What every objective has: which one it is, and the spans that it hides (arXiv 2006.11477, section 3.1)."""
 
     kind: str = "contrastive"
+    """Which objective: contrastive."""
     mask_prob: float = 0.65
     """Share of frames drawn into spans, counted with overlaps: 0.65 at spans of 10 hides 48.9 %."""
     mask_span_frames: int = 10
+    """Length of a masked span."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.mask_prob <= 1.0:

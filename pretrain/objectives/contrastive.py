@@ -36,15 +36,23 @@ class ContrastiveConfig(ObjectiveConfig):
     """Masked prediction among distractors (arXiv 2006.11477); the defaults are those of arXiv 2407.13377."""
 
     distractors: int = 100
+    """Distractors for each masked frame, K."""
     logit_temperature: float = 0.1
+    """Cosine similarities are divided by it."""
     codebooks: int = 2
+    """Codebooks of the quantizer, G."""
     entries: int = 320
+    """Entries of each codebook, V."""
     code_dim: int = 256
+    """Width of a code, and of the projection that is compared with it."""
     diversity_weight: float = 0.1
+    """Weight of the diversity term; small batches need more."""
     feature_penalty: float = 0.0
     """Weight of the features' mean square; wav2vec 2.0 BASE has 10, the SummaryMixing recipe none."""
     gumbel_start: float = 2.0
+    """Gumbel temperature at the start of the run."""
     gumbel_end: float = 0.25
+    """Gumbel temperature at the end."""
     gumbel_fraction: float = 0.7
     """The temperature falls geometrically from start to end over this fraction of the run, then stays."""
 
