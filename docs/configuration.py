@@ -78,6 +78,7 @@ def page() -> str:
     """The whole page as Markdown."""
     from finetune.config import FinetuneConfig
     from pretrain.config import PretrainConfig
+    from pretrain.objectives import KINDS
 
     shown: set[tuple[str, Any]] = set()
     lines = [INTRODUCTION + "\n".join(config_row(name, use) for name, use in CONFIGS.items()) + "\n" + AFTER_CONFIGS]
@@ -89,6 +90,9 @@ def page() -> str:
             else:
                 lines += section_lines(path, section)
                 shown.add((path, section))
+            if path == "objective.":
+                for kind in [kind for kind in KINDS if kind != section.kind]:
+                    lines += section_lines(path, KINDS[kind](), f" with `objective.kind={kind}`")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -119,13 +123,13 @@ def sections(config: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from sections(value, f"{prefix}{item.name}.")
 
 
-def section_lines(path: str, config: Any) -> list[str]:
+def section_lines(path: str, config: Any, note: str = "") -> list[str]:
     """A heading, what the section is, and a table of its keys."""
     documented = (vars(base).get("__doc__") or "" for base in type(config).__mro__ if is_dataclass(base))
     summary = next((text for text in documented if not re.match(r"\w+\(", text)), "")  # dataclass writes a signature
     described = attribute_docstrings(type(config))
     keys = [item for item in fields(config) if not is_dataclass(getattr(config, item.name))]
-    lines = [f"### `{path.rstrip('.')}`\n" if path else "### top level\n", one_line(summary), ""]
+    lines = [f"### `{path.rstrip('.')}`{note}\n" if path else "### top level\n", one_line(summary), ""]
     rows = [f"| `{path}{item.name}` | {default_of(item, config)} | {described.get(item.name, '')} |" for item in keys]
     return lines + (["| key | default | |", "|---|---|---|", *rows, ""] if rows else [])
 

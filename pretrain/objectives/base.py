@@ -32,7 +32,7 @@ class ObjectiveConfig:
     """What every objective has: which one it is, and the spans that it hides (arXiv 2006.11477, section 3.1)."""
 
     kind: str = "contrastive"
-    """Which objective: contrastive."""
+    """The objective, contrastive or units; each has keys of its own."""
     mask_prob: float = 0.65
     """Share of frames drawn into spans, counted with overlaps: 0.65 at spans of 10 hides 48.9 %."""
     mask_span_frames: int = 10

@@ -66,6 +66,7 @@ class UnitsConfig(ObjectiveConfig):
     relabel: tuple[float, ...] = ()
     """Fractions of the run at which new units are fitted on a layer of the encoder itself."""
     relabel_units: int = 100
+    """Number of new units."""
     relabel_layer: int | None = None
     """The encoder's layer from which new units are made; null: the middle one."""
     old_weight: float = 0.3
