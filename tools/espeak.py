@@ -20,6 +20,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import espeakng_loader  # type: ignore[import-untyped]
 import numpy as np
@@ -40,8 +41,30 @@ _VOLUME_PERCENT = 70  # at 100 many variants clip
 _LONGEST_DATA_PATH = 140  # espeak cuts off longer ones, and then loses its variants silently
 _SEED = 1
 
-_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+_PHONEME_EVENTS = 1
+_PHONEME = 7  # the type of an event that starts a phoneme; 0 ends a list of events
+
+
+class _Event(ctypes.Structure):
+    """espeak's ``espeak_EVENT``, of which only the type, the sample and the phoneme's name are read."""
+
+    _fields_ = (
+        ("type", ctypes.c_int), ("identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p), ("name", ctypes.c_char * 8),
+    )  # fmt: skip
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))
 _lock = threading.Lock()  # the library has one state for the whole process
+
+
+class Phone(NamedTuple):
+    """A phoneme of espeak's, without its stress mark; ``_`` and ``_:`` are pauses."""
+
+    name: str
+    start_s: float
+    end_s: float
 
 
 def _after_fork() -> None:
@@ -62,13 +85,14 @@ def voices() -> frozenset[str]:
 
 
 def synthesise(
-    text: str, voice: str = "en-us", *, rate_wpm: int = 175, pitch: int = 50, pitch_range: int = 50
-) -> np.ndarray:
+    text: str, voice: str = "en-us", *, rate_wpm: int = 175, pitch: int = 50, pitch_range: int = 50,
+    phones: list[Phone] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Speak ``text``: float32 samples (S,) at 16 kHz, mono, all of absolute value below 1.
 
     ``rate_wpm`` is the speed in words per minute, 80 to 450; ``pitch`` and ``pitch_range`` are between 0 and 99, with
     50 the default of each voice. The result depends on the arguments alone. Safe to call from several threads (they
-    take turns) and in forked or spawned processes.
+    take turns) and in forked or spawned processes. ``phones`` gets the phonemes that are spoken, with their times.
 
     Raises:
         UserError: an unknown voice, a number out of its range, a text without words, or no library.
@@ -83,9 +107,13 @@ def synthesise(
         raise UserError(f"no word in the text {text!r}")
     settings = {_RATE: rate_wpm, _VOLUME: _VOLUME_PERCENT, _PITCH: pitch, _PITCH_RANGE: pitch_range}
     with _lock, _data_folder() as data:
-        pcm = _speak(text, voice, settings, data)
+        pcm, events = _speak(text, voice, settings, data)
     if not pcm:
         raise UserError(f"espeak-ng gave no audio for the text {text!r}: write it in plain English words")
+    if phones is not None:
+        ends = [start for _, start in events[1:]] + [len(pcm) // 2]
+        phones += [Phone(name.lstrip("',%"), start / _ESPEAK_RATE_HZ, end / _ESPEAK_RATE_HZ)
+                   for (name, start), end in zip(events, ends, strict=True)]  # fmt: skip
     waveform = torch.from_numpy(np.frombuffer(pcm, np.int16).astype(np.float32) / 32_768)
     waveform = _resampler()(waveform)
     peak = float(waveform.abs().max())
@@ -93,13 +121,19 @@ def synthesise(
     return samples
 
 
-def _speak(text: str, voice: str, settings: dict[int, int], data: str) -> bytes:
-    """The 16-bit samples at 22.05 kHz, from a freshly loaded library."""
+def _speak(text: str, voice: str, settings: dict[int, int], data: str) -> tuple[bytes, list[tuple[str, int]]]:
+    """The 16-bit samples at 22.05 kHz and each phoneme's name and first sample, from a freshly loaded library."""
     pieces: list[bytes] = []
+    phonemes: list[tuple[str, int]] = []
 
-    def collect(samples: int | None, count: int, events: int | None) -> int:
+    def collect(samples: int | None, count: int, events: Any) -> int:
         if samples and count > 0:
             pieces.append(ctypes.string_at(samples, 2 * count))
+        number = 0
+        while events and events[number].type:
+            if events[number].type == _PHONEME:
+                phonemes.append((events[number].name.decode(), events[number].sample))
+            number += 1
         return 0
 
     callback = _Callback(collect)
@@ -108,7 +142,10 @@ def _speak(text: str, voice: str, settings: dict[int, int], data: str) -> bytes:
     except OSError as error:
         raise UserError(f"espeak-ng cannot be loaded ({error}): reinstall the package espeakng_loader") from error
     try:
-        if library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DONT_EXIT) != _ESPEAK_RATE_HZ:
+        if (
+            library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DONT_EXIT | _PHONEME_EVENTS)
+            != _ESPEAK_RATE_HZ
+        ):
             raise UserError(f"espeak-ng finds no data in {data}: reinstall the package espeakng_loader")
         library.espeak_SetSynthCallback(callback)
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -123,7 +160,7 @@ def _speak(text: str, voice: str, settings: dict[int, int], data: str) -> bytes:
         _ctypes.dlclose(library._handle)
     if status != 0:
         raise UserError(f"espeak-ng could not speak {text!r} (status {status}): shorten or simplify the text")
-    return b"".join(pieces)
+    return b"".join(pieces), phonemes
 
 
 @contextlib.contextmanager
