@@ -6,15 +6,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
 from .errors import UserError
 from .resample import resample_blocks
+
+if TYPE_CHECKING:
+    import soundfile
 
 EXTENSIONS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf", ".sph"}
@@ -84,18 +86,15 @@ def audio_blocks(
             yield file.samplerate, block
 
 
-class _Sound(soundfile.SoundFile):  # type: ignore[misc]
-    """A file that is read sequentially: soundfile seeks around each read of a seekable file, which in Ogg means
-    decoding again, a third of the time that a second of Opus takes."""
-
-    def seekable(self) -> bool:
-        return False
-
-
 @contextmanager
 def _sound(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
+    import soundfile  # only now, as what is given waveforms needs no libsndfile
+
     try:
-        with _Sound(_openable(path)) as file:
+        with soundfile.SoundFile(_openable(path)) as file:
+            # read sequentially: soundfile seeks around each read of a seekable file, which in Ogg means decoding again,
+            # a third of the time that a second of Opus takes
+            file.seekable = lambda: False
             yield file
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise UserError(_why(path, error)) from error

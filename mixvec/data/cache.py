@@ -1,53 +1,128 @@
-"""Files of arrays in ``$MIXVEC_CACHE`` (else ``~/.cache/mixvec``) that may be lost at any time, but are never wrong."""
+"""What was learnt by opening audio files, kept in SQLite in ``$MIXVEC_CACHE``, else in ``~/.cache/mixvec``.
+
+It may be lost at any time: what is not in it is read from the audio again. Each value has a checksum, so that damage is
+noticed, and its key is a hash of all that it depends on, so that the cache holds no names and no secrets.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import io
+import fcntl
 import os
+import sqlite3
+import sys
 import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
+from typing import TypeVar
 
-import numpy as np
+from ..errors import redacted
 
-from ..atomic import whole_file
+Result = TypeVar("Result")
+WAIT_S = 30.0
+"""How long a write waits for another process's, before this process continues without the cache."""
 
-Arrays = dict[str, np.ndarray]
 
-
-def cache_path(kind: str, identity: bytes) -> Path | None:
-    """A file of the cache; None where there is no home folder."""
+def cache_folder() -> Path | None:
+    """The folder of the cache; None where there is no home folder."""
     folder = os.environ.get("MIXVEC_CACHE")
     try:
-        cache = Path(folder) if folder else Path.home() / ".cache" / "mixvec"
+        return Path(folder) if folder else Path.home() / ".cache" / "mixvec"
     except RuntimeError:
         return None
-    return cache / kind / (hashlib.sha256(identity).hexdigest()[:32] + ".npz.z")
 
 
-def load_arrays(path: Path | None) -> Arrays | None:
-    """The arrays of a file; None where there is none, or it is damaged."""
+def key_of(*facts: object) -> bytes:
+    """The key of what follows from these facts, such as the path, size and mtime of a file."""
+    return blake2b(repr(facts).encode(), digest_size=16).digest()
+
+
+class Cache:
+    """Bytes by key, for any number of threads and processes; empty where the file cannot be read or written."""
+
+    def __init__(self) -> None:
+        folder = cache_folder()
+        self.path = folder / "found.sqlite" if folder else None
+        self._lock, self._database = Lock(), self._open()
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The values of those of these keys (at most a thousand) that are known."""
+        query = f"SELECT * FROM found WHERE key IN ({','.join('?' * len(keys))})"
+        rows = self._run(lambda database: database.execute(query, keys).fetchall()) or []
+        return {key: value for key, value, checksum in rows if zlib.crc32(key + value) == checksum}
+
+    def put(self, values: Mapping[bytes, bytes]) -> None:
+        """Write these values; once this returns, they outlive the process."""
+        rows = [(key, value, zlib.crc32(key + value)) for key, value in values.items()]
+        self._run(lambda database: database.executemany("REPLACE INTO found VALUES (?, ?, ?)", rows))
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+        self._database = None
+
+    def _open(self) -> sqlite3.Connection | None:
+        try:
+            if self.path is None:
+                return None
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self.path, WAIT_S, check_same_thread=False)
+            database.execute("PRAGMA synchronous = OFF")  # a power cut may damage the file, a killed process cannot
+            database.execute("CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value BLOB, checksum INTEGER)")
+            return database
+        except (OSError, sqlite3.OperationalError):  # a read-only folder, a full disk, no locks
+            return None
+        except sqlite3.DatabaseError:
+            return self._open() if self._remove() else None
+
+    def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
+        with self._lock:
+            try:
+                if self._database is not None:
+                    with self._database as transaction:
+                        return work(transaction)
+            except sqlite3.DatabaseError as error:
+                self.close()
+                if not isinstance(error, sqlite3.OperationalError):
+                    self._remove()
+        return None
+
+    def _remove(self) -> bool:
+        """Whether the file, which is damaged, could be removed."""
+        try:
+            for suffix in ("-journal", ""):
+                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def scanning(source: str) -> Iterator[None]:
+    """Scan a source alone: where another process of this machine does, wait for it, and then do not wait for others.
+
+    The kernel releases the lock with the process that has it. Where a file system has no locks, nobody waits.
+    """
+    folder = cache_folder()
     try:
-        content = path.read_bytes() if path is not None else b""
+        if folder is None:
+            raise OSError
+        (folder / "locks").mkdir(parents=True, exist_ok=True)
+        lock = (folder / "locks" / key_of(source).hex()).open("a")
     except OSError:
-        return None
-    if len(content) < 4 or zlib.crc32(content[4:]) != int.from_bytes(content[:4], "big"):
-        return None
-    with np.load(io.BytesIO(zlib.decompress(content[4:]))) as file:
-        return dict(file)
-
-
-def save_arrays(path: Path | None, arrays: Arrays) -> None:
-    """Write arrays so that other processes find the old or the new ones; do nothing where that is not possible."""
-    if path is None:
+        yield
         return
-    content = io.BytesIO()
-    for name, array in arrays.items():
-        assert not array.dtype.hasobject, name
-    np.savez(content, **arrays)  # type: ignore[arg-type]
-    packed = zlib.compress(content.getbuffer(), 1)
-    try:
-        with whole_file(path) as new:
-            new.write_bytes(zlib.crc32(packed).to_bytes(4, "big") + packed)
-    except OSError:  # a full disk, or a folder that may not be written to
-        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if os.environ.get("RANK", "0") == "0":
+                print(f"waiting for another process that scans {redacted(source)}", file=sys.stderr, flush=True)
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                fcntl.flock(lock, fcntl.LOCK_UN)
+        except OSError:
+            pass
+        yield

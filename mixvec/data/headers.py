@@ -1,4 +1,4 @@
-"""Reading the headers of a source's audio: several files at a time, and only those that are not in the index.
+"""Reading the headers of a source's audio: several files at a time, and only those that the cache does not know.
 
 Threads, not processes: libsndfile and the file system work outside the interpreter's lock, and most of the time is
 spent waiting for a disk or a network.
@@ -6,167 +6,123 @@ spent waiting for a disk or a network.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import struct
 import sys
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..audio import AudioHeader, audio_header
-from ..errors import UserError, redacted
-from .index import Entries, Entry, IndexLock, index_path, load_index, save_index
-from .readers.archives import TarMember
-from .readers.parquet import ParquetRow
+from ..errors import UserError
+from .cache import Cache, key_of, scanning
 from .readers.ranges import RemoteFile, is_url, state
 from .readers.rows import Fault, Row, Rows, Stored
 
 THREADS = 16
-BATCH_ROWS = 64
+BATCH_ROWS = 256
 REMOTE_THREADS, REMOTE_BATCH_ROWS = 48, 8
-SILENT_S, TERMINAL_EVERY_S, LOG_EVERY_S = 3.0, 0.5, 10.0
+HEADER = struct.Struct("<3q")
+SILENT_S, LOG_EVERY_S = 3.0, 10.0
 
 Place = tuple[str, int]
-"""The key of an entry of the index: absolute path and offset."""
-Looked = list[tuple[Place, Entry | UserError]]
+"""The file that holds an utterance, as an absolute path or a URL, and where in it; -1: the utterance is the file."""
+Looked = dict[Place, tuple[int, AudioHeader] | UserError]
+"""The size in bytes and the header of what each place holds, or why there is none."""
 
 
-def with_headers(rows: Rows, source: str, labels: bool) -> Iterator[tuple[Row, AudioHeader] | Fault]:
+def with_headers(rows: Rows, source: str) -> Iterator[tuple[Row, AudioHeader] | Fault]:
     """The rows of ``source`` in their order, each with its header; a fault in place of those that have none.
 
-    The headers are written to the index of ``source`` at the end, or when interrupted. Where another process scans the
-    source, this one waits for its index.
+    Each header is in the cache as soon as it has been read. Where another process scans the source, this one waits.
     """
-    with closing(IndexLock(index_path(source, labels), redacted(source))) as lock:
-        yield from _with_headers(rows, source, lock)
-
-
-def _with_headers(rows: Rows, source: str, lock: IndexLock) -> Iterator[tuple[Row, AudioHeader] | Fault]:
     threads, batch_rows = (REMOTE_THREADS, REMOTE_BATCH_ROWS) if is_url(source) else (THREADS, BATCH_ROWS)
-    old: Entries = {}
-    found: dict[Place, Entry | UserError] = {}
-    asked: set[Place] = set()
-    progress, whole, loaded = Progress("scanned", "utterances"), False, False
-    waiting: deque[tuple[list[Row | Fault], Future[Looked] | None]] = deque()
+    found: Looked = {}
+    asked: set[Place] = set()  # a long file may be in many rows, and is opened once
+    waiting: deque[tuple[list[Row | Fault], Future[Looked]]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="headers")
     rows = iter(rows)
-    try:
-        while True:
-            batch = list(islice(rows, batch_rows))
-            jobs = _jobs(batch, asked)
-            if jobs and not loaded:
-                lock.acquire()
-                old, loaded = load_index(lock.path), True
-            asked.update(jobs)
-            waiting.append((batch, pool.submit(_look, jobs, old) if jobs else None))
-            while waiting and (len(waiting) > 4 * threads or not batch):
-                ready, future = waiting.popleft()
-                found.update(future.result() if future else [])
-                progress.add(len(ready))
-                yield from (_with_header(row, found) for row in ready)
-            if not batch:
-                break
-        whole = True
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        progress.close()
-        for future in [future for _, future in waiting if future and future.done() and not future.cancelled()]:
-            found.update([] if future.exception() else future.result())
-        _keep(lock.path, old, {place: entry for place, entry in found.items() if isinstance(entry, Entry)}, whole)
-
-
-def _jobs(batch: list[Row | Fault], asked: set[Place]) -> dict[Place, Row]:
-    """The rows whose headers are to be read, each file once, as a long one may be in many rows."""
-    jobs = {}
-    for row in batch:
-        if isinstance(row, Row):
-            place = _place(row)
-            if place is not None and place not in asked:
-                jobs[place] = row
-    return jobs
-
-
-def _keep(path: Path | None, old: Entries, new: Entries, whole: bool) -> None:
-    """Write the index where it has changed. A source of one file needs none, once it is complete.
-
-    A remote file is opened again next time where nothing tells its versions apart.
-    """
-    new = {place: entry for place, entry in new.items() if entry.mtime_ns != -1}
-    if not whole:
-        new = old | new
-    same = len(new) == len(old) and all(old.get(place) is entry for place, entry in new.items())
-    if not same and (len(new) > 1 or not whole):
-        save_index(path, new)
-
-
-def _place(row: Row) -> Place | None:
-    """The index key of the audio of a row; None for what is not indexed, a data set on disk."""
-    if row.stored is None:
-        return row.source if row.source.startswith("/") else os.path.abspath(row.source), -1
-    offset = row.stored.offset if isinstance(row.stored, TarMember | ParquetRow) else -1
-    if (url := _url(row)) is None:
-        return (os.path.abspath(row.stored.path), offset) if isinstance(row.stored, TarMember | ParquetRow) else None
-    shown = redacted(url)  # the index keeps no secrets, but tells such URLs apart
-    return (url if shown == url else f"{shown}#{hashlib.sha256(url.encode()).hexdigest()[:16]}"), offset
-
-
-def _url(row: Row) -> str | None:
-    """The remote file that holds the row; None where it is on disk."""
-    if isinstance(row.stored, RemoteFile):
-        return row.stored.url
-    return row.stored.path if isinstance(row.stored, TarMember | ParquetRow) and is_url(row.stored.path) else None
-
-
-def _look(jobs: dict[Place, Row], old: Entries) -> Looked:
-    """In a thread: the entry of each file, the old one where size and mtime are the same, or why there is none."""
-    looked: Looked = []
-    for place, row in jobs.items():
+    with scanning(source), closing(Cache()) as cache, progress_bar("scanned", " utterances") as progress:
         try:
-            size, mtime_ns = _state(row, place[0])  # before it is opened: a change after that will be noticed
-            known = old.get(place)
-            if known is not None and (known.size, known.mtime_ns) == (size, mtime_ns):
-                looked.append((place, known))
-                continue
-            looked.append((place, Entry(size, mtime_ns, _header(row))))
-        except UserError as error:
-            looked.append((place, error))
-    return looked
+            while True:
+                batch = list(islice(rows, batch_rows))
+                jobs = {place_of(row.source, row.stored): row for row in batch if isinstance(row, Row)}
+                jobs = {place: row for place, row in jobs.items() if place not in asked}
+                asked.update(jobs)
+                waiting.append((batch, pool.submit(_look, jobs, cache)))
+                while waiting and (len(waiting) > 4 * threads or not batch):
+                    ready, future = waiting.popleft()
+                    found.update(future.result())
+                    yield from (_with_header(row, found) for row in ready)
+                    progress.update(len(ready))
+                if not batch:
+                    return
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _state(row: Row, path: str) -> tuple[int, int]:
-    """Size in bytes and mtime in ns of the file that holds the row; for a remote one its version."""
-    if isinstance(row.stored, RemoteFile) and row.stored.version >= 0:
-        return row.stored.size, row.stored.version
-    if (url := _url(row)) is not None:
-        return state(url)
+def place_of(source: str, stored: Stored | None) -> Place:
+    """Where the audio of a row or an utterance is."""
+    path, offset = (source, -1) if stored is None else (stored.path or source, stored.offset)
+    return (path if path.startswith("/") or is_url(path) else os.path.abspath(path)), offset
+
+
+def content_of(place: Place, stored: Stored | None) -> tuple[int, int]:
+    """The size in bytes and the mtime in ns of the file at a place, for a remote one its version; -1 where unknown.
+
+    Raises:
+        UserError: a remote file cannot be reached.
+    """
+    if isinstance(stored, RemoteFile) and stored.version >= 0:
+        return stored.size, stored.version
+    if is_url(place[0]):
+        return state(place[0])
     try:
-        found = os.stat(path)
+        found = os.stat(place[0])
     except (OSError, ValueError):
-        return -1, -1  # opening it will say why
+        return -1, -1  # opening it will report why
     return found.st_size, found.st_mtime_ns
 
 
-def _with_header(row: Row | Fault, found: dict[Place, Entry | UserError]) -> tuple[Row, AudioHeader] | Fault:
+def _look(jobs: dict[Place, Row], cache: Cache) -> Looked:
+    """In a thread: the headers of these files, from the cache where it has them for this size and mtime."""
+    looked: Looked = {}
+    contents: dict[Place, tuple[int, int]] = {}
+    for place, row in jobs.items():
+        try:
+            contents[place] = content_of(place, row.stored)  # before it is opened, so that a change is noticed
+        except UserError as error:
+            looked[place] = error
+    keys = {place: key_of("header", place, content) for place, content in contents.items() if content[1] != -1}
+    known, new = cache.get(list(keys.values())), {}
+    for place, (size, _) in contents.items():
+        key = keys.get(place)
+        try:
+            header = AudioHeader(*HEADER.unpack(known[key])) if key in known else _header(jobs[place])
+        except UserError as error:
+            looked[place] = error
+            continue
+        looked[place] = size, header
+        if key is not None and key not in known:
+            new[key] = HEADER.pack(*header)
+    cache.put(new)
+    return looked
+
+
+def _with_header(row: Row | Fault, found: Looked) -> tuple[Row, AudioHeader] | Fault:
     if isinstance(row, Fault):
         return row
-    place = _place(row)
-    if place is not None:
-        entry = found[place]
-        if isinstance(entry, UserError):
-            return Fault(row.source, str(entry))
-        if isinstance(row.stored, RemoteFile) and row.stored.size < 0:
-            row = replace(row, stored=replace(row.stored, size=entry.size))
-        return row, entry.header
-    try:
-        return row, _header(row)
-    except UserError as error:
-        return Fault(row.source, str(error))
+    looked = found[place_of(row.source, row.stored)]
+    if isinstance(looked, UserError):
+        return Fault(row.source, str(looked))
+    size, header = looked
+    if isinstance(row.stored, RemoteFile) and row.stored.size < 0:
+        row = replace(row, stored=replace(row.stored, size=size))
+    return row, header
 
 
 def _header(row: Row) -> AudioHeader:
@@ -214,27 +170,10 @@ class _Calls:
             return 0
 
 
-class Progress:
+def progress_bar(what: str, unit: str) -> Any:
     """A line on stderr once work takes seconds: updated in place on a terminal, every ten seconds elsewhere."""
+    from tqdm import tqdm
 
-    def __init__(self, what: str, unit: str) -> None:
-        self.what, self.unit = what, unit
-        self.count, self.started_s, self.terminal = 0.0, time.monotonic(), sys.stderr.isatty()
-        self.next_s = self.started_s + (SILENT_S if self.terminal else LOG_EVERY_S)
-        self.speaks, self.spoke = os.environ.get("RANK", "0") == "0", False
-
-    def add(self, count: float) -> None:
-        self.count += count
-        if self.speaks and time.monotonic() >= self.next_s:
-            self._say("" if self.terminal else "\n")
-            self.next_s = time.monotonic() + (TERMINAL_EVERY_S if self.terminal else LOG_EVERY_S)
-
-    def close(self) -> None:
-        if self.spoke:
-            self._say("\n")
-
-    def _say(self, end: str) -> None:
-        self.spoke, spent_s = True, time.monotonic() - self.started_s
-        line = (f"{self.what} {self.count:,.0f} {self.unit} in {spent_s:.0f} s, "
-                f"{self.count / max(spent_s, 1e-9):,.0f} a second")  # fmt: skip
-        print("\r" + line if self.terminal else line, end=end, file=sys.stderr, flush=True)
+    every_s = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
+    quiet = os.environ.get("RANK", "0") != "0"
+    return tqdm(desc=what, unit=unit, delay=SILENT_S, mininterval=every_s, disable=quiet, unit_scale=True)

@@ -3,42 +3,32 @@
 Without ``data.gate`` the segments of a recording are of even length and cover all of it, so an epoch reads everything
 once; with it they are where there is speech (``gate.py``). Only recordings longer than ``data.max_s`` are cut.
 
-To find speech every long recording is read once. The segments are kept beside the index of headers, in
-``$MIXVEC_CACHE/speech``, by name, size, time and settings; never any audio. Where that is lost, damaged or cannot be
-written, recordings are read again.
+To find speech every long recording is read once; what was found is kept in the cache, never any audio.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
-from .cache import cache_path, load_arrays, save_arrays
+from .cache import Cache, key_of
 from .config import DataConfig
 from .gate import find_speech, frame_levels
-from .headers import Progress, opened
-from .readers.ranges import is_url
+from .headers import content_of, opened, place_of, progress_bar
 from .sources import Corpus
-from .spec import SourceSpec
 from .utterances import Utterance
 
-VERSION = "1"
 GRID_S = 0.04
 """Even cuts fall on multiples of it: whole samples at every common rate, so each sample is read exactly once."""
-SAVE_EVERY_S = 60.0
 
 Once = Callable[[Callable[[], list[np.ndarray | str]]], list[np.ndarray | str]]
-Found = dict[bytes, np.ndarray]
-"""By the key of a recording: begin and end of its segments in seconds (K, 2)."""
 
 
 class Segments(NamedTuple):
@@ -109,7 +99,7 @@ def cut_long(corpus: Corpus, data: DataConfig, once: Once = lambda work: work())
         parts = even_segments(durations_s[long], data.min_s, data.max_s)
     else:
         recordings = [whole[int(number)] for number in long]
-        parts = _usable(recordings, once(lambda: _speech(recordings, corpus.sources, data)), corpus)
+        parts = _usable(recordings, once(lambda: _speech(recordings, data)), corpus)
     counts = np.ones(len(whole), dtype=np.int64)
     counts[long] = np.bincount(parts.owners, minlength=len(long))
     owners, cut = np.repeat(np.arange(len(whole)), counts), np.repeat(is_long, counts)
@@ -130,52 +120,33 @@ def _usable(recordings: list[Utterance], found: list[np.ndarray | str], corpus: 
     return Segments(owners, begins_s, ends_s - begins_s)
 
 
-def _speech(recordings: list[Utterance], sources: tuple[SourceSpec, ...], data: DataConfig) -> list[np.ndarray | str]:
-    """The segments of each recording, or why it cannot be used; from the cache where nothing changed."""
-    answers: list[np.ndarray | str] = [""] * len(recordings)
-    settings = repr((VERSION, data.min_s, data.max_s, data.gate)).encode()
-    progress = Progress("searched for speech in", "minutes")
-    for corpus_number, (name, _) in enumerate(sources):
-        numbers = [i for i, recording in enumerate(recordings) if recording.corpus_number == corpus_number]
-        path = cache_path("speech", os.fsencode(_absolute(name)) + b"\0" + settings)
-        searched = _search([recordings[i] for i in numbers], path, data, progress)
-        for i, answer in zip(numbers, searched, strict=True):
-            answers[i] = answer
-    progress.close()
-    return answers
+def _speech(recordings: list[Utterance], data: DataConfig) -> list[np.ndarray | str]:
+    """The segments of each recording, or why it cannot be used; from the cache where nothing has changed."""
+    answers: list[np.ndarray | str] = []
 
-
-def _search(
-    recordings: list[Utterance], path: Path | None, data: DataConfig, progress: Progress
-) -> list[np.ndarray | str]:
-    """The recordings of one source, several at a time; what is found is saved now and then, and at the end."""
-    old, found, answers = _load(path), Found(), list[np.ndarray | str]()
-    pool = ThreadPoolExecutor(_cores(), thread_name_prefix="gate")
-    saved_s, whole = time.monotonic(), False
-
-    def look(recording: Utterance) -> tuple[bytes, np.ndarray | str]:
-        key = _key(recording)
+    def look(recording: Utterance) -> np.ndarray | str:
+        place = place_of(recording.source, recording.stored)
         try:
-            return key, old[key] if key in old else _find(recording, data)
+            content = content_of(place, recording.stored)
+            key = key_of(
+                "speech", place, content, recording.start_s, recording.duration_s, data.min_s, data.max_s, data.gate
+            )
+            known = cache.get([key]).get(key)
+            bounds_s = _find(recording, data) if known is None else np.frombuffer(known).reshape(-1, 2)
+            if known is None and content[1] != -1:
+                cache.put({key: bounds_s.tobytes()})
         except UserError as error:
-            return key, str(error)
+            return str(error)
+        return bounds_s if len(bounds_s) else f"{recording.source}: all silence by data.gate"
 
-    try:
-        for recording, (key, answer) in zip(recordings, pool.map(look, recordings), strict=True):
-            if not isinstance(answer, str):
-                found[key] = answer
-                answer = answer if len(answer) else f"{recording.source}: all silence by data.gate"
+    with (
+        closing(Cache()) as cache,
+        progress_bar("searched for speech in", " min") as progress,
+        ThreadPoolExecutor(_cores(), thread_name_prefix="gate") as pool,
+    ):
+        for recording, answer in zip(recordings, pool.map(look, recordings), strict=True):
             answers.append(answer)
-            progress.add(recording.duration_s / 60)
-            if time.monotonic() > saved_s + SAVE_EVERY_S:
-                _save(path, old | found)
-                saved_s = time.monotonic()
-        whole = True
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        kept = found if whole else old | found
-        if kept.keys() != old.keys():
-            _save(path, kept)
+            progress.update(recording.duration_s / 60)
     return answers
 
 
@@ -186,37 +157,6 @@ def _find(recording: Utterance, data: DataConfig) -> np.ndarray:
         raise UserError(f"{recording.source}: only {len(levels_db) * frame_s:.2f} s of its "
                         f"{recording.duration_s:.2f} s could be decoded")  # fmt: skip
     return find_speech(levels_db, frame_s, data.min_s, data.max_s, data.gate)
-
-
-def _key(recording: Utterance) -> bytes:
-    """16 bytes that identify a recording and its present content."""
-    path, version = (getattr(recording.stored, name, None) for name in ("path", "version"))
-    try:
-        state = os.stat(path or recording.source)
-        size, mtime_ns = state.st_size, state.st_mtime_ns
-    except (OSError, ValueError):
-        size, mtime_ns = -1, -1
-    facts = (_absolute(recording.source), version, size, mtime_ns, recording.start_s, recording.duration_s)
-    return hashlib.blake2b(repr(facts).encode(), digest_size=16).digest()
-
-
-def _absolute(name: str) -> str:
-    return name if is_url(name) else os.path.abspath(name)
-
-
-def _load(path: Path | None) -> Found:
-    """The segments found before; none where there is no such file, or it is damaged."""
-    arrays = load_arrays(path)
-    if arrays is None:
-        return {}
-    bounds_s = np.split(arrays["bounds_s"], np.cumsum(arrays["counts"])[:-1])
-    return dict(zip(map(bytes, arrays["keys"]), bounds_s, strict=True))
-
-
-def _save(path: Path | None, found: Found) -> None:
-    keys = np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
-    counts = np.array([len(bounds_s) for bounds_s in found.values()], dtype=np.int64)
-    save_arrays(path, {"keys": keys, "counts": counts, "bounds_s": np.concatenate([np.zeros((0, 2)), *found.values()])})
 
 
 def _cores() -> int:

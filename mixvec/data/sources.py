@@ -114,7 +114,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
     for corpus_number, (name, _) in enumerate(sources):
         forget()
         rows = in_order([shard.rows for shard in shards_of(name, key, labels)], remote=is_url(name))
-        for looked_at in with_headers(settled(rows), name, labels):
+        for looked_at in with_headers(settled(rows), name):
             _add(corpus, looked_at, corpus_number, labels)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""

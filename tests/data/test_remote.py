@@ -99,7 +99,7 @@ def test_folders_files_patterns_and_lists(tmp_path: Path, web: WebServer) -> Non
             if expected is None:
                 continue
             corpus = find(top + source, labels=False)
-            names = [str(u.stored.url).rpartition("/")[2].partition(".")[0] for u in corpus.utterances]
+            names = [str(u.stored.path).rpartition("/")[2].partition(".")[0] for u in corpus.utterances]
             assert [name.replace("%20", " ").replace("%23", "#") for name in names] == expected, source
             for utterance in corpus.utterances:
                 assert len(utterance.read()) == 8_000

@@ -13,7 +13,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from ...errors import UserError
 from .retries import Missing, retried
@@ -57,12 +57,13 @@ def listed_state(url: str) -> State | None:
 class RemoteFile:
     """A remote audio file, by its URL."""
 
-    url: str = field(repr=False)
+    path: str = field(repr=False)
     size: int = -1
     version: int = field(default=-1, compare=False)
+    offset: ClassVar[int] = -1
 
     def open(self) -> BinaryIO:
-        return opened_audio(self.url, 0, self.size)
+        return opened_audio(self.path, 0, self.size)
 
 
 def opened_audio(url: str, offset: int, size: int) -> BinaryIO:

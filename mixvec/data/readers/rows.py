@@ -34,6 +34,14 @@ SPLIT_NAME = re.compile(r"(train|dev|valid|test)(?=$|[^a-z]|ation)")
 class Stored(Protocol):
     """Audio inside a tar, table or remote file. It holds names and numbers only, as it is sent to worker processes."""
 
+    @property
+    def path(self) -> str | None:
+        """The file or URL that holds the audio; None where it is in memory."""
+
+    @property
+    def offset(self) -> int:
+        """A number that no other audio in the file has; -1 where the audio is all of it."""
+
     def open(self) -> BinaryIO: ...
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from ...errors import UserError
 from .ranges import RemoteFile, is_url
@@ -29,6 +29,10 @@ class TableRow:
         """The first file of the table; None where it is in memory."""
         return next((file["filename"] for file in self.table.cache_files), None)
 
+    @property
+    def offset(self) -> int:
+        return self.row
+
     def open(self) -> BinaryIO:
         return opened(self.table[self.row]["audio"])
 
@@ -38,6 +42,8 @@ class Held:
     """Audio held as bytes, as a stream delivers it."""
 
     data: bytes = field(repr=False)
+    path: ClassVar[None] = None
+    offset: ClassVar[int] = -1
 
     def open(self) -> BinaryIO:
         return io.BytesIO(self.data)
