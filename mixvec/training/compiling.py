@@ -14,7 +14,7 @@ import torch
 from ..kernels.select import choose_branches
 from ..model.encoder import SpeechEncoder
 from ..model.frontend import SAMPLE_RATE_HZ
-from ..model.noise import set_keys
+from ..model.noise import Dropout, set_keys
 from ..model.padding import padding_mask, zero_padding
 from .run import Run
 
@@ -74,4 +74,7 @@ def warm_up(encoder: SpeechEncoder, frames: int) -> None:
             hidden = zero_padding(x, valid)  # neither a leaf nor a view, as in training
             for tensor in (hidden, valid):
                 torch._dynamo.mark_dynamic(tensor, 1 if rows == 1 else (0, 1))
+            for module in layer.modules():
+                if rows > 1 and isinstance(module, Dropout) and module.keys is not None:
+                    torch._dynamo.mark_dynamic(module.keys, 0)
             torch.autograd.grad(layer(hidden, valid).float().sum(), parameters, allow_unused=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not taken, however they were damaged; every generator comes back; which ones are kept."""
+"""Checkpoints: complete or not loaded, however they were damaged; all state is restored; which ones are kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import random
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -71,29 +70,26 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"]
 )
-def test_any_harm_to_any_file_is_seen_and_named(tmp_path: Path, harm: Callable[[Path], None], name: str) -> None:
+def test_any_damage_to_any_file_is_found_and_named(tmp_path: Path, harm: Callable[[Path], None], name: str) -> None:
     write(tmp_path, 1, 2)
     assert checkpoint.newest(tmp_path) == (tmp_path / "update_00000002", [])
     harm(tmp_path / "update_00000002" / name)
     found, (line,) = checkpoint.newest(tmp_path)
     assert found == tmp_path / "update_00000001" and "\n" not in line
-    assert "update_00000002: " in line and "going on from the checkpoint before" in line
+    assert "update_00000002: " in line
     assert name in line or (harm is flip and name == "manifest.json")  # a flipped digit there accuses another file
 
 
-def test_with_none_whole_it_says_what_to_do(tmp_path: Path) -> None:
+def test_where_none_is_whole_the_newest_and_its_damage_are_named(tmp_path: Path) -> None:
     write(tmp_path, 1, 2)
     for number in (1, 2):
         (tmp_path / f"update_0000000{number}/manifest.json").unlink()
-    expected = (
-        r"whole \(2 tried\).*update_00000002: manifest.json is missing.*before there were.*remove .* to start anew"
-    )
-    with pytest.raises(UserError, match=expected):
+    with pytest.raises(UserError, match=r"2 tried.*update_00000002: manifest\.json.*remove "):
         checkpoint.newest(tmp_path)
     assert len(checkpoint.listed(tmp_path)) == 2, "nothing is moved"
 
 
-def test_nothing_there_is_no_fault(tmp_path: Path) -> None:
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "nowhere") == (None, [])
 
 
@@ -102,7 +98,7 @@ def test_which_ones_are_kept(tmp_path: Path) -> None:
     assert [path.name[-2:] for path in checkpoint.listed(tmp_path)] == ["06", "12", "14"]
 
 
-def test_a_damaged_one_is_out_of_the_count_and_goes_after_the_next_save(tmp_path: Path) -> None:
+def test_a_damaged_one_is_not_counted_and_is_removed_after_the_next_save(tmp_path: Path) -> None:
     model, optimizer, accelerator = write(tmp_path, 2, 4, 6)
     cut(tmp_path / "update_00000006/model.safetensors")
     checkpoint.newest(tmp_path)
@@ -111,7 +107,7 @@ def test_a_damaged_one_is_out_of_the_count_and_goes_after_the_next_save(tmp_path
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000004", "update_00000005"]
 
 
-def test_what_a_killed_process_left_half_written_goes_with_the_next_save(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_half_written_is_removed_with_the_next_save(tmp_path: Path) -> None:
     """It died saving update 3, which no later session may ever save again."""
     (tmp_path / ".update_00000003.new-1").mkdir()
     write(tmp_path, 2, 4)
@@ -135,16 +131,16 @@ def test_a_kill_while_an_old_one_is_removed_leaves_none_in_part(
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["update_00000003", "update_00000004"]
 
 
-def test_a_file_that_the_disk_no_longer_gives_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(path: Path) -> str:
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     write(tmp_path, 1)
     monkeypatch.setattr(manifest, "sha256", fails)
-    assert damage(tmp_path / "update_00000001") == "model.safetensors cannot be read (Input/output error)"
+    assert "model.safetensors" in (damage(tmp_path / "update_00000001") or "")
 
 
-def test_every_generator_goes_on_where_it_stood(tmp_path: Path) -> None:
+def test_every_generator_is_restored(tmp_path: Path) -> None:
     def draw() -> list[float]:
         drawn = [random.random(), random.gauss(0, 1), float(np.random.rand()), float(np.random.randn())]
         return [*drawn, float(torch.rand(()))]
@@ -163,13 +159,14 @@ NUMBERS = st.floats(allow_nan=False) | st.none()
 
 
 @given(st.builds(RunState, update=st.just(1), place=st.lists(st.integers(0, 2**40)), seconds_seen=st.floats(0, 1e12),
-                 energy_j=NUMBERS, norms=st.lists(st.floats(0, 1e30), max_size=3), best=NUMBERS, best_loss=NUMBERS,
-                 loss=NUMBERS, best_update=st.integers(0), outlier_updates=st.integers(0), outlier_windows=st.integers(0),
-                 skipped_updates=st.integers(0), wall_s=st.floats(0, 1e9)),
+                 energy_j=NUMBERS, grad_norms=st.lists(st.floats(0, 1e30), max_size=3), best=NUMBERS, best_loss=NUMBERS,
+                 loss=NUMBERS, best_update=st.integers(0), outlier_updates=st.integers(0),
+                 outlier_windows=st.integers(0), skipped_updates=st.integers(0), wall_s=st.floats(0, 1e9),
+                 data=st.just({"data.train": {"utterances": 2}})),
        st.lists(st.booleans(), max_size=8))  # fmt: skip
 @settings(deadline=None, max_examples=15)
-def test_state_and_loss_scaler_come_back_as_they_were(state: RunState, overflows: list[bool]) -> None:
-    """The best score among it; the scaler after updates with and without an overflow, and in what it does next."""
+def test_state_and_loss_scaler_are_restored(state: RunState, overflows: list[bool]) -> None:
+    """The scaler after updates with and without an overflow, and in what it does next."""
 
     def scaled(scaler: torch.amp.GradScaler, overflow: bool) -> dict[str, Any]:
         parameter = nn.Parameter(torch.ones(1))
@@ -209,9 +206,9 @@ def test_what_comes_after_a_save_does_not_change_it(tmp_path: Path, monkeypatch:
     moved.set()
     model, optimizer, accelerator = write(tmp_path / "at once", 1)
     moved.clear()
-    background, state = Background(), RunState(update=1, norms=[1.0])
+    background, state = Background(), RunState(update=1, grad_norms=[1.0])
     checkpoint.save(tmp_path / "late", state, model, optimizer, accelerator, KEEP, background)
-    state.norms.append(2.0)
+    state.grad_norms.append(2.0)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     moved.set()
@@ -219,10 +216,10 @@ def test_what_comes_after_a_save_does_not_change_it(tmp_path: Path, monkeypatch:
     for name in ("model", "optimizer"):
         one, other = (load_file(tmp_path / f"{f}/update_00000001/{name}.safetensors") for f in ("at once", "late"))
         assert identical(one, other)
-    assert json.loads((tmp_path / "late/update_00000001/state.json").read_text())["state"]["norms"] == [1.0]
+    assert json.loads((tmp_path / "late/update_00000001/state.json").read_text())["state"]["grad_norms"] == [1.0]
 
 
-def test_what_is_written_behind_the_training_is_written_in_order_and_its_errors_are_raised() -> None:
+def test_background_work_is_done_in_order_and_its_errors_are_raised() -> None:
     background, order, go = Background(), [], threading.Event()
 
     def fails() -> None:
@@ -239,13 +236,13 @@ def test_what_is_written_behind_the_training_is_written_in_order_and_its_errors_
     background.add(lambda: order.append(3))
     with pytest.raises(UserError, match="no room"):
         background.wait()
-    assert order == [1, 2], "nor is what comes after it done"
+    assert order == [1, 2], "what comes after an error is not done"
     background.add(lambda: order.append(4))
     background.wait()
-    assert order == [1, 2, 4], "told once"
+    assert order == [1, 2, 4], "it is raised once"
 
 
-def test_a_run_goes_on_past_a_damaged_checkpoint_to_the_same_end(
+def test_a_run_resumes_from_the_one_before_a_damaged_one_to_the_same_end(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -255,24 +252,9 @@ def test_a_run_goes_on_past_a_damaged_checkpoint_to_the_same_end(
         harm(run / f"checkpoints/update_000000{name}/optimizer.safetensors")
     capsys.readouterr()
     assert pretrain(corpus, run, *EVERY_TWO) == 0
-    said = capsys.readouterr().out
-    assert "update_00000006: optimizer.safetensors is damaged" in said
-    assert "update_00000004: optimizer.safetensors is damaged" in said
-    assert "going on from" in said and "update_00000002\n" in said
+    output = capsys.readouterr().out
+    for name in ("update_00000006: optimizer.safetensors", "update_00000004: optimizer.safetensors"):
+        assert name in output
+    assert f"resuming from {run}/checkpoints/update_00000002\n" in output
     assert identical(whole, weights(run)) and log == [row["contrastive_loss"] for row in rows(run)]
-    shutil.rmtree(run / "hub")
-    for path in checkpoint.listed(run / "checkpoints"):
-        assert damage(path) is None
-        flip(path / "model.safetensors")
-    with pytest.raises(UserError, match=r"no checkpoint is whole \(3 tried\)"):
-        pretrain(corpus, run, *EVERY_TWO)
-
-
-def test_an_old_checkpoint_is_refused(corpus: Path, tmp_path: Path) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=2", "run.save_every=2") == 0
-    folder = tmp_path / "run/checkpoints/update_00000002"
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert set(manifest["files"]) == {path.name for path in folder.iterdir()} - {"manifest.json"}
-    (folder / "manifest.json").unlink()
-    with pytest.raises(UserError, match="written by mixvec before there were manifests"):
-        pretrain(corpus, tmp_path / "run", "run.updates=2", "run.save_every=2")
+    assert all(damage(path) is None for path in checkpoint.listed(run / "checkpoints"))

@@ -1,4 +1,4 @@
-"""What goes wrong inside a run: numbers, memory, time, signals, another rank. Each ends, or goes on, as it should."""
+"""Faults inside a run, in numbers, memory, time or another rank: each ends it or leaves an update out, as it should."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -18,11 +19,15 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
 
-from finetune.tasks.asr import Task as AsrTask
 from mixvec import UserError
+from mixvec.training.config import RunConfig
+from mixvec.training.device import start_accelerator
 from mixvec.training.run import Run
-from pretrain.objectives.contrastive import MaskedPrediction, Sums
+from pretrain.objectives.base import Step
+from pretrain.objectives.contrastive import Contrastive
 from tests.runs import PRETRAIN, ROOT, finetune, identical, in_forward, pretrain, rows, weights
 
 ONE_BATCH = ("batch.max_s=60", "run.save_every=1", "run.keep=9")
@@ -33,37 +38,68 @@ import os, sys
 import torch
 from mixvec.errors import UserError, run_cli
 from pretrain.__main__ import main
-from pretrain.objectives.contrastive import MaskedPrediction
+from pretrain.objectives.contrastive import Contrastive
 
-forward, calls = MaskedPrediction.forward, []
+forward, calls = Contrastive.forward, []
 
-def sick(self, *rest):
+def patched(self, *rest):
     calls.append(1)
-    sums = forward(self, *rest)
+    step = forward(self, *rest)
     if os.environ["RANK"] == "1" and len(calls) == 2:
         {harm}
-    return sums
+    return step
 
-MaskedPrediction.forward = sick
+Contrastive.forward = patched
 run_cli(main)
 """
 
 
-def infinite_loss(sums: Sums) -> Sums:
-    return sums._replace(loss=sums.loss + torch.inf)
+def infinite_loss(step: Step) -> Step:
+    return step._replace(loss=step.loss + torch.inf)
 
 
-def infinite_gradient(sums: Sums) -> None:
-    sums.loss.register_hook(lambda gradient: gradient * torch.inf)
+def infinite_gradient(step: Step) -> None:
+    step.loss.register_hook(lambda gradient: gradient * torch.inf)
 
 
-@pytest.mark.parametrize(("harm", "quantity"), [(infinite_loss, "loss"), (infinite_gradient, "gradient norm")])
+def scale_losses(patch: Patch) -> None:
+    """Give pretraining a loss scaler on the CPU, as run.precision=fp16 has one on a GPU."""
+
+    def start(run: RunConfig) -> Accelerator:
+        accelerator, scaler = start_accelerator(run), torch.amp.GradScaler("cpu", init_scale=1024.0)
+        accelerator.scaler = scaler
+        patch.setattr(
+            accelerator,
+            "unscale_gradients",
+            lambda: [scaler.unscale_(own.optimizer) for own in accelerator._optimizers],
+        )
+        return accelerator
+
+    patch.setattr("pretrain.train.start_accelerator", start)
+
+
+def left_out(run: Path) -> list[dict[str, Any]]:
+    """nonfinite.jsonl"""
+    path = run / "nonfinite.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def weights_of(run: Path, update: int) -> dict[str, torch.Tensor]:
+    return load_file(run / f"checkpoints/update_{update:08d}/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("harm", "scaled", "quantity"),
+    [(infinite_loss, False, "loss"), (infinite_gradient, False, "gradient norm"), (infinite_loss, True, "loss")],
+)
 def test_an_update_that_is_not_finite_is_left_out_and_recorded(
-    corpus: Path, tmp_path: Path, monkeypatch: Patch, harm: Callable[[Sums], Any], quantity: str
+    corpus: Path, tmp_path: Path, monkeypatch: Patch, harm: Callable[[Step], Any], scaled: bool, quantity: str
 ) -> None:
+    if scaled:
+        scale_losses(monkeypatch)
     in_forward(monkeypatch, 2, do=harm)
     assert pretrain(corpus, tmp_path / "run", "run.updates=4", *ONE_BATCH) == 0
-    (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
+    (row,) = left_out(tmp_path / "run")
     assert (row["update"], row["quantity"]) == (2, quantity)
     assert row["sources"] and all(Path(source).is_file() for source in row["sources"])
     assert (row["parameter"] is None) == (quantity == "loss"), "an infinite loss alone has a finite gradient here"
@@ -71,39 +107,54 @@ def test_an_update_that_is_not_finite_is_left_out_and_recorded(
     assert identical(one, two) and not identical(two, three)
 
 
-def weights_of(run: Path, update: int) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
+def test_a_loss_scaler_that_backs_off_is_no_fault(
+    corpus: Path, tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scale_losses(monkeypatch)
+    in_forward(monkeypatch, 2, 3, do=infinite_gradient)
+    run = tmp_path / "run"
+    assert pretrain(corpus, run, "run.updates=5", "run.max_nonfinite=3", *ONE_BATCH) == 0
+    assert left_out(run) == [] and "exploding-gradient" not in capsys.readouterr().out
+    assert [row["scaler_backoffs"] for row in rows(run)] == [0, 1, 1, 0, 0]
+    assert [row["nonfinite_updates"] for row in rows(run)] == [0] * 5
+    one, two, three, four = (weights_of(run, update) for update in (1, 2, 3, 4))
+    assert identical(one, two) and identical(two, three) and not identical(three, four)
+    assert json.loads((run / "checkpoints/update_00000004/state.json").read_text())["scaler"]["scale"] == 256.0
 
-    return load_file(run / f"checkpoints/update_{update:08d}/model.safetensors")
+
+def test_a_loss_scaler_that_only_backs_off_ends_the_run(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    scale_losses(monkeypatch)
+    in_forward(monkeypatch, 2, 3, 4, do=infinite_gradient)
+    with pytest.raises(UserError, match=r"^3 updates .* update 4\."):
+        pretrain(corpus, tmp_path / "run", "run.updates=9", "run.max_nonfinite=3", *ONE_BATCH)
+    assert left_out(tmp_path / "run") == []
 
 
 def test_the_first_parameter_with_a_bad_gradient_is_named(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    start = MaskedPrediction.__init__
+    start = Contrastive.__init__
 
-    def with_a_bad_layer(self: MaskedPrediction, *rest: Any) -> None:
+    def with_a_bad_layer(self: Contrastive, *rest: Any) -> None:
         start(self, *rest)
         self.project.bias.register_hook(lambda gradient: gradient * torch.nan)
 
-    monkeypatch.setattr(MaskedPrediction, "__init__", with_a_bad_layer)
-    with pytest.raises(UserError, match=r"3 updates in a row had a gradient norm that is not finite.*nonfinite\.jsonl"):
+    monkeypatch.setattr(Contrastive, "__init__", with_a_bad_layer)
+    with pytest.raises(UserError, match=r"^3 updates .* update 3\. .*nonfinite\.jsonl"):
         pretrain(corpus, tmp_path / "run", "run.updates=9", "run.max_nonfinite=3", *ONE_BATCH)
-    found = [json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines()]
-    assert [(row["update"], row["parameter"]) for row in found] == [(n, "project.bias") for n in (1, 2, 3)]
+    found = [(row["update"], row["parameter"]) for row in left_out(tmp_path / "run")]
+    assert found == [(n, "project.bias") for n in (1, 2, 3)]
 
 
 @pytest.mark.parametrize("size", [1 << 60, 0])
 def test_out_of_memory_names_the_batch_and_the_key(corpus: Path, tmp_path: Path, monkeypatch: Patch, size: int) -> None:
     """The CPU's allocator itself, and what torch raises for a GPU."""
 
-    def allocate(_: Sums) -> None:
+    def allocate(_: Step) -> None:
         if size:
             torch.empty(size)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
     in_forward(monkeypatch, 3, do=allocate)
-    expected = (
-        r"out of memory at update 3: .* \d+ utterances x \d\.\d s, \d+ s with padding\. Lower batch\.max_s \(now 60\)"
-    )
+    expected = r"update 3: .* \d+ utterances x \d\.\d s, \d+ s .*batch\.max_s \(now 60\)"
     with pytest.raises(UserError, match=expected) as caught:
         pretrain(corpus, tmp_path / "run", "run.updates=4", *ONE_BATCH)
     assert "\n" not in str(caught.value)
@@ -127,7 +178,7 @@ def test_the_time_limit_saves_and_asks_to_be_requeued(
 
     assert start("whole") == 0
     assert start("parts", "run.max_hours=1e-6") == 75
-    assert "run.max_hours=1e-06 is reached" in capsys.readouterr().out
+    assert "run.max_hours=1e-06" in capsys.readouterr().out
     assert len(list((tmp_path / "parts/checkpoints").iterdir())) == 1
     assert start("parts", "run.max_hours=1") == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
@@ -143,13 +194,14 @@ def two_ranks(corpus: Path, run: Path, script: Path, harm: str, *keys: str) -> s
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["UserError('the disk of rank one is gone')", "ValueError('a fault of ours')"])
-def test_a_rank_that_fails_takes_the_other_down_and_is_heard_first(corpus: Path, tmp_path: Path, error: str) -> None:
+def test_a_rank_that_fails_ends_the_other_and_its_error_comes_first(corpus: Path, tmp_path: Path, error: str) -> None:
     began = time.monotonic()
     done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", f"raise {error}", "run.updates=100000")
     assert done.returncode != 0
     assert time.monotonic() - began < 60
-    own, other = done.stderr.find(error.split("'")[1]), done.stderr.find("error: rank 0: another rank is gone")
+    own, other = done.stderr.find(error.split("'")[1]), done.stderr.find("error: rank 0: ")
     assert own >= 0, done.stderr
     assert other == -1 or own < other
     assert "[rank0]: Traceback" not in done.stderr, done.stderr
@@ -157,22 +209,22 @@ def test_a_rank_that_fails_takes_the_other_down_and_is_heard_first(corpus: Path,
 
 @pytest.mark.soak
 def test_a_rank_that_hangs_is_given_up_after_the_stated_time(corpus: Path, tmp_path: Path) -> None:
-    """Rank 1 stops dead; rank 0 waits 5 s, says so, and torchrun kills the other after its own 30 s."""
+    """Rank 1 freezes; rank 0 waits 5 s and ends in an error, and torchrun kills the other after its own 30 s."""
     began, stop = time.monotonic(), "import signal; os.kill(os.getpid(), signal.SIGSTOP)"
     done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", stop, "run.updates=100000", "run.timeout_s=5")
     assert done.returncode != 0 and time.monotonic() - began < 75
-    assert "error: rank 0: another rank is gone, or did not answer within run.timeout_s=5" in done.stderr
+    assert re.search(r"error: rank 0: .*run\.timeout_s=5", done.stderr)
 
 
 def test_the_other_ranks_wait_as_long_as_it_takes(monkeypatch: Patch) -> None:
-    """Each hears from the main one within run.timeout_s, here a stand-in's patience, and has its answer in the end."""
+    """Each gets a broadcast within run.timeout_s, here a fake one's patience, and the answer in the end."""
     line: queue.Queue[list[Any]] = queue.Queue()
     local = threading.local()
 
-    def broadcast(told: list[Any]) -> list[Any]:
+    def broadcast(sent: list[Any]) -> list[Any]:
         if local.main:
-            line.put(told)
-            return told
+            line.put(sent)
+            return sent
         return line.get(timeout=1.0)
 
     def rank(main: bool) -> str:
@@ -186,48 +238,46 @@ def test_the_other_ranks_wait_as_long_as_it_takes(monkeypatch: Patch) -> None:
         assert list(pool.map(rank, (True, False))) == ["found", "found"]
 
 
-def test_one_rank_without_a_finite_loss_skips_the_update_on_both(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.slow
+def test_one_rank_without_a_finite_loss_skips_the_update_on_both(corpus: Path, tmp_path: Path) -> None:
     """The other rank's gradient is finite; without agreement the two would part."""
-    harm = "sums = sums._replace(loss=sums.loss + torch.inf)"
+    harm = "step = step._replace(loss=step.loss + torch.inf)"
     keys = ("run.updates=4", "data.max_s=20", *ONE_BATCH[1:])  # so long that no utterance is cut in two
     done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", harm, *keys)
     assert done.returncode == 0, done.stderr
     one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
     assert identical(one, two) and not identical(two, three)
-    (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
+    (row,) = left_out(tmp_path / "run")
     assert (row["update"], row["quantity"], len(row["sources"])) == (2, "loss", len(set(row["sources"])))
     assert len(rows(tmp_path / "run")) == 4
-    capsys.readouterr()
-    assert pretrain(corpus, tmp_path / "run", "batch.max_s=60", *keys) == 0
-    assert "with 1 ranks, before with 2: the same updates, to rounding" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_time_limit_holds_for_both_ranks(corpus: Path, tmp_path: Path) -> None:
     """torchrun itself turns a rank's code into 1; the message has it."""
     done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", "pass", "run.updates=9999", "run.max_hours=1e-3")
     assert done.returncode == 1 and "exitcode  : 75" in done.stderr
-    assert "the same command goes on from there (exit code 75, which says: requeue)" in done.stdout
+    assert "(exit code 75" in done.stdout
     assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1
 
 
-def test_fine_tuning_tells_the_same(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
-    loss_sum, calls = AsrTask.loss_sum, []
+@pytest.mark.slow
+def test_fine_tuning_handles_the_same_faults(corpus: Path, tmp_path: Path, monkeypatch: Patch) -> None:
+    backward, calls = Accelerator.backward, []
 
-    def sick(self: AsrTask, *rest: Any) -> torch.Tensor:
+    def patched(self: Accelerator, loss: torch.Tensor) -> None:
         calls.append(1)
         if len(calls) == 4:
             torch.empty(1 << 60)
-        return loss_sum(self, *rest) + (torch.inf if len(calls) == 2 else 0)
+        backward(self, loss * torch.inf if len(calls) == 2 else loss)
 
-    monkeypatch.setattr(AsrTask, "loss_sum", sick)
+    monkeypatch.setattr(Accelerator, "backward", patched)
     keys = ("size=tiny", "batch.max_s=60", "run.log_every=3", "run.save_every=1", "run.keep=9",
             "run.updates=5")  # fmt: skip
-    with pytest.raises(UserError, match=r"out of memory at update 4: .*Lower batch\.max_s \(now 60\)"):
+    with pytest.raises(UserError, match=r"update 4: .*batch\.max_s \(now 60\)"):
         finetune("asr", corpus, tmp_path / "run", *keys)
-    (row,) = (json.loads(line) for line in (tmp_path / "run/nonfinite.jsonl").read_text().splitlines())
-    assert (row["update"], row["quantity"]) == (2, "loss") and row["sources"]
+    (row,) = left_out(tmp_path / "run")
+    assert (row["update"], row["quantity"]) == (2, "gradient norm") and row["sources"]
     one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
     assert identical(one, two) and not identical(two, three)
     assert math.isfinite(rows(tmp_path / "run")[0]["loss"])

@@ -1,7 +1,6 @@
-"""What starts a run again by itself: torchrun's --max-restarts, and Slurm. No update is lost, and the weights are the
-same as without.
+"""Automatic restarts, by torchrun's --max-restarts and by Slurm: no update is lost, and the weights stay the same.
 
-There is no Slurm here: stand-ins for srun and scontrol lie first on the PATH, and tasks are signalled as Slurm does.
+There is no Slurm here: fakes of srun and scontrol come first on the PATH, and tasks are signalled as Slurm does.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def slurm(cluster: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def start(words: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
-    """In ``folder``; what it says is added to the log there."""
+    """Start a command in ``folder``; its output is added to the log there."""
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with (folder / "log").open("a") as log:
         return subprocess.Popen(
@@ -68,13 +67,13 @@ def start(words: list[str], folder: Path, **environment: str) -> subprocess.Pope
         )
 
 
-def stand_in(path: Path, text: str) -> None:
+def executable(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o755)
 
 
 def wait_for(run: Path, update: int, process: subprocess.Popen[str]) -> None:
-    """Until the run has logged this update."""
+    """Wait until the run has logged this update."""
     log = run / "metrics.jsonl"
     while not log.exists() or log.read_text().count("\n") < update:
         assert process.poll() is None, (run.parent / "log").read_text()
@@ -87,7 +86,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of two ranks that nothing interrupts."""
+    """The same run of two ranks without an interruption."""
     run = tmp_path_factory.mktemp("whole") / "run"
     assert torchrun(corpus, run).wait(120) == 0, (run.parent / "log").read_text()
     return run
@@ -96,35 +95,37 @@ def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Path:
     """A folder with srun, scontrol and python in it."""
-    stand_in(tmp_path / "srun", SRUN)
-    stand_in(tmp_path / "scontrol", SCONTROL)
-    stand_in(tmp_path / "python", f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
+    executable(tmp_path / "srun", SRUN)
+    executable(tmp_path / "scontrol", SCONTROL)
+    executable(tmp_path / "python", f'#!/usr/bin/env bash\nexec {sys.executable} "$@"\n')
     return tmp_path
 
 
-def test_torchrun_starts_the_ranks_again(corpus: Path, tmp_path: Path, whole: Path) -> None:
+@pytest.mark.slow
+def test_torchrun_restarts_the_ranks(corpus: Path, tmp_path: Path, whole: Path) -> None:
     run = tmp_path / "run"
     process = torchrun(corpus, run, "--max-restarts=1", "run.save_every=5")
     wait_for(run, 12, process)
     os.kill(children(process)[0], signal.SIGKILL)
     assert process.wait(120) == 0, (tmp_path / "log").read_text()
-    assert f"going on from {run}/checkpoints/update_000000" in (tmp_path / "log").read_text()
+    assert f"resuming from {run}/checkpoints/update_000000" in (tmp_path / "log").read_text()
     assert [row["update"] for row in rows(run)] == list(range(1, UPDATES + 1))
     assert identical(weights(run), weights(whole))
 
 
-def test_a_restart_that_would_meet_dead_ranks_is_refused(
+def test_torchrun_settings_whose_restarts_would_fail_are_refused(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What torchrun sets for --max-restarts where its store outlives the ranks."""
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    with pytest.raises(UserError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --standalone --max-restarts"):
+    with pytest.raises(UserError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
         pretrain(corpus, tmp_path / "run", "run.updates=1")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
     assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_can_be_started_again_at_once(corpus: Path, tmp_path: Path) -> None:
     """Its worker processes outlive it by seconds, and must not hold the run directory."""
     run = tmp_path / "run"
@@ -135,9 +136,10 @@ def test_a_killed_run_can_be_started_again_at_once(corpus: Path, tmp_path: Path)
     assert pretrain(corpus, run, f"run.updates={UPDATES}") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("starting", [True, False])
 def test_ranks_do_not_outlive_torchrun(corpus: Path, tmp_path: Path, starting: bool) -> None:
-    """It cannot tell them when it is killed; they save, if there is anything, and end."""
+    """A killed torchrun cannot signal them; they save, if there is anything, and end."""
     run = tmp_path / "run"
     process = torchrun(corpus, run, "run.updates=100000", "run.save_every=100000", "run.max_hours=0.03")
     if starting:
@@ -158,7 +160,8 @@ def imports_torch(rank: int) -> bool:
     return "libtorch" in Path(f"/proc/{rank}/maps").read_text()
 
 
-def test_slurm_queues_a_stopped_run_again_and_it_goes_on(corpus: Path, cluster: Path, whole: Path) -> None:
+@pytest.mark.slow
+def test_slurm_requeues_a_stopped_run_and_it_resumes(corpus: Path, cluster: Path, whole: Path) -> None:
     run = cluster / "run"
     process = slurm(cluster, *arguments(corpus, run))
     wait_for(run, 5, process)
@@ -169,18 +172,18 @@ def test_slurm_queues_a_stopped_run_again_and_it_goes_on(corpus: Path, cluster: 
     assert stopped < UPDATES
     assert (cluster / "requeued").read_text() == "77\n"
     assert slurm(cluster, *arguments(corpus, run)).wait(120) == 0
-    said = (cluster / "log").read_text()
-    assert "2 x cpu" in said and "--cpus-per-task=3" in (cluster / "options").read_text()
-    assert f"going on from {run}/checkpoints/update_{stopped:08d}" in said
+    output = (cluster / "log").read_text()
+    assert "2 x cpu" in output and "--cpus-per-task=3" in (cluster / "options").read_text()
+    assert f"resuming from {run}/checkpoints/update_{stopped:08d}" in output
     assert (cluster / "requeued").read_text() == "77\n", "once"
     assert [row["update"] for row in rows(run)] == list(range(1, UPDATES + 1))
     assert identical(weights(run), weights(whole))
 
 
 @pytest.mark.parametrize(("codes", "again"), [("0 0", 0), ("1 143", 0), ("75 75", 1), ("138 138", 1), ("143 143", 0)])
-def test_slurm_queues_again_what_asks_for_it_alone(cluster: Path, codes: str, again: int) -> None:
-    """Complete, an error, out of time by the clock and by the signal, cancelled; the tasks are told who they are."""
-    stand_in(
+def test_slurm_requeues_only_what_asks_for_it(cluster: Path, codes: str, again: int) -> None:
+    """Complete, an error, out of time by the clock and by the signal, cancelled; each task knows its rank."""
+    executable(
         cluster / "python",
         f"""#!/usr/bin/env bash
 echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS: $*"
@@ -189,7 +192,7 @@ exit "${{codes[RANK]}}"
 """,
     )
     ended = slurm(cluster, "finetune", "a b").wait(120)
-    said = sorted((cluster / "log").read_text().splitlines())
-    assert said == [f"{rank} {rank} 2 127.0.0.1 20077 1: -m finetune a b" for rank in "01"]
+    output = sorted((cluster / "log").read_text().splitlines())
+    assert output == [f"{rank} {rank} 2 127.0.0.1 20077 1: -m finetune a b" for rank in "01"]
     assert (cluster / "requeued").exists() == bool(again)
     assert ended == (0 if again else max(map(int, codes.split())))

@@ -1,4 +1,4 @@
-"""The run's directory: whose it is, and what is said where it will not do."""
+"""The run's directory: which run it belongs to, and where it cannot be used."""
 
 from __future__ import annotations
 
@@ -11,76 +11,76 @@ import pytest
 from mixvec import UserError
 from mixvec.training.config import RunConfig
 from mixvec.training.faults import first_failure_first
-from tests.runs import finetune, pretrain
+from tests.runs import UNITS, finetune, pretrain
 
 
-def test_a_checkpoint_that_a_killed_run_was_removing_goes_with_the_next_start(corpus: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def ran(corpus: Path, tmp_path: Path) -> Path:
+    """The directory of a complete run of one update."""
+    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
+    return tmp_path / "run"
+
+
+def test_a_run_with_other_settings_is_refused_by_their_names(corpus: Path, ran: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.dir=.*run\.updates \(1 → 4\)"):
+        pretrain(corpus, ran, "run.updates=4")
+    assert pretrain(corpus, ran, "run.updates=1", "run.log_every=7") == 0, "what computes nothing may change"
+
+
+def test_a_run_with_another_objective_is_refused_by_its_name(corpus: Path, ran: Path) -> None:
+    with pytest.raises(UserError, match=r"run\.dir=.*objective\.kind \(contrastive → units\)"):
+        pretrain(corpus, ran, "run.updates=1", base=UNITS)
+
+
+def test_a_run_of_another_command_is_refused(corpus: Path, ran: Path) -> None:
+    with pytest.raises(UserError, match=rf"run\.dir={ran}"):
+        finetune("asr", corpus, ran, f"pretrained={ran}")
+
+
+def test_a_checkpoint_that_a_killed_run_was_removing_is_removed_at_the_next_start(corpus: Path, ran: Path) -> None:
     """Even where that run was complete, so that no later save removes it."""
-    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
-    (tmp_path / "run/checkpoints/.update_00000000.old").mkdir()
-    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000001"]
-
-
-def test_a_directory_of_another_run_is_refused_and_named(corpus: Path, tmp_path: Path) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=2") == 0
-    with pytest.raises(UserError, match=r"run\.updates \(2 → 4\).*choose another run\.dir"):
-        pretrain(corpus, tmp_path / "run", "run.updates=4")
-    assert pretrain(corpus, tmp_path / "run", "run.updates=2", "run.log_every=7") == 0, (
-        "what computes nothing may change"
-    )
+    (ran / "checkpoints/.update_00000000.old").mkdir()
+    assert pretrain(corpus, ran, "run.updates=1") == 0
+    assert [path.name for path in (ran / "checkpoints").iterdir()] == ["update_00000001"]
 
 
 def test_a_directory_in_use_is_refused(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with (tmp_path / "run/.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another run is using it"):
+        with pytest.raises(UserError, match=r"run\.dir=.*another run"):
             pretrain(corpus, tmp_path / "run", "run.updates=2")
 
 
-def test_a_directory_that_cannot_be_is_named(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_that_cannot_be_used_is_named(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(UserError, match=r"run\.dir=.*/file: not a folder"):
-        pretrain(corpus, tmp_path / "file", "run.updates=1")
-    with pytest.raises(UserError, match=r"run\.dir=.*/file/run: cannot be used \(not a directory\); choose another"):
-        pretrain(corpus, tmp_path / "file/run", "run.updates=1")
-    monkeypatch.setattr(
-        "mixvec.training.rundir.write_config", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
-    )
-    with pytest.raises(UserError, match=r"run\.dir=.*/full: cannot be used \(no space left on device\); make room"):
+    for name in ("file", "file/run"):
+        with pytest.raises(UserError, match=rf"run\.dir={tmp_path}/{name}: "):
+            pretrain(corpus, tmp_path / name, "run.updates=1")
+    full = OSError(errno.ENOSPC, "full")
+    monkeypatch.setattr("mixvec.training.rundir.write_config", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(UserError, match=r"run\.dir=.*/full: .*no space left"):
         pretrain(corpus, tmp_path / "full", "run.updates=1")
 
 
-def test_a_directory_of_another_kind_of_run(corpus: Path, tmp_path: Path) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
-    with pytest.raises(UserError) as told:
-        finetune("asr", corpus, tmp_path / "run", f"pretrained={tmp_path / 'run'}")
-    assert str(told.value) == (
-        f"run.dir={tmp_path / 'run'} holds a run of another command or version (its config.yaml has data.temperature); "
-        "choose another run.dir"
-    )
-
-
-def test_where_there_are_no_locks_it_says_so_and_runs(
+def test_a_file_system_without_locks_is_warned_of(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on some network disks. It is no sign of another run."""
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
-    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
-    said = capsys.readouterr().out
-    assert f"WARNING run.dir={tmp_path / 'run'}: no locks there" in said
-    assert said.endswith(f"complete: the model is in {tmp_path / 'run/hub'}\n")
-    assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
-    assert capsys.readouterr().out.endswith(f"complete: the model is in {tmp_path / 'run/hub'}\n"), "nothing to do"
+    for _ in range(2):  # the second time there is nothing left to do
+        assert pretrain(corpus, tmp_path / "run", "run.updates=1") == 0
+        output = capsys.readouterr().out
+        assert f"WARNING run.dir={tmp_path / 'run'}: " in output and output.endswith(f"{tmp_path / 'run/hub'}\n")
 
 
-def test_a_full_disk_names_the_run_and_says_that_it_goes_on() -> None:
-    """A write says not where; an open does."""
+def test_a_full_disk_is_named_where_it_was_written_to() -> None:
+    """A failed write does not state the place; a failed open does."""
     run = RunConfig(dir="runs/x")
     for error, place in ((OSError(errno.ENOSPC, "full"), "runs/x"), (OSError(errno.ENOSPC, "full", "/a/b"), "/a/b")):
-        with pytest.raises(UserError) as told, first_failure_first(run):
+        with pytest.raises(UserError, match=rf"no space left on device \({place}\)"), first_failure_first(run):
             raise error
-        assert str(told.value) == f"no space left on device ({place}): make room there; the same command then goes on"
     with pytest.raises(PermissionError), first_failure_first(run):
         raise PermissionError(errno.EACCES, "no", "/a/b")

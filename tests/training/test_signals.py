@@ -1,4 +1,4 @@
-"""Signals, at any moment, and Ctrl-C twice: what is saved, what is said, and with which code it ends."""
+"""Signals, at any moment, and Ctrl-C twice: what is saved and printed, and the exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from mixvec.data import sources
 from mixvec.data.sources import Corpus
-from pretrain.objectives.contrastive import Sums
+from pretrain.objectives.base import Step
 from tests.runs import in_forward, pretrain
 
 Patch = pytest.MonkeyPatch
@@ -27,14 +27,14 @@ def test_a_signal_saves_and_ends_with_its_code(
     in_forward(monkeypatch, 2, do=lambda _: os.kill(os.getpid(), number))
     assert pretrain(corpus, tmp_path / "run", "run.updates=9", "batch.max_s=60") == 128 + number
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000002"]
-    assert f"the same command goes on from there (exit code {128 + number})" in capsys.readouterr().out
+    assert f"the same command resumes there (exit code {128 + number})" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_before_training_ends_at_once_and_keeps_what_was_found(
+def test_a_signal_before_training_ends_at_once_and_keeps_the_index(
     corpus: Path, tmp_path: Path, monkeypatch: Patch, number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """While the audio is looked through there is no update to finish."""
+    """While headers are read there is no update to finish."""
     monkeypatch.setenv("MIXVEC_CACHE", str(tmp_path / "cache"))
     add = sources._add
 
@@ -52,10 +52,10 @@ def test_a_signal_before_training_ends_at_once_and_keeps_what_was_found(
     assert not (tmp_path / "run/checkpoints").exists()
 
 
-def test_a_signal_may_come_while_something_is_printed(
+def test_a_signal_may_come_while_a_line_is_printed(
     corpus: Path, tmp_path: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Python's own files cannot be written to while they are being written to, as to a terminal that is held."""
+    """Python's files refuse a write from a signal handler that interrupted a write, as to a slow terminal."""
 
     class Terminal(io.RawIOBase):
         def writable(self) -> bool:
@@ -71,13 +71,12 @@ def test_a_signal_may_come_while_something_is_printed(
     assert "SIGTERM: finishing this update, then saving" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize(("update", "goes_on"), [(1, "starts anew"), (3, "goes on from the last checkpoint")])
-def test_a_second_ctrl_c_leaves_at_once_and_says_what_is_kept(
-    corpus: Path, tmp_path: Path, monkeypatch: Patch, update: int, goes_on: str, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("update", "then"), [(1, "starts again"), (3, "resumes from the last checkpoint")])
+def test_a_second_ctrl_c_leaves_at_once(
+    corpus: Path, tmp_path: Path, monkeypatch: Patch, update: int, then: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def twice(_: Sums) -> None:
-        wait_for_checkpoint = tmp_path / "run/checkpoints/update_00000002"
-        while update == 3 and not wait_for_checkpoint.exists():
+    def twice(_: Step) -> None:
+        while update == 3 and not (tmp_path / "run/checkpoints/update_00000002").exists():
             time.sleep(0.01)
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
@@ -86,4 +85,4 @@ def test_a_second_ctrl_c_leaves_at_once_and_says_what_is_kept(
     in_forward(monkeypatch, update, do=twice)
     with pytest.raises(SystemExit, match="130"):
         pretrain(corpus, tmp_path / "run", "run.updates=9", "batch.max_s=60", "run.save_every=2")
-    assert capfd.readouterr().out.endswith(f"left at once; the same command {goes_on}\n")
+    assert capfd.readouterr().out.endswith(f"the same command {then}\n")
