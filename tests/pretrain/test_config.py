@@ -1,9 +1,11 @@
-"""Configuration: what wins over what, every wrong value told in one line, and what is written reads back the same."""
+"""Configuration: what overrides what, every wrong value named in a line, and what is written reads back the same."""
 
 from __future__ import annotations
 
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,14 @@ import pytest
 from mixvec import SIZES, UserError, encoder_config
 from mixvec.training.config import changed_keys, load_config, write_config
 from pretrain.config import PretrainConfig
+from tests.runs import ROOT
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs"
-CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if not re.search(r"^task:", path.read_text(), re.MULTILINE)]
-"""Those of pretraining; what names a task is finetune's."""
+CONFIGS = [
+    path
+    for path in sorted((ROOT / "configs").glob("*.yaml"))
+    if not re.search(r"^task:", path.read_text(), re.MULTILINE)
+]
+"""Those of pretraining; the ones that name a task are finetune's."""
 
 
 def load(*arguments: str) -> PretrainConfig:
@@ -40,7 +46,7 @@ def test_defaults_then_size_then_yaml_then_command_line(yaml: Path) -> None:
     assert (other.size, other.encoder.dim, other.encoder.num_layers) == ("small", 256, 5)
 
 
-def test_defaults_are_the_papers(yaml: Path) -> None:
+def test_defaults_are_the_papers() -> None:
     """arXiv 2407.13377: base, 1.6 h an update, 300 000 updates, 5e-4, weight decay 0.05, warm-up over a tenth."""
     config = load("run.seed=0")
     assert config == PretrainConfig()
@@ -52,6 +58,31 @@ def test_defaults_are_the_papers(yaml: Path) -> None:
     assert (goal.mask_prob, goal.mask_span_frames, goal.distractors, goal.logit_temperature) == (0.65, 10, 100, 0.1)
     assert (goal.codebooks, goal.entries, goal.code_dim, goal.diversity_weight) == (2, 320, 256, 0.1)
     assert (goal.gumbel_start, goal.gumbel_end) == (2.0, 0.25)
+
+
+def test_the_path_of_a_config_may_hold_an_equals_sign(
+    tmp_path: Path, yaml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "runs/lr=3e-4/config.yaml"
+    path.parent.mkdir(parents=True)
+    yaml.rename(path)
+    monkeypatch.chdir(tmp_path)
+    assert load("runs/lr=3e-4/config.yaml", "data.train=b").encoder.num_layers == 5
+    monkeypatch.chdir(path.parent)
+    (path.parent / "a=b.yaml").write_text("size: small\n")
+    assert load("a=b.yaml").size == "small"
+    assert load("data.train=a/b.yaml").data.train == "a/b.yaml", "a value, not a config"
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_config_imports_nothing_of_the_data(command: str) -> None:
+    code = (
+        f"import sys, {command}.config\n"
+        "heavy = {'datasets', 'pyarrow', 'mixvec.data.sources', 'mixvec.data.batches'} & sys.modules.keys()\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_values_are_read_as_their_types(yaml: Path) -> None:
@@ -67,86 +98,86 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "names"),
     [
-        (["optim.lrr=1"], r"optim\.lrr=1: .*Did you mean: 'lr'\?"),
-        (["data.trian=x"], r"data\.trian=x: .*Did you mean: 'train'\?"),
-        (["optm.lr=1"], r"optm\.lr=1: .*Did you mean: 'optim'\?"),
-        (["optim.lr=fast"], r"optim\.lr=fast: Value 'fast' .*Float"),
+        (["optim.lrr=1"], r"optim\.lrr=1: .*'lr'"),
+        (["data.trian=x"], r"data\.trian=x: .*'train'"),
+        (["optm.lr=1"], r"optm\.lr=1: .*'optim'"),
+        (["optim.lr=fast"], r"optim\.lr=fast: .*'fast'"),
         (["run.updates=1.5"], r"run\.updates=1\.5: .*Integer"),
         (["run=3"], r"run=3: .*PretrainRun"),
         (["run.dir="], r"run\.dir=: .*None"),
         (["optim.betas=[0.9]"], r"optim\.betas=\[0\.9\]: .*length 1"),
-        (["data.train=[a"], r"data\.train=\[a: not a value that YAML can read"),
-        (["data.train=${nope}"], "data.train: .*'nope' not found"),
-        (["run.precision=fp8"], r"run\.precision=fp8: Invalid value 'fp8', expected one of \['auto', 'fp32'"),
+        (["data.train=[a"], r"data\.train=\[a: .*YAML"),
+        (["data.train=${nope}"], r"data\.train: .*'nope'"),
+        (["run.precision=fp8"], r"run\.precision=fp8: .*'fp8'.*'auto', 'fp32'"),
         (["encoder.mixer=summry"], r"encoder\.mixer=summry: .*'summary', 'summary-lite', 'attention'"),
-        (["size=huge"], "size=huge is unknown; choose one of tiny, small, base, large"),
-        (["size=tiny", "base.yaml"], "'base.yaml' is not of the form key=value"),
-        (["nowhere.yaml"], "nowhere.yaml: no such config file"),
-        (["encoder.heads=7"], r"encoder\.dim=768 is not a multiple of encoder\.heads=7"),
-        (["encoder.kind=wav2vec2"], r"encoder\.kind=wav2vec2 needs encoder\.front_end"),
-        (["batch.max_s=1"], r"batch\.max_s=1\.0 cannot hold an utterance of data\.max_s=30\.0"),
-        (["data.max_skipped=1.5"], r"data\.max_skipped=1\.5 is a share of the utterances, between 0 and 1"),
-        (["data.max_s=0.5"], r"data\.max_s=0\.5 is below data\.min_s=1\.0"),
-        (["data.longest_share=0"], r"data\.longest_share=0\.0 is a share of the hours: over 0, at most 1"),
-        (["data.longest_share=1.5"], r"data\.longest_share=1\.5 is a share of the hours"),
-        (["data.longest_share=0.5", "data.stream=true"], "data.longest_share and data.gate look at all utterances"),
-        (["data.gate.below_db=0"], r"data\.gate\.below_db=0\.0 must be over 0 dB, or null for no gate"),
-        (["data.gate.below_db=35", "data.stream=true"], "data.longest_share and data.gate look at all utterances"),
-        (["data.gate.pad_s=-1"], r"data\.gate\.pad_s=-1\.0 must be at least 0"),
+        (["size=huge"], "size=huge .*tiny, small, base, large"),
+        (["objective.kind=nope"], r"objective\.kind=nope .*contrastive"),
+        (["size=tiny", "base.yaml"], r"'base\.yaml'"),
+        (["nowhere.yaml"], r"nowhere\.yaml: "),
+        (["runs/lr=3e-4/nowhere.yaml"], r"runs/lr=3e-4/nowhere\.yaml: "),
+        (["encoder.heads=7"], r"encoder\.dim=768 .*encoder\.heads=7"),
+        (["encoder.kind=wav2vec2"], r"encoder\.kind=wav2vec2 .*encoder\.front_end"),
+        (["encoder.kind=log-mel"], r"encoder\.kind=log-mel"),
+        (["batch.max_s=1"], r"batch\.max_s=1\.0 .*data\.max_s=30\.0"),
+        (["data.max_skipped=1.5"], r"data\.max_skipped=1\.5 "),
+        (["data.max_s=0.5"], r"data\.max_s=0\.5 .*data\.min_s=1\.0"),
+        (["data.longest_share=0"], r"data\.longest_share=0\.0 "),
+        (["data.longest_share=1.5"], r"data\.longest_share=1\.5 "),
+        (["data.longest_share=0.5", "data.stream=true"], r"data\.longest_share"),
+        (["data.gate.below_db=35", "data.stream=true"], r"data\.gate"),
+        (["data.gate.below_db=0"], r"data\.gate\.below_db=0\.0 "),
+        (["data.gate.pad_s=-1"], r"data\.gate\.pad_s=-1\.0 .*0"),
         (["data.gate.below=3"], r"data\.gate\.below=3: .*'below_db'"),
-        (["encoder.kind=log-mel"], "encoder.kind=log-mel has nothing to pretrain"),
-        (["objective.mask_prob=0"], r"objective\.mask_prob=0\.0 must lie in \(0, 1\]"),
-        (["objective.mask_span_frames=1"], r"objective\.mask_span_frames=1 must be at least 2"),
-        (["objective.code_dim=3"], r"objective\.code_dim must be a multiple of objective\.codebooks"),
-        (["objective.gumbel_start=0"], r"objective\.gumbel_start=0\.0 must be at least"),
-        (["optim.lr=nan"], r"optim\.lr=nan must be at least 0"),
-        (["optim.warmup_fraction=30"], r"optim\.warmup_fraction=30\.0 is a fraction of the run"),
-        (["run.updates=0"], r"run\.updates=0 must be at least 1"),
-        (["run.keep=1"], r"run\.keep=1 must be at least 2"),
-        (["run.stop_on=[collapse]"], r"run\.stop_on: 'collapse' is no diagnosis; choose among collapsed-codebook, "),
-        (["run.max_hours=0"], r"run\.max_hours=0\.0 must be over 0, or null for no limit"),
-        (["run.timeout_s=0"], r"run\.timeout_s=0\.0 must be at least 1"),
-        (["run.max_nonfinite=0"], r"run\.max_nonfinite=0 must be at least 1"),
-        (["data.augment.speeds=[1.1]"], r"data\.augment\.speeds=\[1\.1\]: .*Did you mean: 'speed'\?"),
-        (["data.augment.speed=[1.0,2.5]"], r"data\.augment\.speed: 2\.5 must lie in \[0\.5, 2\], in whole hundredths"),
-        (["data.augment.speed=[-1.0]"], r"data\.augment\.speed: -1\.0 must lie in \[0\.5, 2\]"),
-        (["data.augment.speed=[.nan]"], r"data\.augment\.speed: nan must lie in \[0\.5, 2\]"),
-        (["data.augment.speed=[0.905]"], r"data\.augment\.speed: 0\.905 must lie in .* whole hundredths"),
-        (["data.augment.noise_prob=1.5"], r"data\.augment\.noise_prob=1\.5 must lie in \[0, 1\]"),
-        (["data.augment.reverb_prob=-1"], r"data\.augment\.reverb_prob=-1\.0 must lie in \[0, 1\]"),
-        (["data.augment.mix_prob=.nan"], r"data\.augment\.mix_prob=nan must lie in \[0, 1\]"),
-        (
-            ["data.augment.noise_snr_db=[15,0]"],
-            r"data\.augment\.noise_snr_db=\[15\.0,0\.0\] must be a range of decibels",
-        ),
-        (["data.augment.mix_ratio_db=[-999,5]"], r"data\.augment\.mix_ratio_db=\[-999\.0,5\.0\] must be a range"),
-        (["run.keep_every=1500"], r"run\.keep_every=1500 must be a multiple of run\.save_every=1000, or 0"),
+        (["objective.mask_prob=0"], r"objective\.mask_prob=0\.0 "),
+        (["objective.mask_span_frames=1"], r"objective\.mask_span_frames=1 .*2"),
+        (["objective.code_dim=3"], r"objective\.code_dim=3 .*objective\.codebooks=2"),
+        (["objective.gumbel_start=0"], r"objective\.gumbel_start=0\.0 "),
+        (["optim.lr=nan"], r"optim\.lr=nan .*0"),
+        (["optim.warmup_fraction=30"], r"optim\.warmup_fraction=30\.0 .*1"),
+        (["run.updates=0"], r"run\.updates=0 .*1"),
+        (["run.keep=1"], r"run\.keep=1 .*2"),
+        (["run.keep_every=1500"], r"run\.keep_every=1500 .*run\.save_every=1000"),
+        (["run.stop_on=[collapse]"], r"run\.stop_on: 'collapse' .*collapsed-codebook, "),
+        (["run.max_hours=0"], r"run\.max_hours=0\.0 .*null"),
+        (["run.timeout_s=0"], r"run\.timeout_s=0\.0 .*1"),
+        (["run.max_nonfinite=0"], r"run\.max_nonfinite=0 .*1"),
+        (["probe.every=0"], r"probe\.every=0 .*1"),
+        (["data.augment.speeds=[1.1]"], r"data\.augment\.speeds=\[1\.1\]: .*'speed'"),
+        (["data.augment.speed=[1.0,2.5]"], r"data\.augment\.speed: 2\.5 .*\[0\.5, 2\]"),
+        (["data.augment.speed=[-1.0]"], r"data\.augment\.speed: -1\.0 "),
+        (["data.augment.speed=[.nan]"], r"data\.augment\.speed: nan "),
+        (["data.augment.speed=[0.905]"], r"data\.augment\.speed: 0\.905 "),
+        (["data.augment.noise_prob=1.5"], r"data\.augment\.noise_prob=1\.5 .*\[0, 1\]"),
+        (["data.augment.reverb_prob=-1"], r"data\.augment\.reverb_prob=-1\.0 .*\[0, 1\]"),
+        (["data.augment.mix_prob=.nan"], r"data\.augment\.mix_prob=nan .*\[0, 1\]"),
+        (["data.augment.noise_snr_db=[15,0]"], r"data\.augment\.noise_snr_db=\[15\.0,0\.0\] "),
+        (["data.augment.mix_ratio_db=[-999,5]"], r"data\.augment\.mix_ratio_db=\[-999\.0,5\.0\] "),
     ],
 )
-def test_a_wrong_argument_is_one_line_that_names_it(arguments: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+def test_a_wrong_argument_is_one_line_that_names_it(arguments: list[str], names: str) -> None:
+    with pytest.raises(UserError, match=names) as caught:
         load(*arguments)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "names"),
     [
-        ("optim: {lrr: 1}\n", r"own\.yaml: optim\.lrr: .*Did you mean: 'lr'\?"),
-        ("optim: {lr: fast}\n", r"own\.yaml: optim\.lr: Value 'fast'"),
-        ("optim:\n", r"own\.yaml: .*'optim' is not Optional"),
-        ("- a\n", r"own\.yaml: a config is a mapping of keys to values"),
-        ("3\n", r"own\.yaml: not readable YAML"),
-        ("a: [\n", r"own\.yaml: not readable YAML"),
-        ("size: tiny\nsize: base\n", r"own\.yaml: not readable YAML"),
-        ("\udcff", r"own\.yaml: not readable YAML"),
+        ("optim: {lrr: 1}\n", r"own\.yaml: optim\.lrr: .*'lr'"),
+        ("optim: {lr: fast}\n", r"own\.yaml: optim\.lr: .*'fast'"),
+        ("optim:\n", r"own\.yaml: .*'optim'"),
+        ("- a\n", r"own\.yaml: .*mapping"),
+        ("3\n", r"own\.yaml: .*YAML"),
+        ("a: [\n", r"own\.yaml: .*YAML"),
+        ("size: tiny\nsize: base\n", r"own\.yaml: .*YAML"),
+        ("\udcff", r"own\.yaml: .*YAML"),
     ],
 )
-def test_a_wrong_yaml_is_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_yaml_is_one_line_that_names_the_file(tmp_path: Path, text: str, names: str) -> None:
     (tmp_path / "own.yaml").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=names) as caught:
         load(str(tmp_path / "own.yaml"))
     assert "\n" not in str(caught.value)
 
@@ -159,10 +190,6 @@ def test_help_lists_the_keys_and_their_defaults(capsys: pytest.CaptureFixture[st
         shown = capsys.readouterr().out
         assert "usage: test" in shown
         assert "mask_span_frames: 10" in shown
-
-
-def test_there_are_shipped_configs() -> None:
-    assert {"tiny.yaml", "small.yaml", "base.yaml", "large.yaml"} <= {path.name for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -188,8 +215,8 @@ def test_changed_keys() -> None:
     assert changed_keys(old, augmented) == ["data.augment.speed (() → (0.9, 1.1))", "data.augment.noise (None → DIR)"]
 
 
-def test_what_is_written_stays_where_the_disk_has_no_room(tmp_path: Path) -> None:
-    """Else a run that is started again on a full disk would no longer know its own settings."""
+def test_a_full_disk_leaves_the_written_config_as_it_was(tmp_path: Path) -> None:
+    """Otherwise a run that is started again on a full disk would have lost its own settings."""
     path = tmp_path / "config.yaml"
     text = write_config(PretrainConfig(), path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
