@@ -1,4 +1,4 @@
-"""The probe: its classifier against a plain loop, what it reads, and that the run does not notice it."""
+"""The probe: its classifier against a plain loop, what it reads, and that it does not change the run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def timeless(run: Path, *, probed: bool = True) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_classifier_equals_one_fitted_anew_without_each_utterance() -> None:
+def test_the_classifier_equals_one_refitted_without_each_utterance() -> None:
     """Ridge regression by its normal equations, the intercept free of the penalty; labels of unequal number."""
     inputs, labels = torch.randn(40, 7).double(), torch.arange(40) % 4 % 3
     inputs[:, :3] += 0.8 * torch.nn.functional.one_hot(labels)
@@ -49,11 +49,11 @@ def test_the_classifier_equals_one_fitted_anew_without_each_utterance() -> None:
         penalty = np.diag([RIDGE * 7] * 7 + [0])
         fitted = np.linalg.solve(design.T @ design + penalty, design.T @ y[rest])
         right += int(np.argmax(np.append(x[i], 1) @ fitted) == int(labels[i]))
-    assert 20 < right < 40, "neither blind nor perfect, or nothing is compared"
+    assert 20 < right < 40, "neither useless nor perfect, or nothing is compared"
     assert left_out_accuracy(inputs, labels) == pytest.approx(right / 40)
 
 
-def test_labels_that_the_inputs_hold_or_do_not_hold() -> None:
+def test_labels_are_found_where_the_inputs_hold_them() -> None:
     labels = torch.arange(200) % 5
     seen = torch.nn.functional.one_hot(labels).float() + 0.1 * torch.randn(200, 5)
     assert left_out_accuracy(seen, labels) == 1.0
@@ -61,7 +61,7 @@ def test_labels_that_the_inputs_hold_or_do_not_hold() -> None:
     assert left_out_accuracy(seen * torch.nan, labels) == 0.0
 
 
-def test_pooling_sees_an_utterance_as_it_is_alone() -> None:
+def test_pooling_is_the_same_for_an_utterance_alone() -> None:
     layers, lengths = [torch.randn(2, 9, 3), torch.randn(2, 9, 3)], torch.tensor([9, 4])
     found = pool(layers, lengths)
     assert found.shape == (2, 2, 6)
@@ -99,31 +99,29 @@ def test_the_run_is_bitwise_the_same_with_and_without(corpus: Path, tmp_path: Pa
     assert timeless(tmp_path / "without") == timeless(tmp_path / "with", probed=False)
 
 
-def test_when_it_is_due_and_what_it_says(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_when_it_is_due_and_what_it_logs(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = ("run.updates=11", "run.log_every=2", probe_data(corpus), "probe.every=5")
     assert pretrain(corpus, tmp_path / "run", *keys) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     probed = {row["update"]: row for row in rows(tmp_path / "run") if "probe_accuracy" in row}
     assert set(probed) == {6, 10, 11}
     for row in probed.values():
         assert len(row["probe_layers"]) == 3 and row["probe_last"] == row["probe_layers"][-1]
         assert row["probe_accuracy"] == max(row["probe_layers"]) == row["probe_layers"][row["probe_layer"]]
         assert 0 < row["probe_chance"] < 0.5 and 0 < row["probe_log_mel"] <= 1 and row["probe_s"] > 0
-        assert f"  probe {row['probe_accuracy']:.3f} (layer {row['probe_layer']}, log-mel " in said
-    assert "probe: " in said and said.count("  probe ") == 3
+        assert f"  probe {row['probe_accuracy']:.3f} (layer {row['probe_layer']}, log-mel " in output
+    assert "probe: " in output and output.count("  probe ") == 3
     assert len({row["probe_untrained"] for row in probed.values()}) == 1
 
 
-def test_a_run_that_is_told_to_stop_does_not_wait_for_it(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_stops_does_not_wait_for_it(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     in_forward(monkeypatch, 2, do=lambda _: os.kill(os.getpid(), signal.SIGTERM))
     keys = ("run.updates=3", "batch.max_s=60", probe_data(corpus), "probe.every=1")
     assert pretrain(corpus, tmp_path / "run", *keys) == 143
     assert ["probe_accuracy" in row for row in rows(tmp_path / "run")] == [True, False]
 
 
-def test_resumed_it_says_the_same_and_its_keys_may_change(corpus: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_logs_the_same_and_its_keys_may_change(corpus: Path, tmp_path: Path) -> None:
     keys = ("run.updates=4", "run.save_every=2", *DROPS, probe_data(corpus), "probe.every=2")
     assert pretrain(corpus, tmp_path / "whole", *keys) == 0
     assert pretrain(corpus, tmp_path / "parts", *keys) == 0
@@ -133,14 +131,15 @@ def test_resumed_it_says_the_same_and_its_keys_may_change(corpus: Path, tmp_path
     assert pretrain(corpus, tmp_path / "whole", *keys[:2], *DROPS, "probe.every=9") == 0, "nothing computed is changed"
 
 
-def test_two_ranks_say_what_one_says(corpus: Path, tmp_path: Path) -> None:
-    """At a rate of nothing the weights are the same, and so must every accuracy be."""
+@pytest.mark.slow
+def test_two_ranks_log_what_one_does(corpus: Path, tmp_path: Path) -> None:
+    """At a learning rate of 0 the weights are the same, and so must every accuracy be."""
     keys = ["optim.lr=0", "run.updates=2", probe_data(corpus), "probe.every=1"]
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", *keys]
     for ranks in (1, 2):
         done = command("pretrain", *arguments, f"run.dir={tmp_path / str(ranks)}", ranks=ranks)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("accuracy by guessing") == 1
+        assert done.stdout.count("probe: ") == 1
     one, two = (
         [{k: v for k, v in row.items() if k.startswith("probe") and k != "probe_s"} for row in rows(tmp_path / ranks)]
         for ranks in ("1", "2")
@@ -148,9 +147,7 @@ def test_two_ranks_say_what_one_says(corpus: Path, tmp_path: Path) -> None:
     assert one == two and one[0]["probe_accuracy"] == one[0]["probe_untrained"]
 
 
-def test_the_encoder_is_held_still_and_left_as_it_was(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_encoder_is_left_as_it_was(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[tuple[Any, ...]] = []
 
     def look(run: Run, encoder: torch.nn.Module) -> Probe | None:
@@ -195,16 +192,11 @@ def test_an_unreadable_utterance_is_left_out_and_named(
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{corpus}/asr/train", r"probe\.data=.*two labels with two utterances each.*a key such as intent.*no label"),
-        ("{corpus}/nowhere", r"probe\.data=.*nowhere: no such file or folder"),
-        ("{corpus}/unlabelled", r"probe\.data=.*no metadata\.jsonl in it"),
+        ("{corpus}/asr/train", r"probe\.data=.*two labels.*no label"),
+        ("{corpus}/nowhere", r"probe\.data=.*nowhere: "),
+        ("{corpus}/unlabelled", r"probe\.data=.*metadata\.jsonl"),
     ],
 )
-def test_data_that_will_not_do_is_one_line(corpus: Path, tmp_path: Path, source: str, message: str) -> None:
+def test_unusable_data_is_named(corpus: Path, tmp_path: Path, source: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         pretrain(corpus, tmp_path / "run", "run.updates=1", "probe.data=" + source.format(corpus=corpus))
-
-
-def test_impossible_settings_are_named(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"probe\.every=0 must be at least 1"):
-        pretrain(corpus, tmp_path / "run", "probe.every=0")

@@ -1,4 +1,4 @@
-"""A pretraining run as a whole: what it leaves, and that it does not matter how it was cut up."""
+"""A pretraining run as a whole: what it leaves, and that ranks, micro-batches and interruptions do not change it."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ def test_a_run_leaves_a_whole_directory_and_learns(corpus: Path, tmp_path: Path)
     assert json.loads((tmp_path / "run/hub/config.json").read_text())["training"]["updates"] == 30
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted_bitwise_in_mid_epoch(corpus: Path, tmp_path: Path) -> None:
     keys = ("run.updates=8", "run.save_every=3", "encoder.dropout=0.1", "encoder.layer_drop=0.2", "batch.max_s=10")
     assert pretrain(corpus, tmp_path / "whole", *keys) == 0
@@ -56,6 +57,7 @@ def test_resumed_equals_uninterrupted_bitwise_in_mid_epoch(corpus: Path, tmp_pat
     assert whole == parts
 
 
+@pytest.mark.slow
 def test_a_kill_after_the_last_checkpoint_leaves_the_last_model_too(corpus: Path, tmp_path: Path) -> None:
     """The same command then has nothing left to do."""
     keys = ("run.updates=4", "run.save_every=2")
@@ -64,8 +66,8 @@ def test_a_kill_after_the_last_checkpoint_leaves_the_last_model_too(corpus: Path
     assert json.loads((tmp_path / "run/hub/config.json").read_text())["training"]["updates"] == 4
 
 
-def test_what_a_killed_process_was_writing_goes_with_the_next_start(corpus: Path, tmp_path: Path) -> None:
-    """Even where its number is another process's by now, as in a container that was started again."""
+def test_what_a_killed_process_was_writing_is_removed_at_the_next_start(corpus: Path, tmp_path: Path) -> None:
+    """Even where its number is another process's by now, as in a container that was restarted."""
     for name in ("run/.hub.new-1", f"run/.hub.new-{os.getppid()}"):
         (tmp_path / name).mkdir(parents=True, exist_ok=True)
     (tmp_path / "run/.metrics.jsonl.new-1-ab12").touch()
@@ -126,6 +128,7 @@ def test_ranks_and_micro_batches_compute_what_one_does(
                 assert mine[key] == pytest.approx(yours[key], rel=2e-4), (other, key)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={tmp_path / 'run'}", "data.workers=1"]
     arguments.append("run.updates=100000")
@@ -146,6 +149,7 @@ def test_ctrl_c_leaves_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     assert SpeechEncoder.from_pretrained(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["attention", "summary"])
 def test_fairseq2_trains_in_the_same_loop(corpus: Path, tmp_path: Path, mixer: str) -> None:
     keys = ("encoder.kind=wav2vec2", "encoder.front_end=waveform-groupnorm", f"encoder.mixer={mixer}", "data.max_s=2")
@@ -162,8 +166,9 @@ def test_bf16_is_close_to_fp32(corpus: Path, tmp_path: Path) -> None:
     assert low["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
-    """A stand-in for the disk: what safetensors itself says when there is no space left."""
+    """A fake full disk: the error that safetensors raises on one."""
     code = (
         "import sys\n"
         "from safetensors import SafetensorError\n"
@@ -181,11 +186,12 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tm
     arguments += ["run.updates=6", "run.save_every=2"]
     done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: no space left on device") and done.stderr.count("\n") == 1
+    assert "no space left on device" in done.stderr and done.stderr.count("\n") == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000002"], "nothing half-written"
     assert pretrain(corpus, tmp_path / "run", "run.updates=6", "run.save_every=2") == 0
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(corpus: Path, tmp_path: Path) -> None:
     """The thread that writes update 4 kills the process, moments half-way, while the main thread trains on."""
     code = (
@@ -208,7 +214,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(corpus: Path
         assert pretrain(corpus, tmp_path / name, *keys) == 0
     assert identical(weights(tmp_path / "parts"), weights(tmp_path / "whole"))
     left = [path.name for path in (tmp_path / "parts/checkpoints").iterdir()]
-    assert sorted(left) == ["update_00000004", "update_00000006"], "what was half-written is gone"
+    assert sorted(left) == ["update_00000004", "update_00000006"], "nothing half-written is left"
 
 
 def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
@@ -231,13 +237,12 @@ def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
     for name in ("empty.wav", "text.flac", "cut.flac"):
         assert name in skipped
     assert odd in [Path(json.loads(line)["source"]).name for line in skipped.splitlines()]
-    with pytest.raises(
-        UserError, match=r"data\.train=.*: 3 of 10 utterances .* more than data\.max_skipped=0\.2 allow"
-    ):
+    with pytest.raises(UserError, match=r"data\.train=.*: 3 of 10 .*data\.max_skipped=0\.2 "):
         pretrain(tmp_path / "as", tmp_path / "stopped", *keys, "data.max_skipped=0.2")
     assert (tmp_path / "stopped/skipped.jsonl").read_text().count("\n") == 3
 
 
+@pytest.mark.slow
 def test_an_augmented_run_is_resumed_bitwise_and_names_its_bad_noises(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "noise").mkdir()
     (tmp_path / "noise/good.flac").write_bytes(next((corpus / "unlabelled").rglob("*.flac")).read_bytes())
@@ -248,11 +253,11 @@ def test_an_augmented_run_is_resumed_bitwise_and_names_its_bad_noises(corpus: Pa
     assert pretrain(corpus, tmp_path / "whole", *keys) == 0
     assert (tmp_path / "whole/skipped.jsonl").read_text().count("bad.flac: not audio") == 2
     stop_after(2, corpus, tmp_path / "parts", *keys)
-    with pytest.raises(UserError, match=r"other settings: data\.augment\.speed \(\(0\.9, 1\.1\) → \(\)\);"):
+    with pytest.raises(UserError, match=r"data\.augment\.speed \(\(0\.9, 1\.1\) → \(\)\)"):
         pretrain(corpus, tmp_path / "parts", *keys[:3], *keys[4:])
     assert pretrain(corpus, tmp_path / "parts", *keys) == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert pretrain(corpus, tmp_path / "plain", *keys[:3]) == 0
     assert not identical(weights(tmp_path / "whole"), weights(tmp_path / "plain"))
-    with pytest.raises(UserError, match=r"data\.min_s=0\.2 is too short to mask at data\.augment\.speed=2"):
+    with pytest.raises(UserError, match=r"data\.min_s=0\.2 .*data\.augment\.speed=2"):
         pretrain(corpus, tmp_path / "short", "data.min_s=0.2", "data.augment.speed=[2.0]")
