@@ -18,7 +18,6 @@ from torch import Tensor
 
 from mixvec import EncoderConfig, encoder_config
 from mixvec.data.batches import Clip
-from mixvec.data.plan import deal, plan_epoch
 from mixvec.data.utterances import Utterance
 from mixvec.model.encoder import build_encoder
 from mixvec.training.compiling import FRAMES_MULTIPLE, warm_up
@@ -109,18 +108,6 @@ def test_padding_to_a_multiple_changes_no_result(front_end: str) -> None:
     for samples, longer in lengths.items():
         assert samples <= longer < samples + FRAMES_MULTIPLE * hop and frames(longer) % FRAMES_MULTIPLE == 0
     assert len(set(lengths.values())) <= 40_000 / (FRAMES_MULTIPLE * hop) + 2
-
-
-def test_an_epoch_has_few_lengths() -> None:
-    """On a plan of 20 000 utterances of any length."""
-    encoder = build_encoder(replace(encoder_config("base"), num_layers=1))
-    durations_s = np.random.default_rng(0).uniform(1.0, 30.0, 20_000)
-    plan = plan_epoch(durations_s, 720, seed=0, epoch=0)
-    longest = [round(float(durations_s[part].max()) * 16_000)
-               for update in plan for part in deal(update, durations_s, 360, 1, 0)]  # fmt: skip
-    frames, hop = encoder.frame_lengths, encoder.hop_samples
-    rounded = {rounded_samples(samples, FRAMES_MULTIPLE, hop, frames) for samples in longest}
-    assert len(set(longest)) > 700 and len(rounded) <= 188
 
 
 @pytest.mark.slow
