@@ -1,11 +1,14 @@
 """``python -m finetune CONFIG.yaml [key=value ...]``"""
-# ruff: noqa: E402, F401
+# ruff: noqa: F401
 
-from mixvec.parent import follow_torchrun
-
-follow_torchrun()  # before the imports, which take seconds
-
+import ctypes
+import os
+import signal
 import sys
+
+if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+    # PR_SET_PDEATHSIG: a rank ends when torchrun is killed and cannot end it. First, as importing mixvec takes seconds.
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 import soundfile  # before the others: its wheel carries the libsndfile that fairseq2 asks for
 

@@ -47,16 +47,17 @@ def sources_of_updates(patch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("add", "change", "counts", "left"),
+    ("add", "change", "words", "left"),
     [
         (add_files, lambda data: add_files(data, range(6, 12)), "6 utterances before, 12 now", range(12)),
         (add_files, remove_files, "6 utterances before, 3 now", (0, 4, 5)),
         (add_shard, lambda data: add_shard(data, range(6, 12)), "1 shards before, 2 now", range(12)),
+        (add_shard, lambda data: (data / "00.tar").rename(data / "01.tar"), "other shards", range(6)),
     ],
 )
 def test_changed_data_is_refused_or_accepted_from_the_next_epoch_on(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    add: Callable[[Path, Sequence[int]], None], change: Callable[[Path], None], counts: str, left: Sequence[int],
+    add: Callable[[Path, Sequence[int]], None], change: Callable[[Path], None], words: str, left: Sequence[int],
 ) -> None:  # fmt: skip
     """The first epoch has two updates, of which one is done."""
     data, run = tmp_path / "data", tmp_path / "run"
@@ -82,12 +83,12 @@ def test_changed_data_is_refused_or_accepted_from_the_next_epoch_on(
 
     back_to_the_first_update()
     change(data)
-    with pytest.raises(UserError, match=rf"run\.dir=.*data\.train: {counts}.*run\.accept_new_data"):
+    with pytest.raises(UserError, match=rf"run\.dir=.*data\.train: {words}.*run\.accept_new_data"):
         pretrain(corpus, run, *keys)
     assert not updates
 
     assert pretrain(corpus, run, *keys, "run.accept_new_data=true") == 0
-    assert counts in capsys.readouterr().out
+    assert words in capsys.readouterr().out
     seen = [name for update in updates for name in update][: len(left)]
     assert sorted(seen) == sorted(f"{number}.wav" for number in left)
     assert pretrain(corpus, run, *keys) == 0, "the new data is in the checkpoint"

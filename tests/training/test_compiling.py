@@ -16,10 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixvec import EncoderConfig, encoder_config
+from mixvec import EncoderConfig, build_encoder, encoder_config
 from mixvec.data.batches import Clip
 from mixvec.data.utterances import Utterance
-from mixvec.model.encoder import build_encoder
 from mixvec.training.compiling import FRAMES_MULTIPLE, warm_up
 from mixvec.training.randomness import seed_update
 from pretrain.objectives.base import rounded_samples

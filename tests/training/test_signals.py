@@ -48,7 +48,7 @@ def test_a_signal_before_training_ends_at_once_and_keeps_the_index(
             pretrain(corpus, tmp_path / "run", "run.updates=1")
     assert number == signal.SIGINT or ended.value.code == 128 + number
     assert f"{number.name}: nothing to save yet\n" in capfd.readouterr().out
-    assert len(list((tmp_path / "cache/index").glob("*.arrow"))) == 1
+    assert len(list((tmp_path / "cache/index").glob("*.npz.z"))) == 1
     assert not (tmp_path / "run/checkpoints").exists()
 
 
