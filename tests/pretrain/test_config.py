@@ -74,10 +74,9 @@ def test_the_path_of_a_config_may_hold_an_equals_sign(
     assert load("data.train=a/b.yaml").data.train == "a/b.yaml", "a value, not a config"
 
 
-@pytest.mark.parametrize("command", ["pretrain", "finetune"])
-def test_a_config_imports_nothing_of_the_data(command: str) -> None:
+def test_the_config_imports_nothing_of_the_data() -> None:
     code = (
-        f"import sys, {command}.config\n"
+        "import sys, pretrain.config\n"
         "heavy = {'datasets', 'pyarrow', 'mixvec.data.sources', 'mixvec.data.batches'} & sys.modules.keys()\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )
