@@ -22,13 +22,13 @@ from mixvec.hub import load_model, load_tensors, read_tensors
 from mixvec.training.checkpoint import RunState
 from mixvec.training.export import save_model, training_facts
 from mixvec.training.run import Run
+from mixvec.transformers_encoder import TransformersEncoder
 
 from .batch import LabelledBatch
 from .diagnose import diagnose_score
 from .frozen import encodes_alone, frozen_frames
 from .tasks import Detailed, Scored
 from .tasks import LabelledTask as Task
-from .transformers_encoder import TransformersEncoder
 
 
 @torch.no_grad()

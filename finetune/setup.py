@@ -15,18 +15,17 @@ from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Loaded, LoaderConfig, Updates
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance
-from mixvec.hub import load_encoder
-from mixvec.locate import resolve
+from mixvec.hub import open_encoder
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.output import EncoderOutput
 from mixvec.training.run import Run
+from mixvec.transformers_encoder import TransformersEncoder
 
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig
 from .frozen import describe_cache, encodes_alone, frozen_frames
 from .sections import FinetuneOptim
 from .tasks import LabelledTask as Task
-from .transformers_encoder import TransformersEncoder, is_foreign
 
 LOG_MEL = EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0, dropout=0.0, layer_drop=0.0)
 
@@ -65,13 +64,12 @@ def build_model(config: FinetuneConfig, task: Task) -> Any:
                 "set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch"
             )
         return task.build(build_encoder(config.encoder))
-    folder = resolve(config.pretrained)
-    if is_foreign(folder):
+    source: Any = open_encoder(config.pretrained)
+    if isinstance(source, TransformersEncoder):
         if config.baseline is not None or config.dropout is not None:
             raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline are for mixvec's "
                             "own and for wav2vec 2.0")  # fmt: skip
-        return task.build(TransformersEncoder(folder))
-    source: Any = load_encoder(folder)
+        return task.build(source)
     shape = source.config if config.dropout is None else replace(source.config, dropout=config.dropout)
     model = task.build(build_encoder(shape))
     if config.baseline is None:

@@ -31,12 +31,15 @@ from .model.encoder import SpeechEncoder
 from .model.frontend import SAMPLE_RATE_HZ
 from .model.protocol import Encoder
 from .model.vocabulary import MalformedError
+from .transformers_encoder import TransformersEncoder
 from .version import __version__
 
 Model = TypeVar("Model", bound=nn.Module)
 FORMAT = 2
 """In format 1, of mixvec 0.1.0, ``head_norm`` of heads is called ``norm``."""
 ENCODER = "SpeechEncoder"
+READ = ("mixvec", "wav2vec2")
+"""The ``model_type`` of the models that mixvec builds itself."""
 FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 OWN_FILES = {ENCODER: (), **{name: (head.stored_as,) for name, head in HEADS.items()}}
 
@@ -144,15 +147,22 @@ def load_model(name_or_path: str | Path, revision: str | None = None) -> Encoder
         UserError: see ``SpeechEncoder.from_pretrained``.
     """
     folder = resolve(name_or_path, revision)
-    file = folder / "config.json"
-    stored = _read_json(file) if file.is_file() else None
-    if isinstance(stored, dict) and stored.get("model_type") == "wav2vec2":
-        return _load_wav2vec2(folder, stored)
-    return _load(folder, read_config(folder))
+    return _load_wav2vec2(folder) if _model_type(folder) == "wav2vec2" else _load(folder, read_config(folder))
 
 
-def _load_wav2vec2(folder: Path, stored: dict[str, Any]) -> Encoder:
-    config = wav2vec2_weights.encoder_config_of(stored, folder)
+def open_encoder(name_or_path: str | Path, revision: str | None = None) -> Encoder:
+    """``load_encoder``, or any encoder of the wav2vec 2.0 family as transformers builds it (HuBERT, WavLM, ...)."""
+    folder = resolve(name_or_path, revision)
+    return load_encoder(folder) if _model_type(folder) in (None, *READ) else TransformersEncoder(folder).eval()
+
+
+def _model_type(folder: Path) -> str | None:
+    stored = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    return str(stored.get("model_type")) if isinstance(stored, dict) and "model_type" in stored else None
+
+
+def _load_wav2vec2(folder: Path) -> Encoder:
+    config = wav2vec2_weights.encoder_config_of(_read_json(folder / "config.json"), folder)
     if not (folder / "model.safetensors").is_file():
         raise UserError(
             f"{folder}: no model.safetensors in it, and pickled or split weights are not read; save it with "
@@ -168,11 +178,9 @@ def _load_wav2vec2(folder: Path, stored: dict[str, Any]) -> Encoder:
 def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:
     head, file = HEADS.get(config["architecture"]), folder / "config.json"
     stored = _read_json(folder / head.stored_as) if head else None
-    model: Encoder | TaskModel
     try:
-        model = encoder = build_encoder(encoder_config_of(config, folder))
-        if head:
-            model = head.restored(encoder, stored, config.get("head") or {})
+        encoder = build_encoder(encoder_config_of(config, folder))
+        model = head.restored(encoder, stored, config.get("head") or {}) if head else encoder
     except MalformedError as error:
         raise UserError(f"{folder / head.stored_as if head else file}: {error}") from error
     except (ValueError, TypeError) as error:  # what EncoderConfig cannot see, or an unknown key of the head
@@ -270,19 +278,13 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], source: Pat
     faults = {
         "missing": [name for name in own if name not in tensors],
         "extra": [name for name in tensors if name not in own],
-        "misshapen": [
-            f"{name} {tuple(tensors[name].shape)} for {tuple(own[name].shape)}"
-            for name in own
-            if name in tensors and tensors[name].shape != own[name].shape
-        ],
-    }
-    if any(faults.values()):
-        listed = "; ".join(
-            f"{len(names)} {word}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
-            for word, names in faults.items()
-            if names
-        )
-        raise UserError(f"{source}: the weights do not fit the model: {listed}")
+        "misshapen": [f"{name} {tuple(tensors[name].shape)} for {tuple(t.shape)}" for name, t in own.items()
+                      if name in tensors and tensors[name].shape != t.shape],
+    }  # fmt: skip
+    listed = [f"{len(names)} {word}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
+              for word, names in faults.items() if names]  # fmt: skip
+    if listed:
+        raise UserError(f"{source}: the weights do not fit the model: {'; '.join(listed)}")
     model.load_state_dict(tensors)
 
 

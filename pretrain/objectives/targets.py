@@ -225,10 +225,10 @@ def load_teacher(encoder: Any, name: str, layer: int | None) -> tuple[Any, int, 
     Raises:
         UserError: there is no such model or layer, or it has fewer frames a second than the encoder.
     """
-    from mixvec.hub import load_encoder
+    from mixvec.hub import open_encoder
     from mixvec.locate import resolve
 
-    teacher = load_encoder(name).requires_grad_(False).eval()
+    teacher = open_encoder(name).requires_grad_(False).eval()
     chosen = math.ceil(2 * teacher.num_layers / 3) if layer is None else layer
     if not 0 <= chosen <= teacher.num_layers:
         raise UserError(f"objective.layer={layer}: {name} has layers 0 (its input) to {teacher.num_layers}")
@@ -239,15 +239,16 @@ def load_teacher(encoder: Any, name: str, layer: int | None) -> tuple[Any, int, 
         own, theirs = (round(one.sample_rate_hz / one.hop_samples, 1) for one in (encoder, teacher))
         raise UserError(f"objective.teacher={name} has {theirs:g} frames a second, fewer than the encoder's {own:g}: "
                         "choose another teacher, or larger encoder.conv_strides")  # fmt: skip
-    return teacher, chosen, checksum(resolve(name) / "model.safetensors")
+    return teacher, chosen, checksum(resolve(name))
 
 
-def checksum(path: Path) -> str:
-    """The SHA-256 of a file."""
+def checksum(folder: Path) -> str:
+    """The SHA-256 of the weights of a model folder, which may be in several files."""
     total = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            total.update(piece)
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                total.update(piece)
     return total.hexdigest()
 
 

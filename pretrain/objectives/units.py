@@ -54,7 +54,7 @@ class UnitsConfig(ObjectiveConfig):
     units: tuple[int, ...] = (100,)
     """V of each codebook: [100] is one codebook, [100,500] are two."""
     teacher: str | None = None
-    """For ``targets=layer``: a run directory, a hub folder or a hub name."""
+    """For ``targets=layer``: a run directory, a hub folder or a hub name, HuBERT and WavLM included."""
     layer: int | None = None
     """The teacher's layer, counted from its input embedding, 0; null: two thirds up."""
     sample_s: float = 3600.0

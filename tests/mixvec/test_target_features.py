@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from finetune.transformers_encoder import TransformersEncoder
 from mixvec import Encoder, EncoderConfig, build_encoder
 from mixvec.model.frontend import MelTables, normalised_log_mel
 from tests.tiny_models import MEL, WAV2VEC2, WAVEFORM, speech
@@ -64,14 +62,6 @@ def test_a_convolutional_frame_depends_on_its_own_mel_frames_alone() -> None:
     assert mel.grad is not None
     seen = mel.grad[0].abs().sum(0).nonzero().flatten().tolist()
     assert (seen[0], seen[-1]) == (12, 18)
-
-
-@pytest.mark.parametrize("kind", ["hubert", "w2v-bert"])
-def test_an_encoder_of_transformers_has_them_too(kind: str, tmp_path: Path) -> None:
-    from tests.finetune.test_baselines import make
-
-    make(kind, tmp_path)
-    check(TransformersEncoder(tmp_path).eval(), (1, 2, 2), 80)
 
 
 def test_a_batch_shorter_than_a_frame_is_refused() -> None:
