@@ -130,11 +130,11 @@ def test_a_server_without_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             corpus = find(f"{web.url}/{source}", labels=False)
             for utterance, path in zip(corpus.utterances, audio, strict=True):
                 assert_reads(utterance, path)
-        with pytest.raises(UserError, match=r"tars/shard-000000\.tar: its server sends no ranges of bytes, and witho"):
+        with pytest.raises(UserError, match=r"tars/shard-000000\.tar: its server sends no ranges"):
             find(f"{web.url}/tars", labels=False)
         monkeypatch.setattr(ranges, "LARGEST_WHOLE_BYTES", 300_000)
         (utterance, *_) = find(f"{web.url}/audio", labels=False).utterances
-        with pytest.raises(UserError, match=r"a\.wav: its server sends no ranges of bytes, and all of it is too much"):
+        with pytest.raises(UserError, match=r"a\.wav: its server sends no ranges"):
             utterance.read(8.0, 1.0)
 
 

@@ -44,7 +44,7 @@ def test_a_data_set_of_the_hub_in_place(
             path_or_fileobj=more, path_in_repo="e.flac", repo_id="org/speech", repo_type="dataset"
         )
         assert len(find("hf://datasets/org/speech", labels=False).utterances) == 6  # no listing is older than a search
-        with pytest.raises(UserError, match=r"hf://datasets/org/none: no such file or folder \(.*not found\)"):
+        with pytest.raises(UserError, match=r"hf://datasets/org/none: no such file or folder"):
             find("hf://datasets/org/none")
 
 

@@ -24,6 +24,7 @@ NEAR_BYTES = 1 << 20
 """A seek ahead by no more counts as sequential: the bytes between cost less than another request."""
 LARGEST_WHOLE_BYTES = 1 << 28
 """The largest file that is fetched whole, into memory, from a server that sends no ranges."""
+NO_RANGES = "support range requests"  # fsspec's words
 CONNECT_S, READ_S = 20, 30
 VERSIONS = ("ETag etag Content-MD5 content_md5 md5Hash blob_id sha checksum generation "
             "Last-Modified LastModified last_modified updated modified modify mtime created").split()  # fmt: skip
@@ -85,7 +86,8 @@ def opened_range(url: str, offset: int, size: int) -> BinaryIO:
     if size < 0:
         size = state(url).size
     if size < 0:  # the server does not say
-        return io.BytesIO(_whole(url))
+        fs, path = filesystem(url)
+        return io.BytesIO(retried(url, lambda: fs.cat_file(path)))
     return io.BufferedReader(_RemoteWindow(url, offset, size), 1 << 16)
 
 
@@ -141,13 +143,20 @@ class _RemoteWindow(Window):
         self.ahead = min(2 * self.ahead, MOST_BYTES) if reads_on else FIRST_BYTES
         left = self.size - self.at
         count = left if left <= 2 * self.ahead else max(self.ahead, wanted)
-        fetched = retried(self.url, lambda: self._fetch(self.offset + self.at, count))
-        whole = len(fetched) > count
-        self.blocks = [(0, fetched)] if whole else [*self.blocks[:1], (self.at, fetched)]
+        try:
+            block = retried(self.url, lambda: self._fetch(self.offset + self.at, count))
+            self.blocks = [*self.blocks[:1], (self.at, block)]
+        except UserError as error:
+            if NO_RANGES not in str(error):
+                raise
+            if self.offset or self.size > LARGEST_WHOLE_BYTES:
+                raise UserError(f"{self.url}: its server sends no ranges of bytes, without which tars, and files over "
+                                f"{LARGEST_WHOLE_BYTES >> 20} MiB, cannot be read; copy it") from error  # fmt: skip
+            fs, path = filesystem(self.url)
+            self.blocks = [(0, retried(self.url, lambda: fs.cat_file(path)))]
         return self.blocks[-1]
 
     def _fetch(self, start: int, count: int) -> bytes:
-        """``count`` bytes, or the whole file where the server sends no ranges."""
         file, self.file = self.file, None  # a file that has failed is not used again
         if file is None:
             fs, path = filesystem(self.url)
@@ -155,15 +164,7 @@ class _RemoteWindow(Window):
             with suppress(AttributeError):
                 file.details = {"name": path, "size": self.offset + self.size}  # else some ask for them first
         file.seek(start)
-        try:
-            found: bytes = file.read(count)
-        except ValueError as error:
-            if "range requests" not in str(error):
-                raise
-            if self.offset:
-                raise UserError(f"{self.url}: its server sends no ranges of bytes, and without these a tar cannot be "
-                                "read in place; serve it by another, or copy it") from error  # fmt: skip
-            return _whole(self.url)
+        found: bytes = file.read(count)
         if len(found) < count:
             raise EOFError(f"cut off: {len(found)} of {count} bytes came from byte {start} on")
         self.file = file
@@ -172,30 +173,6 @@ class _RemoteWindow(Window):
     def close(self) -> None:
         self.file, self.blocks = None, []
         super().close()
-
-
-def _whole(url: str) -> bytes:
-    """All of a file, read from its start.
-
-    Raises:
-        UserError: it cannot be had, or is too large for that.
-    """
-
-    def fetch() -> bytes:
-        fs, path = filesystem(url)
-        pieces, count = [], 0
-        with fs.open(path, "rb", block_size=0) as file:
-            while piece := file.read(1 << 20):
-                pieces.append(piece)
-                count += len(piece)
-                if count > LARGEST_WHOLE_BYTES:
-                    raise UserError(
-                        f"{url}: its server sends no ranges of bytes, and all of it is too much to fetch "
-                        f"(over {LARGEST_WHOLE_BYTES >> 20} MiB); serve it by another, or copy it"
-                    )
-        return b"".join(pieces)
-
-    return retried(url, fetch)
 
 
 @lru_cache(maxsize=4096)

@@ -86,7 +86,7 @@ class RemotePath(PurePosixPath):
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        beside = self._listed_beside()
+        beside = self.parent._known()
         if beside is not None:
             return beside.get(self.parts[-1]) is not None
         try:
@@ -96,7 +96,7 @@ class RemotePath(PurePosixPath):
 
     def is_dir(self) -> bool:
         """Whether there is anything in it; over HTTP, before it is listed, whether it is named like a folder."""
-        if self.over_http and not self._within_listed():
+        if self.over_http and self._known() is None:
             return not self.name.lower().endswith(FILES)
         return bool(self._children())
 
@@ -117,40 +117,36 @@ class RemotePath(PurePosixPath):
         """``name`` as a listing has it, quoted over HTTP."""
         return type(self)(f"{super().__str__()}/{name}")
 
-    def _listed_beside(self) -> dict[str, State | None] | None:
-        """What is in its folder, where that was listed."""
-        beside = listed.get(str(self.parent))
-        return {} if beside is None and self._within_listed() else beside
-
-    def _within_listed(self) -> bool:
-        return bool(_whole) and any(str(path) in _whole for path in (self, *self.parents))
+    def _known(self) -> dict[str, State | None] | None:
+        """What is in this folder, where it or one above it was listed; None where neither was."""
+        if _whole and str(self) not in listed and any(str(path) in _whole for path in self.parents):
+            return {}
+        return listed.get(str(self))
 
     def _children(self) -> dict[str, State | None]:
-        url = str(self)
-        if url not in listed:
-            if self._within_listed():
-                return {}
+        known = self._known()
+        if known is None:
+            url = str(self)
             fs, root = filesystem(url)
             with suppress(Missing):
                 self._note({entry["name"]: entry for entry in retried(url, lambda: fs.ls(root, detail=True))}, root)
-        return listed.setdefault(url, {})
+            known = listed.setdefault(url, {})
+        return known
 
     def _note(self, entries: dict[str, dict[str, Any]], root: str) -> list[RemotePath]:
         """Remember a listing of this folder; the files in it, hidden ones left out."""
-        files, url = [], str(self)
+        files = []
         for name, entry in entries.items():
             below = (name[len(root) :] if name.startswith(root) else "").strip("/")
             if not below or below.startswith(".") or "/." in below or (self.over_http and "?" in below):
                 continue
-            parent, _, last = f"{url}/{below}".rpartition("/")
-            folder = listed.get(parent)
-            if folder is None:
-                folder = _folder_below(url, parent)
-            if entry.get("type") == "directory":
-                folder.setdefault(last)
-            else:
-                folder[last] = state_of(entry)
-                files.append(self._child(below))
+            path = self._child(below)
+            is_file = entry.get("type") != "directory"
+            listed.setdefault(str(path.parent), {})[path.parts[-1]] = state_of(entry) if is_file else None
+            for folder in path.parents[: len(path.parts) - len(self.parts) - 1]:
+                listed.setdefault(str(folder.parent), {}).setdefault(folder.parts[-1])
+            if is_file:
+                files.append(path)
         return files
 
     def files_below(self) -> list[RemotePath]:
@@ -182,14 +178,6 @@ def _found(fs: Any, root: str) -> dict[str, dict[str, Any]]:
         if not found or not isinstance(error, FileNotFoundError):  # a page may well link to what is not there
             raise error
     return found  # type: ignore[no-any-return]
-
-
-def _folder_below(top: str, url: str) -> dict[str, State | None]:
-    """The listing of a folder at or below ``top``, begun, and so named in all above it."""
-    for at in range(len(top), len(url)):
-        if url[at] == "/":
-            listed.setdefault(url[:at], {}).setdefault(url[at + 1 :].partition("/")[0])
-    return listed.setdefault(url, {})
 
 
 def source_path(name: str) -> AnyPath:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 
@@ -39,18 +39,9 @@ def _located(url: str) -> tuple[str, RemoteFile | None]:
 
 def in_order(shards: list[Rows], *, remote: bool) -> Rows:
     """The rows of all shards in order; several remote shards are read at a time."""
-    return _ahead(shards) if remote and len(shards) > 1 else chain.from_iterable(shards)
-
-
-def _ahead(shards: list[Rows]) -> Rows:
-    waiting: deque[Future[list[Row | Fault]]] = deque()
+    if not remote:
+        yield from chain.from_iterable(shards)
+        return
     with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shards") as pool:
-        try:
-            for shard in shards:
-                waiting.append(pool.submit(list, shard))
-                if len(waiting) > SHARDS_AT_ONCE:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        found: Iterator[list[Row | Fault]] = pool.map(list, shards)
+        yield from chain.from_iterable(found)

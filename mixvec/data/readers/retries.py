@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from ...errors import UserError
@@ -29,45 +29,29 @@ def retried(url: str, work: Callable[[], Result]) -> Result:
         except UserError:
             raise
         except Exception as error:  # each file system raises its own
-            why, lasting = _judged(error)
+            missing, why, lasting = _judged(error)
             if lasting or wait_s is None:
-                absent = why.startswith(("no such", "no permission")) or isinstance(error, NotImplementedError)
-                raise (Missing if absent else UserError)(f"{url}: {why}") from error
+                raise (Missing if missing else UserError)(f"{url}: {why}") from error
         time.sleep(wait_s)
     raise AssertionError  # never reached
 
 
-def _judged(error: Exception) -> tuple[str, bool]:
-    """The reason of a failure, in words, and whether a retry is useless."""
-    status = next((code for code in map(_status, _causes(error)) if code), None)
-    said = " ".join(str(error).split())[:300]
-    if status in (401, 403) or (status is None and isinstance(error, PermissionError)):
-        how = f"HTTP {status}" if status else said
-        return f"no permission to read it ({how}); are the credentials in the environment?", True
-    if status in (404, 410) or (isinstance(error, FileNotFoundError) and error.__cause__ is None):
-        return f"no such file or folder ({said})", True
-    if status:
-        return f"the server answers HTTP {status}", status < 500 and status not in (408, 425, 429)
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        said = " ".join(str(error.__cause__).split())[:300]  # over HTTP only the cause has the reason
-    if "credentials" in said.lower():
-        return f"{said}: set them in the environment", True
-    if isinstance(error, TimeoutError) or not said:
-        return f"no answer in time ({type(error).__name__})", False
-    return said, isinstance(error, ImportError | ValueError | TypeError | NotImplementedError)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _status(error: BaseException) -> int | None:
-    """The HTTP status in an error of aiohttp, requests or botocore."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        found = getattr(error, "status", None) or getattr(response, "status_code", None)
-    return found if isinstance(found, int) else None
+def _judged(error: BaseException) -> tuple[bool, str, bool]:
+    """Whether an error means that nothing is there, the reason in words, and whether a retry is useless."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # over HTTP only the cause has the reason
+    shown = " ".join(str(error).split())[:300]
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403) or isinstance(error, PermissionError):
+        how = f"HTTP {status}" if status else shown
+        return True, f"no permission to read it ({how}); are the credentials in the environment?", True
+    if status in (404, 410) or isinstance(error, FileNotFoundError):
+        return True, f"no such file or folder ({shown})", True
+    if isinstance(status, int):
+        return False, f"the server answers HTTP {status}", status < 500 and status not in (408, 425, 429)
+    if "credentials" in shown.lower():
+        return False, f"{shown}: set them in the environment", True
+    if isinstance(error, TimeoutError) or not shown:
+        return False, f"no answer in time ({type(error).__name__})", False
+    useless = isinstance(error, ImportError | ValueError | TypeError | NotImplementedError)
+    return isinstance(error, NotImplementedError), shown, useless
