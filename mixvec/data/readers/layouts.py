@@ -21,10 +21,12 @@ from .rows import (
     Wanted,
     audio_below,
     files_below,
+    keyed_lines,
     labels_of,
     named,
     numbered_lines,
     one_split,
+    one_split_below,
     span_of,
     table_lines,
     walk,
@@ -42,32 +44,27 @@ def librispeech_rows(path: AnyPath, key: str) -> Rows:
     files = files_below(path) if path.is_dir() else [path]
     transcripts = [file for file in files if file.name.endswith(".trans.txt")]
     if path.is_dir():
-        parents = [p for t in transcripts for p in t.relative_to(path).parents if p.name]
-        one_split(key, path, [(parent.name, str(parent)) for parent in dict.fromkeys(parents)])
+        one_split_below(key, path, transcripts)
     for transcript in transcripts:
         beside = {p.stem: p for p in sorted(transcript.parent.iterdir()) if p.suffix.lower() in EXTENSIONS}
-        for number, line in numbered_lines(transcript):
-            name, _, text = line.strip().partition(" ")
+        for where, name, text in keyed_lines(transcript):
             if name in beside:
-                yield Row(
-                    str(beside[name]), f"{transcript}:{number}", text=text, fields={"speaker": name.split("-")[0]}
-                )
-            elif name:
-                yield Fault(f"{transcript.parent / name}", f"{transcript}:{number}: no audio of {name} beside it")
+                yield Row(str(beside[name]), where, text=text, fields={"speaker": name.split("-")[0]})
+            else:
+                yield Fault(f"{transcript.parent / name}", f"{where}: no audio of {name} beside it")
 
 
-def common_voice_rows(path: AnyPath) -> Rows:
-    """A split's tsv, the audio in ``clips`` beside it."""
-    for where, row in table_lines(path, "\t"):
-        name = row["path"] or ""
-        clip = path.parent / "clips" / (name if Path(name).suffix.lower() in EXTENSIONS else f"{name}.mp3")
-        yield Row(str(clip), where, text=row["sentence"], fields=row)
+def common_voice_row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
+    """A row of a split's tsv, the audio in ``clips`` beside it."""
+    name = row["path"] or ""
+    clip = folder / "clips" / (name if Path(name).suffix.lower() in EXTENSIONS else f"{name}.mp3")
+    return Row(str(clip), where, text=row["sentence"], fields=row)
 
 
 def voxpopuli_rows(path: AnyPath) -> Rows:
     """A split's tsv, the audio in the folders beside it, by its id."""
     files = {file.stem: file for file in audio_below(path.parent)}
-    for where, row in table_lines(path, "\t"):
+    for where, row in table_lines(path):
         name = row["id"] or ""
         if name in files:
             yield Row(str(files[name]), where, text=row["normalized_text"], fields=row)
@@ -85,14 +82,11 @@ def aishell_transcripts(folder: AnyPath) -> list[AnyPath]:
 
 def aishell_rows(folder: AnyPath, key: str) -> Rows:
     """The audio below a split's folder, each with its line of the one transcript."""
-    texts = {}
+    texts: dict[str, tuple[str, str]] = {}
     for transcript in aishell_transcripts(folder):
-        for number, line in numbered_lines(transcript):
-            name, _, text = line.strip().partition(" ")
-            texts[name] = (f"{transcript}:{number}", text.strip())
+        texts |= {name: (where, text) for where, name, text in keyed_lines(transcript)}
     files = audio_below(folder)
-    parents = dict.fromkeys(parent for file in files for parent in file.relative_to(folder).parents if parent.name)
-    one_split(key, folder, [(parent.name, str(parent)) for parent in parents])
+    one_split_below(key, folder, files)
     for file in files:
         if file.stem in texts:
             where, text = texts[file.stem]
@@ -157,10 +151,9 @@ def slurp_rows(row: dict[str, Any], where: str, folder: AnyPath) -> Rows:
 
     ``tokens``, which the spans of ``entities`` count, become their surfaces in lower case, as SLURP's scorer has them.
     """
-    _, label = labels_of(row)
+    text, label = labels_of(row)
     if label is None and row.get("scenario") and row.get("action"):
         label = f"{row['scenario']}_{row['action']}"
-    text, _ = labels_of(row)
     if isinstance(row.get("tokens"), list):
         surfaces = [token.get("surface") if isinstance(token, dict) else token for token in row["tokens"]]
         row = row | {"tokens": [str(surface).lower() for surface in surfaces]}
@@ -199,10 +192,7 @@ def snips_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     if (folder / SNIPS_LABELS).is_file():
         one_split(wanted.key, folder, [(path.name, path.name) for path in folder.iterdir()])
         raise UserError(f"{wanted.key}={folder}: holds {SNIPS_LABELS}; name the folder of one split in it")
-    lines = {}
-    for number, line in numbered_lines(folder.parent / SNIPS_LABELS):
-        name, _, rest = line.strip().partition(" ")
-        lines[name] = (f"{folder.parent / SNIPS_LABELS}:{number}", rest)
+    lines = {name: (where, rest) for where, name, rest in keyed_lines(folder.parent / SNIPS_LABELS)}
     for file in audio_below(folder):
         where, rest = lines.get(file.stem, (str(file), ""))
         spoken, _, labels = rest.partition("\t")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .layouts import common_voice_rows, fluent_row, slurp_rows, voxpopuli_rows
+from .layouts import common_voice_row, fluent_row, slurp_rows, voxpopuli_rows
 from .remote import AnyPath
 from .rows import (
     Reader,
@@ -20,6 +20,7 @@ from .rows import (
     Rows,
     existing,
     json_lines,
+    keyed_lines,
     labels_of,
     named,
     number_of,
@@ -44,25 +45,24 @@ def json_rows(path: AnyPath) -> Rows:
             yield _row(row, where, path.parent)
 
 
-def csv_rows(path: AnyPath) -> Rows:
-    """A csv with a header: an audiofolder's, SpeechBrain's, or Fluent Speech Commands'."""
+def table_rows(path: AnyPath) -> Rows:
+    """A csv or tsv with a header: an audiofolder's, SpeechBrain's, or by its columns that of an official corpus."""
+    is_tsv = path.suffix.lower() == ".tsv"
     for where, row in table_lines(path):
-        if {"path", "action", "object", "location"} <= row.keys():
+        if is_tsv and {"path", "sentence"} <= row.keys():
+            yield common_voice_row(row, where, path.parent)
+        elif not is_tsv and {"path", "action", "object", "location"} <= row.keys():
             yield fluent_row(row, where, path.parent)
         else:
             yield _row(row, where, path.parent)
 
 
 def tsv_rows(path: AnyPath) -> Rows:
-    """A tsv: Common Voice's or VoxPopuli's by their headers, any other with one, or fairseq's, which has none."""
+    """A tsv: fairseq's, which has no header, VoxPopuli's, or any other with a header."""
     columns = next((line for _, line in numbered_lines(path)), "").split("\t")
     if len(columns) == 1:
         return fairseq_rows(path)
-    if {"path", "sentence"} <= set(columns):
-        return common_voice_rows(path)
-    if {"id", "normalized_text"} <= set(columns):
-        return voxpopuli_rows(path)
-    return (_row(row, where, path.parent) for where, row in table_lines(path, "\t"))
+    return voxpopuli_rows(path) if {"id", "normalized_text"} <= set(columns) else table_rows(path)
 
 
 def _row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
@@ -77,10 +77,9 @@ def _row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
     except UserError as error:
         hint = f"; data_root was taken to be {folder}: put the manifest there" if at_root != name else ""
         raise UserError(f"{error}{hint}") from error
-    text, label = labels_of(row)
     start_s = number_of(row.get("offset"), "offset", where)
     duration_s = None if start_s is None else number_of(row.get("duration"), "duration", where)
-    return Row(source, where, start_s or 0.0, duration_s or None, span, text, label, row)
+    return Row(source, where, start_s or 0.0, duration_s or None, span, fields=row).labelled()
 
 
 def _audio(row: dict[str, Any], where: str) -> tuple[str, tuple[int, int | None] | None]:
@@ -219,17 +218,13 @@ def kaldi_rows(folder: AnyPath) -> Rows:
 
 def _kaldi_table(path: AnyPath) -> list[tuple[str, str, str]]:
     """The file and line of each row, its key, and the rest of it."""
-    rows, seen = [], set()
-    for number, line in numbered_lines(path):
-        key, _, rest = line.strip().replace("\t", " ", 1).partition(" ")
-        if not key:
-            continue
+    rows, seen = list(keyed_lines(path)), set()
+    for where, key, rest in rows:
         if key in seen:
-            raise UserError(f"{path}:{number}: {shown(key)} is there twice; each line needs a key of its own")
-        if not rest.strip() and path.name != "text":
-            raise UserError(f"{path}:{number}: nothing follows {shown(key)}")
+            raise UserError(f"{where}: {shown(key)} is there twice; each line needs a key of its own")
+        if not rest and path.name != "text":
+            raise UserError(f"{where}: nothing follows {shown(key)}")
         seen.add(key)
-        rows.append((f"{path}:{number}", key, rest.strip()))
     return rows
 
 
@@ -244,7 +239,7 @@ JSON = Reader(
 )  # fmt: skip
 CSV = Reader(
     "csv", "audiofolder, SpeechBrain, Fluent Speech Commands (`DIR/data/train_data.csv`)",
-    "file", named(".csv"), lambda path, wanted: csv_rows(path), split_files=("*.csv", "data/*_data.csv"),
+    "file", named(".csv"), lambda path, wanted: table_rows(path), split_files=("*.csv", "data/*_data.csv"),
 )  # fmt: skip
 KALDI = Reader(
     "Kaldi", "a folder with `wav.scp`, and `segments` and `text` where present", "folder",
@@ -254,5 +249,5 @@ AUDIOFOLDER = Reader(
     "audiofolder", "for labels: a folder with `metadata.jsonl` or `metadata.csv`", "folder",
     lambda folder, labels: labels and any((folder / f"metadata.{kind}").is_file() for kind in ("jsonl", "csv")),
     lambda folder, wanted: json_rows(found) if (found := folder / "metadata.jsonl").is_file()
-    else csv_rows(folder / "metadata.csv"), split_folders=("*/metadata.*",),
+    else table_rows(folder / "metadata.csv"), split_folders=("*/metadata.*",),
 )  # fmt: skip

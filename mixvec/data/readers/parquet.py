@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from ...audio import AudioHeader, audio_header
 from ...errors import UserError
 from .remote import AnyPath, located
-from .rows import Reader, Row, Rows, Shard, Wanted, labels_of, named, shards_in
+from .rows import Reader, Row, Rows, Shard, Wanted, named, shards_in
 from .tables import class_named, class_names, columns, held, opened, reason
 
 PAGE_BYTES = 1 << 16
@@ -63,13 +63,9 @@ def parquet_rows(path: AnyPath, labels: bool = False) -> Rows:
         for group in range(file.num_row_groups):
             headers = _Headers(path, column, group)
             for at, values in enumerate(_values(file, group, others)):
+                stored, look = ParquetRow(str(path), column, group, at), partial(headers.of, at)
                 fields = class_named(values, names)
-                text, label = labels_of(fields)
-                stored = ParquetRow(str(path), column, group, at)
-                yield Row(
-                    f"{path}[{next(numbers)}]", text=text, label=label, fields=fields, stored=stored,
-                    look=partial(headers.of, at),
-                )  # fmt: skip
+                yield Row(f"{path}[{next(numbers)}]", fields=fields, stored=stored, look=look).labelled()
 
 
 def streamed_parquet_rows(path: AnyPath) -> Rows:
@@ -105,29 +101,24 @@ class _Headers:
     def __init__(self, path: AnyPath, column: str, group: int) -> None:
         self.path, self.column, self.group = path, column, group
         self.lock = Lock()
-        self.found: list[AudioHeader | UserError] | UserError | None = None
+        self.found: list[AudioHeader | UserError] = []
 
     def of(self, row: int) -> AudioHeader:
         with self.lock:
-            if self.found is None:
-                self.found = self._pass()
-        found: AudioHeader | UserError
-        if isinstance(self.found, UserError):
-            found = self.found
-        else:  # the file's metadata may claim more rows than there are
-            found = self.found[row] if row < len(self.found) else UserError("stored audio: none in this row")
+            self.found = self.found or list(self._read())
+        found = self.found[min(row, len(self.found) - 1)]
         if isinstance(found, UserError):
             raise UserError(str(found))
         return found
 
-    def _pass(self) -> list[AudioHeader | UserError] | UserError:
-        found: list[AudioHeader | UserError] = []
+    def _read(self) -> Iterator[AudioHeader | UserError]:
+        """The headers in order, and then an error for all further rows, which damaged metadata may claim."""
         try:
             for batch in _batches(self.path, self.group, [self.column]):
-                found += map(_header, batch.column(0).to_pylist())
+                yield from map(_header, batch.column(0).to_pylist())
+            yield UserError("stored audio: none in this row")
         except UserError as error:
-            return error
-        return found
+            yield error
 
 
 def _header(stored: Any) -> AudioHeader | UserError:

@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
 
@@ -65,6 +65,11 @@ class Row:
     stored: Stored | None = None
     look: Callable[[], AudioHeader] | None = None
     """A faster way to its header than to open ``stored``."""
+
+    def labelled(self) -> Row:
+        """The row with text and label from the first of its fields that has one."""
+        text, label = labels_of(self.fields or {})
+        return replace(self, text=text, label=label)
 
 
 @dataclass(frozen=True)
@@ -255,6 +260,12 @@ def one_split(key: str, folder: AnyPath, names: list[tuple[str, str]]) -> None:
                         f"{key}={folder}/{found.get('train', min(found.values()))}")  # fmt: skip
 
 
+def one_split_below(key: str, folder: AnyPath, files: list[AnyPath]) -> None:
+    """Refuse a folder whose own folders, those that hold these files, are several splits."""
+    parents = dict.fromkeys(parent for file in files for parent in file.relative_to(folder).parents if parent.name)
+    one_split(key, folder, [(parent.name, str(parent)) for parent in parents])
+
+
 def numbered_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
     """The lines of a text file, or of one compressed with gzip, with their numbers from 1.
 
@@ -264,6 +275,13 @@ def numbered_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
     with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
             yield number, line.rstrip("\n")
+
+
+def keyed_lines(path: AnyPath) -> Iterator[tuple[str, str, str]]:
+    """The lines of a text file that begin with a key: ``file:line``, the key, and the rest of the line."""
+    for number, line in numbered_lines(path):
+        if parts := line.split(maxsplit=1):
+            yield f"{path}:{number}", parts[0], "".join(parts[1:]).strip()
 
 
 @contextmanager
@@ -299,8 +317,9 @@ def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{path}:{number}", row
 
 
-def table_lines(path: AnyPath, delimiter: str = ",") -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV or TSV with a header, each with ``file:line``. A TSV knows no quotes."""
+def table_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a CSV, or of a TSV, which knows no quotes, with a header; each with ``file:line``."""
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     with _open_text(path, newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")

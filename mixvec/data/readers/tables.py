@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar
 from ...errors import UserError
 from .ranges import RemoteFile, is_url
 from .remote import AnyPath, RemotePath
-from .rows import LABEL_KEYS, NESTED_KEYS, TEXT_KEYS, Fault, Reader, Row, Rows, Shard, Wanted, labels_of, named
+from .rows import LABEL_KEYS, NESTED_KEYS, TEXT_KEYS, Fault, Reader, Row, Rows, Shard, Wanted, named
 
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
 
@@ -72,8 +72,7 @@ def dataset_rows(name: str, key: str, labels: bool = False) -> Rows:
     others = table.select_columns(columns(table.features.arrow_schema, column, labels))
     for row in range(len(table)):
         fields = class_named(others[row], names) if others.column_names else {}
-        text, label = labels_of(fields)
-        yield Row(f"{name}[{row}]", text=text, label=label, fields=fields, stored=TableRow(audio, row))
+        yield Row(f"{name}[{row}]", fields=fields, stored=TableRow(audio, row)).labelled()
 
 
 def streamed_shards(name: str, key: str) -> list[Shard]:
