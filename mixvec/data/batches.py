@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -94,30 +94,16 @@ class Loaded(Generic[Batch]):
         return len(self.sources) * self.longest_s
 
 
-class UpdateSource(Protocol[Batch]):
+class UpdateSource(Generic[Batch]):
     """Where a training loop gets its updates: ``Updates`` of a corpus or ``StreamedUpdates``."""
 
-    waited_s: float
+    waited_s = 0.0
     """Seconds that ``start`` has waited for audio, the first update, for which workers start, excepted."""
-
-    def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
-        """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it."""
-
-    def sample(self, seconds: float) -> Iterator[Loaded[Batch]]:
-        """The first micro-batches of the data, of about so many seconds and at most an epoch, whatever the ranks."""
-
-    def fingerprint(self) -> Fingerprint:
-        """Plain JSON by which a resumed run notices that its data has changed."""
-
-
-class Loader(Generic[Batch]):
-    """What ``Updates`` and ``StreamedUpdates`` share: decoding into clips, collating, and measuring the wait."""
 
     def __init__(
         self, collate: Callable[[list[Clip]], Batch], config: LoaderConfig, augment: Augmentation | None
     ) -> None:
         self.collate, self.config, self.augment = collate, config, augment
-        self.waited_s = 0.0
 
     def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
         """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it.
@@ -145,8 +131,11 @@ class Loader(Generic[Batch]):
             if seconds <= 0 or self._epoch(place) > 0:
                 return
 
+    def fingerprint(self) -> Fingerprint:
+        """Plain JSON by which a resumed run notices that its data has changed."""
+        raise NotImplementedError
+
     def _epoch(self, place: Any) -> int:
-        """The epoch of a place."""
         raise NotImplementedError
 
     def _updates(self, place: Any) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
@@ -193,7 +182,7 @@ class _MicroBatches(Dataset[Any]):
         return loaded_of(clips, skipped, self.updates.collate)
 
 
-class Updates(Loader[Batch]):
+class Updates(UpdateSource[Batch]):
     """The updates of a corpus for one rank. A place is an epoch and the number of its next update."""
 
     def __init__(
@@ -211,7 +200,6 @@ class Updates(Loader[Batch]):
         self.repeats = corpus.repeats(temperature)
 
     def fingerprint(self) -> Fingerprint:
-        """Plain JSON by which a resumed run notices that its data has changed."""
         return self.corpus.fingerprint()
 
     def _epoch(self, place: list[int]) -> int:

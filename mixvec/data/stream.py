@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..audio import audio_header
 from ..errors import UserError, redacted
 from .augment import Augmentation
-from .batches import Batch, Clip, Loaded, Loader, LoaderConfig, loaded_of, start_worker
+from .batches import Batch, Clip, Loaded, LoaderConfig, UpdateSource, loaded_of, start_worker
 from .fingerprint import Fingerprint
 from .headers import opened
 from .plan import deal, plan_pool
@@ -147,7 +147,7 @@ class Source:
         return made if isinstance(made, Fault) else replace(made, text=None, label=None, stored=held)
 
 
-class StreamedUpdates(Loader[Batch]):
+class StreamedUpdates(UpdateSource[Batch]):
     """The updates of a stream for one rank."""
 
     def __init__(

@@ -56,101 +56,23 @@ class Utterance:
             return read_audio(file, self.start_s + start_s, wanted)
 
 
-class _JsonFields(Mapping[str, str]):
-    """The fields of an utterance as JSON, parsed once and only where one is looked up."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._parsed: dict[str, str] | None = None
-
-    def _fields(self) -> dict[str, str]:
-        if self._parsed is None:
-            self._parsed = json.loads(self._text)
-        return self._parsed
-
-    def __getitem__(self, key: str) -> str:
-        return self._fields()[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields())
-
-    def __len__(self) -> int:
-        return len(self._fields())
-
-    def __repr__(self) -> str:
-        return repr(self._fields())
-
-
-class _Strings:
-    """Strings, or None, end to end in one buffer."""
-
-    def __init__(self) -> None:
-        self._bytes, self._ends, self._none = bytearray(), array("q", [0]), bytearray()
-
-    def append(self, text: str | None) -> None:
-        self._none.append(text is None)
-        if text is not None:
-            self._bytes += text.encode("utf-8", "surrogatepass")
-        self._ends.append(len(self._bytes))
-
-    def __getitem__(self, number: int) -> str | None:
-        if self._none[number]:
-            return None
-        return self._bytes[self._ends[number] : self._ends[number + 1]].decode("utf-8", "surrogatepass")
-
-    def checksum(self, numbers: Iterable[int], begun: int = 0) -> int:
-        """A CRC-32 of these strings in this order, continued from ``begun``; None differs from an empty string."""
-        for number in numbers:
-            first, end = self._ends[number], self._ends[number + 1]
-            begun = zlib.crc32(b"%d %d " % (self._none[number], end - first), begun)
-            begun = zlib.crc32(self._bytes[first:end], begun)
-        return begun
-
-
-class _Storage:
-    """Where stored audio is: what many utterances share is kept once, and numbers for each.
-
-    Two members of one tar, ``TarMember("a.tar", 512, 90)`` and ``TarMember("a.tar", 1024, 80)``, share
-    ``(TarMember, ["a.tar", None, None])``; beside it stand the numbers 512, 90, 1024, 80.
-    """
-
-    def __init__(self) -> None:
-        self._shared: list[tuple[type[Any], list[Any]]] = []
-        self._known: dict[Any, int] = {}
-        self._which, self._ends, self._numbers = array("i"), array("q", [0]), array("q")
-
-    def append(self, stored: Any) -> None:
-        if stored is None:
-            self._which.append(-1)
-        else:
-            values = [getattr(stored, f.name) for f in fields(stored)]
-            shared = [None if type(value) is int else value for value in values]
-            key = (type(stored), *(value if isinstance(value, str) else id(value) for value in shared))
-            if key not in self._known:
-                self._known[key] = len(self._shared)
-                self._shared.append((type(stored), shared))  # which keeps the values, and so their ids, alive
-            self._which.append(self._known[key])
-            self._numbers.extend(value for value in values if type(value) is int)
-        self._ends.append(len(self._numbers))
-
-    def __getitem__(self, number: int) -> Any:
-        if self._which[number] < 0:
-            return None
-        kind, shared = self._shared[self._which[number]]
-        numbers = iter(self._numbers[self._ends[number] : self._ends[number + 1]])
-        return kind(*(next(numbers) if value is None else value for value in shared))
-
-
 class Utterances(Sequence[Utterance]):
-    """A sequence of utterances, each built when it is indexed. Slices and selections share the columns."""
+    """A sequence of utterances, each built when it is indexed. Slices and selections share all but its numbers.
+
+    The names and labels of an utterance are a record of JSON, end to end with all others in one buffer. Of where stored
+    audio is, what many utterances share is kept once: two members of one tar, ``TarMember("a.tar", 512, 90)`` and
+    ``TarMember("a.tar", 1024, 80)``, share ``(TarMember, ["a.tar", None, None])``, number 0, and their records end in
+    ``0, 512, 90]`` and ``0, 1024, 80]``.
+    """
 
     def __init__(self, utterances: Iterable[Utterance] = ()) -> None:
         self._durations_s: Any = array("d")
         self._starts_s: Any = array("d")
         self._corpus_numbers: Any = array("i")
-        self._sources, self._texts, self._labels, self._fields = _Strings(), _Strings(), _Strings(), _Strings()
-        self._stored = _Storage()
-        self._rows: np.ndarray | None = None  # in a selection: the rows of the shared string columns
+        self._records, self._ends = bytearray(), array("q", [0])
+        self._shared: list[tuple[type[Any], list[Any]]] = []
+        self._shared_numbers: dict[Any, int] = {}
+        self._rows: np.ndarray | None = None  # in a selection: the numbers of the records
         for utterance in utterances:
             self.append(utterance)
 
@@ -160,11 +82,36 @@ class Utterances(Sequence[Utterance]):
         self._durations_s.append(utterance.duration_s)
         self._starts_s.append(utterance.start_s)
         self._corpus_numbers.append(utterance.corpus_number)
-        self._sources.append(utterance.source)
-        self._texts.append(utterance.text)
-        self._labels.append(utterance.label)
-        self._fields.append(json.dumps(dict(utterance.fields), ensure_ascii=False) if utterance.fields else None)
-        self._stored.append(utterance.stored)
+        labels = [utterance.text, utterance.label, dict(utterance.fields)]
+        record = json.dumps([utterance.source, *labels, *self._packed(utterance.stored)], ensure_ascii=False)
+        self._records += record.encode("utf-8", "surrogatepass")
+        self._ends.append(len(self._records))
+
+    def _packed(self, stored: Any) -> list[int]:
+        """The number of what ``stored`` shares with others, and its own numbers; nothing for None."""
+        if stored is None:
+            return []
+        values = [getattr(stored, field.name) for field in fields(stored)]
+        shared = [None if type(value) is int else value for value in values]
+        key = (type(stored), *(value if isinstance(value, str) else id(value) for value in shared))
+        if key not in self._shared_numbers:
+            self._shared_numbers[key] = len(self._shared)
+            self._shared.append((type(stored), shared))  # which keeps the values, and so their ids, alive
+        return [self._shared_numbers[key], *(value for value in values if type(value) is int)]
+
+    def _unpacked(self, packed: list[int]) -> Any:
+        if not packed:
+            return None
+        kind, shared = self._shared[packed[0]]
+        numbers = iter(packed[1:])
+        return kind(*(next(numbers) if value is None else value for value in shared))
+
+    def _record(self, row: int) -> list[Any]:
+        """Source, text, label, fields, and what ``_packed`` returned."""
+        record: list[Any] = json.loads(
+            self._records[self._ends[row] : self._ends[row + 1]].decode("utf-8", "surrogatepass")
+        )
+        return record
 
     def __len__(self) -> int:
         return len(self._durations_s)
@@ -179,10 +126,10 @@ class Utterances(Sequence[Utterance]):
         if not -len(self) <= number < len(self):
             raise IndexError(f"utterance {number} of {len(self)}")
         n = number % len(self)
-        i = n if self._rows is None else int(self._rows[n])
+        source, text, label, fields, *packed = self._record(n if self._rows is None else int(self._rows[n]))
         return Utterance(
-            self._sources[i] or "", float(self._durations_s[n]), float(self._starts_s[n]), self._texts[i],
-            self._labels[i], _JsonFields(self._fields[i] or "{}"), self._stored[i], int(self._corpus_numbers[n]),
+            source, float(self._durations_s[n]), float(self._starts_s[n]), text, label, fields, self._unpacked(packed),
+            int(self._corpus_numbers[n]),
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Utterance]:
@@ -205,12 +152,13 @@ class Utterances(Sequence[Utterance]):
 
     def checksums(self) -> dict[str, int]:
         """CRC-32 in order: ``names`` of the files, ``times`` (start and duration), ``labels`` (with texts, fields)."""
-        rows = range(len(self)) if self._rows is None else self._rows.tolist()
         times_ms = np.rint(1000 * np.stack([np.asarray(self._starts_s), self.durations_s])).astype(np.int64)
-        labels = 0
-        for column in (self._texts, self._labels, self._fields):
-            labels = column.checksum(rows, labels)
-        return {"names": self._sources.checksum(rows), "times": zlib.crc32(times_ms.tobytes()), "labels": labels}
+        names = labels = 0
+        for row in range(len(self)) if self._rows is None else self._rows.tolist():
+            source, *label = self._record(row)[:4]
+            names = zlib.crc32(ascii(source).encode(), names)
+            labels = zlib.crc32(ascii(label).encode(), labels)
+        return {"names": names, "times": zlib.crc32(times_ms.tobytes()), "labels": labels}
 
     def where(self, kept: np.ndarray) -> Utterances:
         """The utterances for which ``kept`` (N,) is true."""
