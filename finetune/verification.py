@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixvec import UserError
-from mixvec.data.readers.rows import numbered_lines
+from mixvec.data.readers.files import numbered_lines
 
 
 class Trial(NamedTuple):

@@ -16,7 +16,7 @@ from finetune.config import TASKS
 from finetune.tasks import task_class
 from mixvec import UserError
 from mixvec.atomic import write_whole
-from mixvec.data.readers.manifests import table_rows, json_rows
+from mixvec.data.readers.manifests import json_rows, table_rows
 from mixvec.data.readers.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
+from .files import shards_in
 from .ranges import Window, is_url, opened_audio
 from .remote import AnyPath
-from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named, shards_in
+from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named
 
 SIDE_SUFFIXES = (".txt", ".json", ".cls")
 LARGEST_SIDE_BYTES = 1 << 20

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import chain
 
 from ...audio import EXTENSIONS
+from .files import audio_below, walk
 from .remote import AnyPath
-from .rows import Fault, Reader, Row, Rows, Wanted, audio_below, walk
+from .rows import Fault, Reader, Row, Rows, Wanted
 
 
 def _holds_audio(folder: AnyPath, labels: bool) -> bool:

@@ -12,25 +12,9 @@ from typing import Any
 
 from ...audio import EXTENSIONS, audio_header
 from ...errors import UserError
+from .files import audio_below, files_below, keyed_lines, numbered_lines, one_split, one_split_below, table_lines, walk
 from .remote import AnyPath
-from .rows import (
-    Fault,
-    Reader,
-    Row,
-    Rows,
-    Wanted,
-    audio_below,
-    files_below,
-    keyed_lines,
-    labels_of,
-    named,
-    numbered_lines,
-    one_split,
-    one_split_below,
-    span_of,
-    table_lines,
-    walk,
-)
+from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named, span_of
 
 SPLIT_LISTS = ("validation_list.txt", "testing_list.txt")
 BACKGROUND_NOISE, SILENCE = "_background_noise_", "_silence_"

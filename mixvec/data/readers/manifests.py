@@ -12,23 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from .files import existing, json_lines, keyed_lines, numbered_lines, shown, table_lines
 from .layouts import common_voice_row, fluent_row, slurp_rows, voxpopuli_rows
 from .remote import AnyPath
-from .rows import (
-    Reader,
-    Row,
-    Rows,
-    existing,
-    json_lines,
-    keyed_lines,
-    labels_of,
-    named,
-    number_of,
-    numbered_lines,
-    shown,
-    span_of,
-    table_lines,
-)
+from .rows import Reader, Row, Rows, labels_of, named, number_of, span_of
 
 AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
 DATA_ROOT = re.compile(r"\$\{data_root\}|\{data_root\}|\$data_root\b")

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 
 from ...audio import AudioHeader, audio_header
 from ...errors import UserError
+from .files import shards_in
 from .remote import AnyPath, located
-from .rows import Reader, Row, Rows, Shard, Wanted, named, shards_in
+from .rows import Reader, Row, Rows, Shard, Wanted, named
 from .tables import class_named, class_names, columns, held, opened, reason
 
 PAGE_BYTES = 1 << 16

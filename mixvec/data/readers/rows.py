@@ -1,26 +1,19 @@
-"""What a reader is, what it yields, and the steps that readers share: lines, JSON, tables of text, required files.
+"""What a reader is, and what it yields.
 
 A reader raises ``UserError`` for a fault of the whole source, and yields a ``Fault`` for that of one utterance.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import math
-import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import IO, Any, BinaryIO, Literal, NamedTuple, Protocol
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
-from ...audio import EXTENSIONS, AudioHeader
+from ...audio import AudioHeader
 from ...errors import UserError
-from .ranges import is_url
 from .remote import AnyPath
 
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
@@ -122,15 +115,6 @@ def named(*suffixes: str) -> Callable[[AnyPath, bool], bool]:
     return lambda path, labels: path.name.lower().endswith(suffixes)
 
 
-def shards_in(folder: AnyPath, wanted: Wanted, pattern: str, rows: Callable[[AnyPath], Rows]) -> list[Shard]:
-    """The files of a folder that match the pattern, as shards of one split."""
-    files: list[AnyPath] = sorted(folder.glob(pattern))
-    # train-00000-of-00002.parquet → train-*.parquet
-    names = [(f.name, str(f.with_name(re.sub(r"\d.*(?=\.)", "*", f.name)).relative_to(folder))) for f in files]
-    one_split(wanted.key, folder, names)
-    return [Shard(str(file), rows(file)) for file in files]
-
-
 def labels_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
     """Text and label of a row, from the first key that has one."""
     text = next((str(row[k]) for k in TEXT_KEYS if row.get(k) is not None), None)
@@ -168,160 +152,3 @@ def span_of(start: Any, stop: Any, where: str) -> tuple[float, float]:
     if first is None or last is None or last <= first:
         raise UserError(f"{where}: a segment from {start!s:.100} to {stop!s:.100} has no length")
     return first, last - first
-
-
-def existing(name: str, where: str, *folders: AnyPath) -> str:
-    """The path of a file that a manifest names, absolute or in the first of ``folders`` that has it.
-
-    Remote audio is checked later, several files at a time.
-
-    Raises:
-        UserError: it is not there; the message names the row and the folders.
-    """
-    if is_url(name):
-        return name
-    for folder in folders:
-        if not isinstance(folder, Path):
-            return str(folder / name)
-        path = folder / name
-        try:
-            if path.is_file():
-                return str(path)
-        except OSError:  # a name that is too long for any file
-            continue
-    raise UserError(f"{where}: {shown(name)} is not there (looked in {' and '.join(map(str, folders))})")
-
-
-def shown(name: str) -> str:
-    """A name from a manifest for a message: unchanged if printable and short, else quoted and cut."""
-    return name if name.isprintable() and len(name) < 300 else f"{name!r:.300}"
-
-
-def walk(folder: AnyPath) -> Iterator[AnyPath | Fault]:
-    """Every file at any depth, in any order; linked folders too (each once), hidden files and folders left out.
-
-    Folders that may not be listed are yielded as faults.
-    """
-    if not isinstance(folder, Path):
-        yield from folder.files_below()
-        return
-    seen: set[str] = set()
-    faults: list[Fault] = []
-
-    def note(error: OSError) -> None:
-        faults.append(Fault(error.filename, f"{error.filename}: cannot be listed ({error.strerror})"))
-
-    for at, folders, names in os.walk(folder, onerror=note, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        real = os.path.realpath(at)
-        if real in seen:  # a link in a loop, or a second link to the same folder
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(at, name) for name in names if not name.startswith("."))
-    yield from faults
-
-
-def files_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyPath]:
-    """The files that ``walk`` finds, in a fixed order; its faults are added to ``faults``."""
-    paths: list[AnyPath] = []
-    for found in walk(folder):
-        if not isinstance(found, Fault):
-            paths.append(found)
-        elif faults is not None:
-            faults.append(found)
-    return paths if not isinstance(folder, Path) else sorted(paths, key=lambda path: path.parts)
-
-
-def audio_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyPath]:
-    """The audio files among ``files_below``; broken links and special files are added to ``faults``."""
-    audio = [path for path in files_below(folder, faults) if path.suffix.lower() in EXTENSIONS]
-    files = [path for path in audio if path.is_file()]
-    if faults is not None and len(files) < len(audio):
-        lost = sorted(set(map(str, audio)) - set(map(str, files)))
-        faults += [Fault(path, f"{path}: a broken link, or no plain file") for path in lost]
-    return files
-
-
-def one_split(key: str, folder: AnyPath, names: list[tuple[str, str]]) -> None:
-    """Refuse a folder that holds several splits, so that no test set is trained on.
-
-    Args:
-        names: of each file or folder in it the name that may state its split, and the path below ``folder`` that
-            names it alone.
-    """
-    found: dict[str, str] = {}
-    for name, path in names:
-        split = SPLIT_NAME.match(name.lower())
-        if split:
-            found.setdefault(split[1], path)
-    if len(found) > 1:
-        raise UserError(f"{key}={folder}: holds several splits ({', '.join(sorted(found))}); name one, such as "
-                        f"{key}={folder}/{found.get('train', min(found.values()))}")  # fmt: skip
-
-
-def one_split_below(key: str, folder: AnyPath, files: list[AnyPath]) -> None:
-    """Refuse a folder whose own folders, those that hold these files, are several splits."""
-    parents = dict.fromkeys(parent for file in files for parent in file.relative_to(folder).parents if parent.name)
-    one_split(key, folder, [(parent.name, str(parent)) for parent in parents])
-
-
-def numbered_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, or of one compressed with gzip, with their numbers from 1.
-
-    Raises:
-        UserError: it is not UTF-8, not whole, or may not be read.
-    """
-    with _open_text(path) as file:
-        for number, line in enumerate(file, start=1):
-            yield number, line.rstrip("\n")
-
-
-def keyed_lines(path: AnyPath) -> Iterator[tuple[str, str, str]]:
-    """The lines of a text file that begin with a key: ``file:line``, the key, and the rest of the line."""
-    for number, line in numbered_lines(path):
-        if parts := line.split(maxsplit=1):
-            yield f"{path}:{number}", parts[0], "".join(parts[1:]).strip()
-
-
-@contextmanager
-def _open_text(path: AnyPath, newline: str | None = None) -> Iterator[IO[str]]:
-    try:
-        if path.suffix == ".gz":
-            packed = path if isinstance(path, Path) else path.open("rb")
-            with gzip.open(packed, "rt", encoding="utf-8-sig", newline=newline) as file:
-                yield file
-        else:
-            with path.open("r", encoding="utf-8-sig", newline=newline) as file:
-                yield file
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not gzip that can be read to its end ({error})") from error
-    except csv.Error as error:
-        raise UserError(f"{path}: not CSV that can be read ({error})") from error
-    except PermissionError as error:
-        raise UserError(f"{path}: no permission to read it") from error
-
-
-def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The objects of a file with one on each line, each with ``file:line``."""
-    for number, line in numbered_lines(path):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: a row must be an object with keys such as file_name")
-            yield f"{path}:{number}", row
-
-
-def table_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV, or of a TSV, which knows no quotes, with a header; each with ``file:line``."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    with _open_text(path, newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")
-        for number, row in enumerate(reader, start=2):
-            yield f"{path}:{number}", row

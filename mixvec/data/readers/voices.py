@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from .files import audio_below, numbered_lines
 from .remote import AnyPath
-from .rows import Fault, Reader, Row, Rows, audio_below, numbered_lines
+from .rows import Fault, Reader, Row, Rows
 
 SPEAKER = re.compile(r"id\d{5}")
 SESSION = re.compile(r"Session(\d)")
