@@ -4,14 +4,13 @@
 
 A mutant is well met if it is refused in one line that names it, or if each of its utterances is skipped with such a
 line or reads to finite samples, no more than it states; within ``HANG_S`` seconds and within ``MEMORY_BYTES`` of
-address space above what the process began with. Any other is told by its number and kept in a folder.
+address space above what the process began with. Any other is reported by its number and kept in a folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import faulthandler
-import json
 import os
 import re
 import resource
@@ -19,11 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from mixvec import UserError
 from mixvec.data.batches import Clip, LoaderConfig, Updates
@@ -37,53 +34,36 @@ CROP_S = 30.0
 LINE_CHARACTERS = 1_000
 
 
-class Offence(NamedTuple):
-    """A mutant that is not well met."""
+def offences(
+    mutants: range, seed: int, keep: Path, program: Sequence[str] = ("-m", "tests.fuzz")
+) -> Iterator[tuple[Path, str]]:
+    """Those of the mutants of these numbers that are not well met, kept in the folder ``keep``, and what is wrong.
 
-    number: int
-    what: str
-    kept: Path
-
-
-def offences(mutants: range, seed: int, keep: Path, program: Sequence[str] = ("-m", "tests.fuzz")) -> Iterator[Offence]:
-    """Those of the mutants of these numbers that are not well met, each kept in the folder ``keep``.
-
-    ``program`` is what meets them in a process of its own, with ``--child``; after an offence a new one goes on.
+    ``program`` is what meets them in a process of its own, with ``--child``; after an offence a new one continues.
     """
     first = mutants.start
     while first < mutants.stop:
-        with tempfile.TemporaryDirectory() as folder, open(f"{folder}/stderr", "w+b") as stderr:
+        with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, *program, "--child", folder, str(first), str(mutants.stop), str(seed)]
             environment = os.environ | {
                 "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MIXVEC_CACHE": f"{folder}/cache",
                 "HF_HOME": f"{folder}/hf", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
             }  # fmt: skip
-            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, env=environment)
-            assert process.stdout is not None
-            name, path, what = "", None, ""
-            try:
-                for line in process.stdout:  # the child says which one it is at, and then what is wrong with it
-                    first, name, path, what = json.loads(line)
-                if process.wait() == 0:
-                    return
-            finally:
-                process.kill()
-            stderr.seek(0)
-            what = what or f"exit code {process.returncode}: {stderr.read().decode(errors='replace')[-4_000:]}"
-            if path is None:
+            done = subprocess.run(command, cwd=ROOT, stdout=-1, stderr=-1, env=environment)
+            if done.returncode == 0:
+                return
+            what = f"exit code {done.returncode}: {done.stderr.decode(errors='replace')[-4_000:]}"
+            if not Path(folder, "at").exists():
                 raise RuntimeError(f"the child did not begin: {what}")
+            number, path = Path(folder, "at").read_text().split(maxsplit=1)
             keep.mkdir(parents=True, exist_ok=True)
-            kept = keep / f"{seed}-{first}-{name}-{Path(path).name}"
-            shutil.copy(path, kept)
-            yield Offence(first, what, kept)
-            first += 1
+            yield Path(shutil.copy(path, keep / f"{seed}-{number}-{Path(path).name}")), what
+            first = int(number) + 1
 
 
 def meet(folder: Path, first: int, last: int, seed: int) -> None:
-    """Meet the mutants one after another; say which on stdout, and end at the first that is not well met."""
+    """Meet the mutants one after another, the present one named in the file ``at``; end at the first offence."""
     faulthandler.enable()
-    told = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # some codecs chatter on stdout
     among = originals(folder / "originals")
     for original in among:
         if what := fault_of(original):
@@ -92,14 +72,13 @@ def meet(folder: Path, first: int, last: int, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for number in range(first, last):
         original, path, content = mutant(among, seed, number)
-        print(json.dumps([number, original.name, str(path), ""]), file=told, flush=True)
+        (folder / "at").write_text(f"{number} {path}")
         whole = path.read_bytes()
         path.write_bytes(content)
         os.utime(path, ns=(number + 1, number + 1))  # by which the index tells it from the one before
         faulthandler.dump_traceback_later(HANG_S, exit=True)
         if what := fault_of(original):
-            print(json.dumps([number, original.name, str(path), what]), file=told, flush=True)
-            sys.exit(1)
+            sys.exit(what)
         faulthandler.cancel_dump_traceback_later()
         path.write_bytes(whole)
         os.utime(path, ns=(0, 0))
@@ -151,19 +130,6 @@ def fault_of_clip(clip: Clip) -> str | None:
     return f"{clip.utterance.source}: {len(clip.waveform)} samples of {clip.utterance.duration_s} s"
 
 
-def fuzz(mutants: int, seed: int, keep: Path) -> int:
-    """Meet so many mutants and say how it goes; how many were not well met."""
-    began_s, count, at_once = time.monotonic(), 0, 2_000
-    for start in range(0, mutants, at_once):
-        for offence in offences(range(start, min(start + at_once, mutants)), seed, keep):
-            count += 1
-            print(f"{offence.kept}: {offence.what}", flush=True)
-        done = min(start + at_once, mutants)
-        print(f"{done:,} mutants of seed {seed} in {time.monotonic() - began_s:.0f} s, {count} not well met"
-              f"{f' (kept in {keep})' if count else ''}", flush=True)  # fmt: skip
-    return count
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the readers with damaged files.")
     parser.add_argument("--mutants", type=int, default=20_000)
@@ -172,10 +138,13 @@ def main() -> None:
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        folder, *numbers = args.child
-        meet(Path(folder), *map(int, numbers))
-    else:
-        sys.exit(fuzz(args.mutants, args.seed, args.keep) > 0)
+        return meet(Path(args.child[0]), *map(int, args.child[1:]))
+    count = 0
+    for kept, what in offences(range(args.mutants), args.seed, args.keep):
+        count += 1
+        print(f"{kept}: {what}", flush=True)
+    print(f"{args.mutants:,} mutants of seed {args.seed}, {count} not well met (kept in {args.keep})")
+    sys.exit(count > 0)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import pytest
 from pyarrow import parquet
 
 from mixvec import UserError
-from mixvec.data.batches import LoaderConfig, Updates
 from tests.fuzz import address_space
 from tests.mutants import tar_mended
 from tests.readers import assert_reads, find, write
@@ -232,21 +231,3 @@ def test_parquet_that_claims_more_rows_than_it_holds(tmp_path: Path, labelled: b
             assert [row["reason"].partition("t.parquet")[2] for row in corpus.skipped] == [
                 "[40]: none in this row", "[41]: none in this row"
             ][:faults]  # fmt: skip
-
-
-def test_workers_read_stored_audio(tmp_path: Path) -> None:
-    """Tars and Parquet in worker processes: the same batches as without."""
-    audio = [(f"{number}.flac", write(tmp_path / f"{number}.flac", 0.4)) for number in range(4)]
-    shard = tar(tmp_path / "s.tar", *audio)
-    rows = [{"bytes": path.read_bytes(), "path": name} for name, path in audio]
-    parquet.write_table(pyarrow.table({"audio": rows}), tmp_path / "t.parquet")
-    corpus = find([str(shard), str(tmp_path / "t.parquet")], labels=False)
-    batches = []
-    for workers in (0, 1):
-        updates = Updates(
-            corpus, lambda clips: [(c.utterance.source, c.waveform.tolist()) for c in clips],
-            LoaderConfig(2.0, 1.0, crop_s=0.3, min_s=0.1, workers=workers, seed=0),
-        )  # fmt: skip
-        batches.append([part.batch for part in updates.once()])
-    assert batches[0] == batches[1]
-    assert sum(len(batch) for batch in batches[0]) == 8

@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from mixvec import UserError
-from mixvec.data.batches import Clip, Loaded, LoaderConfig, Updates, pad, start_worker
+from mixvec.data.batches import Clip, Loaded, LoaderConfig, Updates, start_worker
 from mixvec.data.masks import span_mask
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance, Utterances
@@ -228,9 +228,3 @@ def test_a_clip_too_short_to_mask_hides_nothing() -> None:
     assert batch.counts[1] == 2
     assert not batch.mask[0].any()
     assert batch.mask.shape[1] == frames(16_000)
-
-
-def test_pad() -> None:
-    waveforms, lengths = pad([torch.ones(3), torch.full((5,), 2.0)])
-    assert waveforms.tolist() == [[1, 1, 1, 0, 0], [2, 2, 2, 2, 2]]
-    assert lengths.tolist() == [3, 5]

@@ -30,13 +30,6 @@ def test_half_of_a_long_utterance_is_hidden() -> None:
     )
 
 
-def test_utterances_of_usual_length_have_nearly_as_much_hidden() -> None:
-    """Between 2 and 15 seconds at 50 frames/s; the rounding at random leaves no bias."""
-    rng = np.random.default_rng(0)
-    for frames in (100, 250, 750):
-        assert 0.48 < np.mean([span_mask(frames, 0.65, 10, rng).mean() for _ in range(400)]) < 0.51
-
-
 @settings(max_examples=300, deadline=None)
 @given(frames=st.integers(MIN_FRAMES, 400), prob=st.floats(0.01, 1.0), span=st.integers(2, 30), seed=seeds)
 def test_spans_are_whole_and_never_cover_everything(frames: int, prob: float, span: int, seed: int) -> None:
@@ -50,13 +43,6 @@ def test_spans_are_whole_and_never_cover_everything(frames: int, prob: float, sp
     starts = max(1, int(prob * frames / own) + 1)
     assert mask.sum() <= starts * own
     assert np.array_equal(mask, span_mask(frames, prob, span, np.random.default_rng(seed)))
-
-
-def test_every_frame_can_be_hidden_and_can_be_seen() -> None:
-    for frames in (4, 5, 19, 20, 57):
-        masks = np.stack([span_mask(frames, 0.65, 10, np.random.default_rng(seed)) for seed in range(400)])
-        assert masks.any(axis=0).all(), frames
-        assert not masks.all(axis=0).any(), frames
 
 
 def test_too_short_is_named() -> None:

@@ -73,14 +73,6 @@ def test_corpora_share_the_epoch_as_the_temperature_says(
     assert shares.sum() == pytest.approx(sum(w * s for w, s in zip(weights, seconds, strict=True)))
 
 
-@given(mixed=corpora)
-def test_as_they_are_is_exactly_once(mixed: list[tuple[list[float], float]]) -> None:
-    durations_s, parts, weights = joined(mixed)
-    assert repeats_of(durations_s, parts, [1.0] * len(weights), 1.0) is None
-    plain = [u.tolist() for u in plan_epoch(durations_s, 60.0, 3, 1)]
-    assert plain == [u.tolist() for u in plan_epoch(durations_s, 60.0, 3, 1, np.ones(len(durations_s)))]
-
-
 def test_over_many_epochs_the_remainder_comes_out_even() -> None:
     repeats = np.array([0.25, 1.0, 1.5, 3.1])
     counts = sum(np.bincount(draw_copies(repeats, 0, epoch) % 4, minlength=4) for epoch in range(4_000))

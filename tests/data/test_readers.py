@@ -42,16 +42,19 @@ def test_parts_of_files(tmp_path: Path) -> None:
     text = {"x": {"wav": {"file": name, "start": 8_000, "stop": 20_000}}, "y": {"wav": {"file": name, "start": 32_000}}}
     write_text(tmp_path / "sb.json", json.dumps(text))
     write_text(tmp_path / "sb.csv", "ID,wav,start,stop", f"x,{name},8000,20000", f"y,{name},32000,")
+    spans = {"offset": 0.5, "duration": 0.75}, {"offset": "2.0"}, {"duration": 0.2}  # a duration alone is ignored
+    write_text(tmp_path / "nemo.jsonl", *(json.dumps({"audio_filepath": name} | span) for span in spans))
     write_text(tmp_path / "cuts.jsonl", *(json.dumps(cut(path, "a", *span)) for span in ((0.5, 0.75), (2.0, 9.0))))
     write_text(tmp_path / "kaldi/wav.scp", f"long {path}")
     write_text(tmp_path / "kaldi/segments", "x long 0.5 1.25", "y long 2.0 -1")
     write_text(tmp_path / "kaldi/text", "y why", "x", "z unheard of")
-    found = {source: find(tmp_path / source) for source in ("sb.json", "sb.csv", "cuts.jsonl", "kaldi")}
+    found = {source: find(tmp_path / source) for source in ("sb.json", "sb.csv", "cuts.jsonl", "kaldi", "nemo.jsonl")}
     for corpus in found.values():
         assert corpus.skipped == []
         assert_reads(corpus.utterances[0], path, 0.5, 1.25)
         assert_reads(corpus.utterances[1], path, 2.0)
     assert [u.text for u in found["kaldi"].utterances] == ["", "why"]
+    assert found["nemo.jsonl"].utterances[2].duration_s == 3.0
     assert [(u.text, u.label) for u in found["cuts.jsonl"].utterances] == [("a", "greet")] * 2
 
 
@@ -116,6 +119,7 @@ KALDI = "kaldi/wav.scp"
         ("m.csv", "ID,wav\nx,$data_root/gone.wav\n", r"m\.csv:2: .*gone\.wav is not there .*; data_root was taken to"),
         ("m.csv", "ID,wav,start,stop\nx,a.wav,500,400\n", r"m\.csv:2: a segment from sample 500 to 400"),
         ("m.csv", "ID,wav,start,stop\nx,a.wav,x,\n", r"m\.csv:2: start='x' is not a number of samples"),
+        ("m.csv", "file_name\n" + "x" * 140_000, r"m\.csv: not CSV that can be read"),
         ("m.json", '{"x": {"wav": "{data_root}/b.wav"}}', r"m\.json: x: .*b\.wav is not there .*put the manifest"),
         ("m.json", '{\n "x": {"words": "a"}\n}', r"m\.json: x: the row names no audio"),
         ("m.json", '{\n "x": {"wav": {"files": ["a.wav"]}}\n}', r"m\.json: x: the row names no audio"),

@@ -175,26 +175,6 @@ def test_a_second_start_listens_to_what_is_new_or_changed(folder: Path, opens: l
     assert sorted(opens) == ["a", "b", "d"]
 
 
-def test_what_is_remembered_of_tars_and_tables_too(folder: Path, tmp_path: Path, opens: list[str]) -> None:
-    (tmp_path / "tars").mkdir()
-    with tarfile.open(tmp_path / "tars" / "0.tar", "w") as tar:
-        tar.add(folder, "x")
-    stored = [{"bytes": (folder / "a.flac").read_bytes(), "path": None}]
-    table = datasets.Dataset.from_dict({"audio": stored}).cast_column("audio", datasets.Audio())
-    table.save_to_disk(str(tmp_path / "disk"))
-    sources = [str(tmp_path / "tars"), str(tmp_path / "disk"), {"source": str(folder), "weight": 2}]
-    first = bounds_of(cut(sources)[0])
-    assert len(opens) == 3 + 1 + 3
-    opens.clear()
-    assert bounds_of(cut(sources)[0]) == first and opens == []
-    cut([*sources[1:], sources[0]])
-    assert opens == []  # each source is remembered for itself
-    os.utime(next((tmp_path / "disk").glob("*.arrow")), (1, 1))
-    os.utime(tmp_path / "tars" / "0.tar", (1, 1))
-    cut(sources)
-    assert opens == ["stored"] * 4
-
-
 def test_an_interruption_keeps_what_was_found(folder: Path, opens: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "_cores", lambda: 1)
     find = segments.find_speech

@@ -55,14 +55,6 @@ def test_folder_at_any_depth_and_format(tmp_path: Path) -> None:
     assert corpus.hours == pytest.approx(len(kept) * 0.75 / 3600, rel=0.05)
 
 
-def test_rates_and_channels(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "stereo.wav", np.full((4_410, 2), [0.2, 0.4]), 44_100)
-    (utterance,) = find(tmp_path / "stereo.wav").utterances
-    assert utterance.duration_s == pytest.approx(0.1)
-    assert len(utterance.read()) == 1_600
-    assert float(utterance.read()[400:1_200].mean()) == pytest.approx(0.3, abs=1e-3)
-
-
 def test_unreadable_files_are_counted_with_their_reason(tmp_path: Path) -> None:
     write(tmp_path / "good.wav")
     (tmp_path / "noise.wav").write_bytes(b"this is no audio " * 20)
@@ -99,28 +91,6 @@ def test_audiofolder_with_metadata(tmp_path: Path) -> None:
     (tmp_path / "split" / "train" / "metadata.csv").write_text("file_name\na.wav\n")
     with pytest.raises(UserError, match=r"did you mean data\.train=.*split/train\?"):
         find(tmp_path / "split", labels=True)
-
-
-def test_manifest_with_offsets(tmp_path: Path) -> None:
-    """Rows as NeMo and others write them: parts of a long file, in seconds; a duration alone is a mere remark."""
-    samples = np.arange(3 * RATE) / (3 * RATE)
-    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
-    rows = [
-        {"audio_filepath": "long.wav", "offset": 0.5, "duration": 1.0, "text": "one"},
-        {"audio_filepath": str(tmp_path / "long.wav"), "offset": "2.5", "duration": 9, "text": "two"},
-        {"audio_filepath": "long.wav", "offset": 0, "text": 3},
-        {"audio_filepath": "long.wav", "duration": 0.2},
-        {"audio_filepath": "long.wav", "offset": 3.5},
-    ]
-    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    corpus = find(tmp_path / "manifest.jsonl")
-    spans = [(u.start_s, u.duration_s, u.text) for u in corpus.utterances]
-    assert spans == [(0.5, 1.0, "one"), (2.5, 0.5, "two"), (0.0, 3.0, "3"), (0.0, 3.0, None)]
-    assert len(corpus.skipped) == 1
-    first, second = corpus.utterances[0].read(), corpus.utterances[1].read(0.25, 0.1)
-    np.testing.assert_array_equal(first, samples[8_000:24_000].astype(np.float32))
-    np.testing.assert_array_equal(second, samples[44_000:45_600].astype(np.float32))
-    assert len(corpus.utterances[0].read(0.75, 5.0)) == 4_000
 
 
 def table(path: Path, *, column: str = "audio", **columns: list[Any]) -> Path:
@@ -213,19 +183,6 @@ def test_a_wrong_manifest_is_one_line_that_names_the_row(tmp_path: Path, text: s
     with pytest.raises(UserError, match=message) as caught:
         find(tmp_path / "m.jsonl")
     assert "\n" not in str(caught.value)
-
-
-def test_a_wrong_csv_is_one_line(tmp_path: Path) -> None:
-    write(tmp_path / "a.wav")
-    for text, message in (
-        ("name,text\na.wav,b\n", r"m\.csv:2: the row names no audio"),
-        ("file_name\na.wav\nb.wav\n", r"m\.csv:3: b\.wav is not there"),
-        ("file_name\n" + "x" * 140_000, r"m\.csv: not CSV that can be read"),
-        ("file_name\n\udcff", r"m\.csv: not UTF-8 text"),
-    ):
-        (tmp_path / "m.csv").write_bytes(text.encode(errors="surrogateescape"))
-        with pytest.raises(UserError, match=message):
-            find(tmp_path / "m.csv")
 
 
 def test_missing_and_empty_sources(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -22,7 +21,6 @@ from mixvec import UserError
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Clip, Loaded, LoaderConfig
 from mixvec.data.config import WaveformAugmentConfig
-from mixvec.data.readers import parquet
 from mixvec.data.spec import parse_sources
 from mixvec.data.stream import Place, Streamed, StreamedUpdates
 from tests.readers import write
@@ -120,14 +118,6 @@ def test_workers_change_nothing_and_a_resume_is_exact(tmp_path: Path, workers: i
         assert clips(again) == clips(whole[done:]) and [p for p, _ in again] == [p for p, _ in whole[done:]]
 
 
-def test_epochs_and_seeds_differ(tmp_path: Path) -> None:
-    source = tars(tmp_path / "set", 6, 3)
-    first = [clips(stream(updates_of(source, seed=seed), 1))[0] for seed in (0, 1, 2)]
-    assert len({tuple(sorted(rows)) for rows in first}) == 3
-    shards = {tuple(shard for shard, _ in updates_of(source).sources[0].shards(epoch)) for epoch in range(6)}
-    assert len(shards) > 3
-
-
 def test_sources_share_the_seconds_as_their_weights(tmp_path: Path) -> None:
     tars(tmp_path / "a", 2, 30, "a")
     tars(tmp_path / "b", 1, 5, "b")
@@ -139,15 +129,6 @@ def test_sources_share_the_seconds_as_their_weights(tmp_path: Path) -> None:
             for source in part.sources:
                 seconds[Path(source).name[0]] += 1
     assert 2.0 < seconds["b"] / seconds["a"] < 4.0
-
-
-def test_rows_of_parquet_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They hold their bytes: none goes back into the file, whose group would have to be unpacked again."""
-    stored = [{"bytes": write(tmp_path / "w" / f"{n}.wav", 0.5).read_bytes(), "path": f"{n}.wav"} for n in range(10)]
-    (tmp_path / "set").mkdir()
-    datasets.Dataset.from_dict({"audio": stored}).to_parquet(str(tmp_path / "set" / "0.parquet"))
-    monkeypatch.setattr(parquet.ParquetRow, "open", lambda self: pytest.fail("opened again"))
-    assert len(clips(stream(updates_of(tmp_path / "set"), 1))[0]) >= 7
 
 
 def test_what_cannot_be_read_is_named_once(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from mixvec.data.readers.archives import TarMember
 from mixvec.data.readers.parquet import ParquetRow
 from mixvec.data.readers.tables import TableRow
 from mixvec.data.utterances import Utterance, Utterances
-from tests.readers import find, write
 
 names = st.text(max_size=20) | st.binary(max_size=12).map(lambda name: name.decode("utf-8", "surrogateescape"))
 TABLE = [{"audio": None}]
@@ -84,10 +83,3 @@ def test_a_hundred_thousand_take_little(tmp_path: Path) -> None:
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(table) == 100_000 and taken < 250 * len(table)
-
-
-def test_they_travel_to_workers(tmp_path: Path) -> None:
-    write(tmp_path / "a b\n.wav", 0.3)
-    found = find(tmp_path, labels=False).utterances
-    assert pickle.loads(pickle.dumps(found)) == found
-    assert len(pickle.loads(pickle.dumps(found))[0].read()) == 4_800
