@@ -53,11 +53,11 @@ def mixer(keys: Sequence[str], clips: int, length_s: float, device: str) -> Work
     return Work(step, chosen or "forward and backward, no dropout")
 
 
-def inference(keys: Sequence[str], length_s: float, device: str) -> Work:
+def inference(keys: Sequence[str], clips: int, length_s: float, device: str) -> Work:
     """Waveforms to text with greedy CTC."""
     torch.manual_seed(0)
     model = CtcRecognizer(build_encoder(load("base", keys).encoder), VOCABULARY).to(device).eval()
-    audio = noise(1, length_s, device)
+    audio = noise(clips, length_s, device)
 
     def step() -> None:
         with precision(device), torch.inference_mode():
