@@ -9,8 +9,10 @@ import sys
 import threading
 from collections.abc import Callable
 
-FILESYSTEM_ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT)
-"""Errors of the file system that the user can fix: disk full, quota, read-only, permission."""
+FILESYSTEM_ERRORS = (
+    errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+)  # fmt: skip
+"""Errors of the file system that the user can fix: disk full, quota, read-only, permission, a file for a folder."""
 
 SECRET_USER = re.compile(r"(https?://|\w+://(?=[^/\s@]*:))[^/\s]+@")
 SECRET_QUERY = re.compile(r"(https?://[^?\n]*)\?[^\s'\"]*[^\s'\":;,.)]")

@@ -36,56 +36,41 @@ def main() -> None:
     plot = args.plot or args.run / "confusion.png"
     check_plot(plot)
     file = rows_file(args.run, args.split)
-    pairs = label_pairs(file)
-    correct = sum(reference == prediction for reference, prediction in pairs)
-    title = f"{args.run.name}, {file.stem}: {correct / len(pairs):.1%} of {len(pairs):,} correct"
-    draw(pairs, title, plot)
-    print(f"{file}: {correct} of {len(pairs)} correct ({correct / len(pairs):.1%})")
-    confused = Counter(pair for pair in pairs if pair[0] != pair[1])
-    for (reference, prediction), count in confused.most_common(10):
-        print(f"  {count:>5}  {reference} predicted as {prediction}")
-    print(f"the picture is in {plot}")
-
-
-def label_pairs(file: Path) -> list[tuple[str, str]]:
-    """The reference and the predicted label of each utterance.
-
-    Raises:
-        UserError: the rows hold no labels, or too many for a picture.
-    """
-    pairs = []
-    for where, row in json_rows(file):
-        reference, prediction = (_label(row.get(key)) for key in ("reference", "prediction"))
-        if reference is None or prediction is None:
-            raise UserError(f"{where}: no labels in its reference and prediction")
-        pairs.append((reference, prediction))
-    if not pairs:
-        raise UserError(f"{file}: empty")
-    if (count := len({label for pair in pairs for label in pair})) > MOST_LABELS:
-        raise UserError(f"{file}: {count} labels, and a picture holds {MOST_LABELS}; are they texts?")
-    return pairs
-
-
-def _label(value: Any) -> str | None:
-    """A label, or the intent of a slots run; ``-`` for no prediction; None where there is no label."""
-    if isinstance(value, dict) and "intent" in value:
-        value = value["intent"] or ""
-    return (value or "-") if isinstance(value, str) else None
-
-
-def draw(pairs: list[tuple[str, str]], title: str, path: Path) -> None:
-    """The matrix as a PNG, written whole or not at all."""
-    labels = sorted({label for pair in pairs for label in pair})
+    references, predictions = ([label(row.get(key), where) for where, row in json_rows(file)]
+                               for key in ("reference", "prediction"))  # fmt: skip
+    labels = sorted({*references, *predictions})
+    if not 0 < len(labels) <= MOST_LABELS:
+        raise UserError(f"{file}: {len(labels)} labels, and a picture holds 1 to {MOST_LABELS}; are they texts?")
+    confused = Counter(pair for pair in zip(references, predictions, strict=True) if pair[0] != pair[1])
+    count, correct = len(references), len(references) - confused.total()
+    print(f"{file}: {correct} of {count} correct ({correct / count:.1%})")
+    for (reference, prediction), times in confused.most_common(10):
+        print(f"  {times:>5}  {reference} predicted as {prediction}")
     side = 2.5 + 0.3 * max(6, len(labels))
     page = figure(side + 1, side)
     axes = page.subplots()
     ConfusionMatrixDisplay.from_predictions(
-        *zip(*pairs, strict=True), labels=labels, display_labels=[label[:32] for label in labels], normalize="true",
+        references, predictions, labels=labels, display_labels=[label[:32] for label in labels], normalize="true",
         include_values=len(labels) <= COUNTED, values_format=".0%", xticks_rotation="vertical", cmap="Blues", ax=axes,
         text_kw={"fontsize": 7},
     )  # fmt: skip
+    title = f"{args.run.name}, {file.stem}: {correct / count:.1%} of {count:,} correct"
     axes.set(xlabel="prediction", ylabel="reference", title=title)
-    write(page, path)
+    write(page, plot)
+    print(f"the picture is in {plot}")
+
+
+def label(value: Any, where: str) -> str:
+    """A label, or the intent of a slots run; ``-`` for no prediction.
+
+    Raises:
+        UserError: the value at ``where`` in the file is neither.
+    """
+    if isinstance(value, dict) and "intent" in value:
+        value = value["intent"] or ""
+    if not isinstance(value, str):
+        raise UserError(f"{where}: no labels in its reference and prediction")
+    return value or "-"
 
 
 if __name__ == "__main__":

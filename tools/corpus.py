@@ -24,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -45,10 +46,6 @@ UNLABELLED_VOICES = (
     *("en-gb-scotland+Mario", "en-us+marcelo", "en-us+boris"),
 )
 SHORTEST_S, LONGEST_S = 2.0, 8.0  # of an unlabelled utterance
-
-_FORMAT = "mixvec synthesised corpus 1"
-_MARKER = "corpus.json"
-_CONTENTS = {"unlabelled", "asr", "intent", _MARKER}
 
 
 @dataclass(frozen=True)
@@ -73,19 +70,7 @@ class CorpusConfig:
                 raise UserError(f"{field.name} is {value}: choose a number from {least:g} to {most:g}")
 
 
-@dataclass(frozen=True)
-class CorpusSummary:
-    """What was written: hours, voices and utterances of the unlabelled audio, and all utterances together."""
-
-    unlabelled_hours: float
-    unlabelled_voices: int
-    unlabelled_utterances: int
-    utterances: int
-    hours: float
-
-
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One labelled utterance to be spoken."""
 
     text: str
@@ -93,26 +78,30 @@ class Line:
     intent: str | None = None
 
 
-def write_corpus(out: Path, config: CorpusConfig = CorpusConfig()) -> CorpusSummary:
-    """Write the corpus into the folder ``out``, whole or not at all.
+def write_corpus(out: Path, config: CorpusConfig = CorpusConfig()) -> dict[str, float]:
+    """Write the corpus into the folder ``out``, whole or not at all; the sums that corpus.json has too.
 
-    A complete corpus with the same arguments is left as it is; one with other arguments is replaced.
+    A corpus with the same arguments is left as it is.
 
     Raises:
-        UserError: ``out`` is a file, or a folder with anything else in it, or cannot be written.
+        UserError: ``out`` is a file, or holds another corpus or anything else, or cannot be written.
     """
-    if (present := _present(out, config)) is not None:
-        return present
+    marker = out / "corpus.json"
+    if marker.is_file():
+        record = json.loads(marker.read_text())
+        if record.get("config") == asdict(config):
+            sums: dict[str, float] = record["sums"]
+            return sums
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out}: holds a corpus of other arguments, or other files: choose a new folder, or remove it")
     try:
         with whole_folder(out) as part:
-            summary = _fill(part, config)
-            record = {"format": _FORMAT, "config": asdict(config), "summary": asdict(summary)}
-            (part / _MARKER).write_text(json.dumps(record, indent=2) + "\n")
+            sums = _fill(part, config)
+            record = {"config": asdict(config), "sums": sums}
+            (part / marker.name).write_text(json.dumps(record, indent=2) + "\n")
     except soundfile.LibsndfileError as error:
-        raise UserError(f"cannot write audio for {out} ({error}): is the disk full? Free some space") from error
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"{out}: cannot be created ({error.strerror}): choose another folder") from error
-    return summary
+        raise UserError(f"{out}: audio cannot be written ({error}); is the disk full?") from error
+    return sums
 
 
 def labelled_lines(config: CorpusConfig) -> dict[str, list[Line]]:
@@ -145,29 +134,7 @@ def labelled_lines(config: CorpusConfig) -> dict[str, list[Line]]:
     return lines
 
 
-def _present(out: Path, config: CorpusConfig) -> CorpusSummary | None:
-    """The sums of ``out``, if it is this very corpus; None if it may be written.
-
-    Raises:
-        UserError: it holds anything else.
-    """
-    if not out.is_dir():
-        return None
-    names = {path.name for path in out.iterdir()}
-    try:
-        record = json.loads((out / _MARKER).read_text()) if _MARKER in names else {}
-        ours = record.get("format") == _FORMAT
-    except (ValueError, AttributeError):
-        ours = False
-    if names and not (ours and names <= _CONTENTS):
-        raise UserError(f"{out} holds something other than a synthesised corpus: choose an empty or a new folder")
-    if not names or record["config"] != asdict(config):
-        return None
-    summary = CorpusSummary(**record["summary"])
-    return summary if sum(1 for _ in out.rglob("*.flac")) == summary.utterances else None
-
-
-def _fill(folder: Path, config: CorpusConfig) -> CorpusSummary:
+def _fill(folder: Path, config: CorpusConfig) -> dict[str, float]:
     """Speak everything into ``folder``, on a thread per core: all but the synthesis runs side by side."""
     lines = labelled_lines(config)
     held_out = {line.text for name, part in lines.items() if not name.endswith("train") for line in part}
@@ -176,25 +143,23 @@ def _fill(folder: Path, config: CorpusConfig) -> CorpusSummary:
     try:
         unlabelled = [pool.submit(_unlabelled, folder, voice, len(voices), held_out, config) for voice in voices]
         labelled = [pool.submit(_labelled, folder / name, name, part, config.seed) for name, part in lines.items()]
-        unlabelled_s = [duration_s for future in unlabelled for duration_s in future.result()]
-        labelled_s = [duration_s for future in labelled for duration_s in future.result()]
+        unlabelled_s, labelled_s = ([s for future in own for s in future.result()] for own in (unlabelled, labelled))
     finally:
         pool.shutdown(cancel_futures=True)
-    return CorpusSummary(
-        unlabelled_hours=round(sum(unlabelled_s) / 3600, 4),
-        unlabelled_voices=len(voices),
-        unlabelled_utterances=len(unlabelled_s),
-        utterances=len(unlabelled_s) + len(labelled_s),
-        hours=round((sum(unlabelled_s) + sum(labelled_s)) / 3600, 4),
-    )
+    return {
+        "unlabelled_hours": round(sum(unlabelled_s) / 3600, 4),
+        "unlabelled_voices": len(voices),
+        "unlabelled_utterances": len(unlabelled_s),
+        "labelled_utterances": len(labelled_s),
+        "hours": round((sum(unlabelled_s) + sum(labelled_s)) / 3600, 4),
+    }
 
 
 def _unlabelled(folder: Path, voice: str, voices: int, held_out: set[str], config: CorpusConfig) -> list[float]:
     """Speak one voice's share of the unlabelled hours; the durations in seconds."""
-    rng = _rng(config.seed, voice)
+    rng, durations_s = _rng(config.seed, voice), list[float]()
     target = folder / "unlabelled" / voice
     target.mkdir(parents=True)
-    durations_s: list[float] = []
     while not durations_s or sum(durations_s) + SHORTEST_S < config.hours * 3600 / voices:
         waveform = _spoken(_talk(rng, held_out, config.everyday_share), voice, rng)
         if SHORTEST_S <= len(waveform) / SAMPLE_RATE_HZ <= LONGEST_S:
@@ -206,18 +171,15 @@ def _unlabelled(folder: Path, voice: str, voices: int, held_out: set[str], confi
 def _labelled(folder: Path, name: str, lines: list[Line], seed: int) -> list[float]:
     """Speak one labelled set with its metadata; the durations in seconds."""
     (folder / "audio").mkdir(parents=True)
-    rows: list[str] = []
-    durations_s: list[float] = []
+    rows: list[dict[str, Any]] = []
     for index, line in enumerate(lines):
         waveform = _spoken(line.text, line.voice, _rng(seed, f"{name}/{index}"))
-        file_name = f"audio/{index:04d}.flac"
-        soundfile.write(folder / file_name, waveform, SAMPLE_RATE_HZ)
-        row = {"file_name": file_name, "text": line.text, "speaker": line.voice}
+        row = {"file_name": f"audio/{index:04d}.flac", "text": line.text, "speaker": line.voice}
+        soundfile.write(folder / row["file_name"], waveform, SAMPLE_RATE_HZ)
         intent = {} if line.intent is None else {"intent": line.intent}
-        durations_s.append(len(waveform) / SAMPLE_RATE_HZ)
-        rows.append(json.dumps({**row, **intent, "duration": round(durations_s[-1], 4)}))
-    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
-    return durations_s
+        rows.append(row | intent | {"duration": round(len(waveform) / SAMPLE_RATE_HZ, 4)})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return [row["duration"] for row in rows]
 
 
 def _rng(seed: int, name: str) -> np.random.Generator:
@@ -260,20 +222,17 @@ def _rms(waveform: np.ndarray) -> float:
 
 
 def main() -> None:
-    """The command line: ``python -m tools.corpus OUT [--hours 2.0] [--seed 0] ...``."""
-    parser = argparse.ArgumentParser(prog="python -m tools.corpus", description="Write a corpus of synthesised speech.")
-    parser.add_argument("out", type=Path, help="the folder to write")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.corpus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     for field in fields(CorpusConfig):
         flag = "--" + field.name.replace("_", "-")
         parser.add_argument(flag, type=type(field.default), default=field.default, help=f"default: {field.default}")
-    arguments = vars(parser.parse_args())
-    out: Path = arguments.pop("out")
-    summary = write_corpus(out, CorpusConfig(**arguments))
-    print(
-        f"{out}: {summary.unlabelled_hours:.2f} h unlabelled in {summary.unlabelled_voices} voices "
-        f"({summary.unlabelled_utterances} utterances), "
-        f"{summary.utterances - summary.unlabelled_utterances} labelled utterances; {summary.hours:.2f} h in all"
-    )
+    args = vars(parser.parse_args())
+    out: Path = args.pop("out")
+    sums = write_corpus(out, CorpusConfig(**args))
+    print(f"{out}: " + ", ".join(f"{name} {value:g}" for name, value in sums.items()))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import jiwer
 import numpy as np
 import torch
 from torch import Tensor
@@ -25,7 +26,6 @@ from torch import Tensor
 from finetune.config import FinetuneConfig
 from finetune.evaluate import write_rows
 from finetune.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
-from finetune.scoring import count_characters, count_words
 from finetune.setup import find_corpora
 from finetune.tasks import Scored
 from finetune.tokenizer import Tokenizer, load_tokenizer
@@ -42,15 +42,6 @@ from tools.score import comparison, read_rows
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
-
-
-class Output(NamedTuple):
-    """A split with the output of the model."""
-
-    rows: list[Scored]
-    """The predictions are the greedy ones."""
-    log_probs: list[Tensor]
-    """Each (T, V); without frames where the audio cannot be decoded."""
 
 
 def main() -> None:
@@ -97,80 +88,77 @@ def decode(args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognize
     split = "test" if "test" in corpora else "valid"
     if split not in corpora or (args.sweep and "valid" not in corpora):
         raise UserError(f"{args.run}: data.valid or data.test with texts is needed, and data.valid for --sweep")
-    facts: dict[str, Any] = {"beam": args.beam or (100 if args.lm else 16)}
+    beam = args.beam or (100 if args.lm else 16)
+    facts: dict[str, Any] = {"split": split, "beam": beam}
     if args.lm:
-        texts = {
-            name: [normalise_text(u.text or "", config.data.text) for u in c.utterances] for name, c in corpora.items()
-        }
-        search = ngram_beam(args, config, model, texts, split)
-        weights = args.lm_weight, args.word_score
+        shown = "valid" if "valid" in corpora else split  # the test data are scored once, and not looked at before
+        ngram, weight, bonus = ngram_beam(args, config, model, corpora[shown], shown), args.lm_weight, args.word_score
         if args.sweep:
-            output = outputs(config, model, corpora["valid"])
-            weights, facts["sweep"] = sweep(search, model, output, facts["beam"], config.best_by)
-        facts |= {"lm": args.lm, "lm_weight": weights[0], "word_score": weights[1]}
-        found = outputs(config, model, corpora[split])
-        entries = search.decode(found.log_probs, *weights, beam=facts["beam"])
+            weight, bonus, facts["sweep"] = sweep(ngram, model, *outputs(config, model, corpora["valid"]), beam, config)
+        facts |= {"lm": args.lm, "lm_weight": weight, "word_score": bonus}
+        greedy, log_probs = outputs(config, model, corpora[split])
+        found = ngram.decode(log_probs, weight, bonus, beam)
     else:
-        found = outputs(config, model, corpora[split])
-        entries = [list(prefix_beam(own, facts["beam"])[0][0]) for own in found.log_probs]
-    rows = [row._replace(prediction=model.spell(own)) for row, own in zip(found.rows, entries, strict=True)]
+        greedy, log_probs = outputs(config, model, corpora[split])
+        found = [list(prefix_beam(own, beam)[0][0]) for own in log_probs]
+    searched = spelled(model, greedy, found)
     files = [args.run / f"{split}-greedy.jsonl", args.run / f"{split}-{'lm' if args.lm else 'beam'}.jsonl"]
-    for file, own in zip(files, (found.rows, rows), strict=True):
-        write_rows(file, own)
-    facts |= {"split": split, "greedy": rates(found.rows), "searched": rates(rows)}
+    write_rows(files[0], greedy)
+    write_rows(files[1], searched)
+    facts |= {"greedy": rates(greedy), "searched": rates(searched)}
     write_whole(args.run / "decode.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     print("\n".join(comparison(files, [read_rows(file) for file in files])))
 
 
 def ngram_beam(
-    args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, texts: dict[str, list[str]], split: str
+    args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus, split: str
 ) -> NgramBeam:
-    """The search that ``--lm`` asks for; prints which words of the data its lexicon lacks."""
+    """The search that ``--lm`` asks for; prints which words of the corpus its lexicon lacks."""
     characters = config.asr.units == "characters"
     tokenizer = Tokenizer(model.vocabulary) if characters else load_tokenizer(args.run, model.vocabulary)
     arpa = Path(args.lm)
     if not arpa.is_file():
         raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
     lexicon, notes = tokenize_words(words_of(arpa), tokenizer, config.data.text, str(arpa))
-    for note in notes:
-        print(note)
-    shown = "valid" if "valid" in texts else split  # the test data are scored once, and not looked at before
-    print(out_of_vocabulary(texts[shown], lexicon, tokenizer, f"{arpa}, for data.{shown}"))
+    texts = [normalise_text(u.text or "", config.data.text) for u in corpus.utterances]
+    print("\n".join([*notes, out_of_vocabulary(texts, lexicon, tokenizer, f"{arpa}, for data.{split}")]))
     return NgramBeam(arpa, lexicon, model.vocabulary)
 
 
 def sweep(
-    search: NgramBeam, model: CtcRecognizer, output: Output, beam: int, best_by: str
-) -> tuple[tuple[float, float], list[dict[str, float]]]:
-    """The weight and the bonus with the lowest error rate on a split, and the rates of all."""
-    tried = []
-    for weight in WEIGHTS:
-        for bonus in BONUSES:
-            entries = search.decode(output.log_probs, weight, bonus, beam)
-            rows = [row._replace(prediction=model.spell(own)) for row, own in zip(output.rows, entries, strict=True)]
-            tried.append({"lm_weight": weight, "word_score": bonus, **rates(rows)})
-    print(
-        f"data.valid, {best_by} %, greedy {100 * rates(output.rows)[best_by]:.2f}; columns: word score, rows: LM weight"
-    )
+    ngram: NgramBeam, model: CtcRecognizer, greedy: list[Scored], log_probs: list[Tensor], beam: int,
+    config: FinetuneConfig,
+) -> tuple[float, float, list[dict[str, float]]]:  # fmt: skip
+    """The weight and the word score with the lowest error rate on a split, and the rates of all."""
+    by, tried = config.best_by, []
+    print(f"data.valid, {by} %, greedy {100 * rates(greedy)[by]:.2f}; columns: word score, rows: LM weight")
     print(f"{'':6}" + "".join(f"{bonus:8g}" for bonus in BONUSES))
     for weight in WEIGHTS:
-        own = [row[best_by] for row in tried if row["lm_weight"] == weight]
-        print(f"{weight:6g}" + "".join(f"{100 * value:8.2f}" for value in own))
-    best = min(tried, key=lambda row: row[best_by])
+        for bonus in BONUSES:
+            rows = spelled(model, greedy, ngram.decode(log_probs, weight, bonus, beam))
+            tried.append({"lm_weight": weight, "word_score": bonus, **rates(rows)})
+        print(f"{weight:6g}" + "".join(f"{100 * row[by]:8.2f}" for row in tried[-len(BONUSES) :]), flush=True)
+    best = min(tried, key=lambda row: row[by])
     print(f"chosen: --lm-weight {best['lm_weight']:g} --word-score {best['word_score']:g}")
-    return (best["lm_weight"], best["word_score"]), tried
+    return best["lm_weight"], best["word_score"], tried
+
+
+def spelled(model: CtcRecognizer, rows: list[Scored], found: list[list[int]]) -> list[Scored]:
+    """The rows with the text of these tokens as predictions."""
+    return [row._replace(prediction=model.spell(tokens)) for row, tokens in zip(rows, found, strict=True)]
 
 
 def rates(rows: list[Scored]) -> dict[str, float]:
     """The word and the character error rate."""
     texts = [row.reference for row in rows], [row.prediction for row in rows]
-    found = {"wer": count_words(*texts).counts.sum(axis=0), "cer": count_characters(*texts).counts.sum(axis=0)}
-    return {name: float(counts[1:].sum() / max(counts[:3].sum(), 1)) for name, counts in found.items()}
+    return {"wer": float(jiwer.wer(*texts)), "cer": float(jiwer.cer(*texts))}
 
 
 @torch.inference_mode()
-def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Output:
-    """The model on every utterance once, one by one, on the GPU where there is one.
+def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> tuple[list[Scored], list[Tensor]]:
+    """The greedy predictions and log-probabilities (T, V) of every utterance, one by one, on a GPU where there is one.
+
+    Without frames where the audio cannot be decoded.
 
     Raises:
         UserError: none of them can be decoded.
@@ -178,27 +166,27 @@ def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Out
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     longest_s, rng = float(corpus.utterances.durations_s.max()), np.random.default_rng(0)
-    output, lost = Output([], []), []
+    rows: list[Scored] = []
+    output: list[Tensor] = []
+    lost: list[str] = []
     for utterance in corpus.utterances:
-        row = Scored(replace(utterance, stored=None), normalise_text(utterance.text or "", config.data.text), "")
+        log_probs = torch.zeros(0, len(model.vocabulary))
         try:
             waveform = read_clip(utterance, rng, longest_s + 1, config.data.min_s).waveform
+            padded = torch.nn.functional.pad(waveform, (0, max(0, model.encoder.min_samples - len(waveform))))
+            log_probs = model(padded.unsqueeze(0).to(device))[0][0].float().cpu()
         except UserError as error:
             lost.append(str(error))
-            log_probs = torch.zeros(0, len(model.vocabulary))
-        else:
-            missing = max(0, model.encoder.min_samples - len(waveform))
-            log_probs = (
-                model(torch.nn.functional.pad(waveform, (0, missing)).unsqueeze(0).to(device))[0][0].float().cpu()
-            )
         (text,) = model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
-        output.rows.append(row._replace(prediction=text))
-        output.log_probs.append(log_probs)
-    if len(lost) == len(output.rows):
+        rows.append(
+            Scored(replace(utterance, stored=None), normalise_text(utterance.text or "", config.data.text), text)
+        )
+        output.append(log_probs)
+    if len(lost) == len(rows):
         raise UserError(f"{corpus.name}: nothing in it can be decoded: {lost[0]}")
     if lost:
         print(f"WARNING {corpus.name}: {len(lost)} utterances cannot be decoded and count as errors: {lost[0]}")
-    return output
+    return rows, output
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, get_args
 
@@ -91,22 +92,22 @@ def read_rows(file: Path, text: TextStyle | None = None) -> list[dict[str, Any]]
 
 
 def paired(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """Two tables with their rows in the same order.
+    """Two tables with their rows in the same order; where rows have no source, they keep the order of their file.
 
     Raises:
         UserError: they are not of the same utterances with the same references.
     """
-    keyed = [{(row.get("source"), row.get("start_s"), row["reference"]): row for row in table} for table in tables]
-    if any(len(keys) < len(table) for keys, table in zip(keyed, tables, strict=True)):  # some have no source
-        if [row["reference"] for row in tables[0]] != [row["reference"] for row in tables[1]]:
-            raise UserError(f"{files[0]} and {files[1]}: utterances without a source, and their references differ")
-        return tables
-    if only := keyed[0].keys() ^ keyed[1].keys():
-        raise UserError(
-            f"{files[0]} and {files[1]}: {len(only)} utterances are in one alone, or with another reference, such as "
-            f"{next(iter(only))[0]}: compare runs with the same data.test and data.text"
-        )
-    return [list(keyed[0].values()), [keyed[1][key] for key in keyed[0]]]
+
+    def place(row: dict[str, Any]) -> tuple[str, float]:
+        return str(row.get("source", "")), row.get("start_s") or 0.0
+
+    ordered = [sorted(table, key=place) for table in tables]
+    for one, other in zip_longest(*ordered, fillvalue={"reference": None}):
+        if (place(one), one["reference"]) != (place(other), other["reference"]):
+            name = place(one)[0] or place(other)[0] or "a row without a source"
+            raise UserError(f"{files[0]} and {files[1]}: {name} is in one alone, or with another reference: compare "
+                            "runs with the same data.test and data.text")  # fmt: skip
+    return ordered
 
 
 def counted(rows: Sequence[dict[str, Any]]) -> tuple[Errors, Errors, np.ndarray]:
@@ -116,22 +117,26 @@ def counted(rows: Sequence[dict[str, Any]]) -> tuple[Errors, Errors, np.ndarray]
 
 
 def report(name: str, rows: list[dict[str, Any]]) -> list[str]:
-    """The table of one run."""
+    """The table of one run: all, by duration, and the speakers with the highest word error rates."""
     words, letters, clusters = counted(rows)
-    speakers = sorted({row["speaker"] for row in rows if row.get("speaker")})
+    owners = np.array([row.get("speaker") or "" for row in rows])
+    speakers = sorted({*owners.tolist()} - {""})
     by = "speakers" if clusters.max() + 1 < len(rows) else "utterances"
-    lines = [f"{name}: {len(rows)} utterances, {len(speakers)} speakers; intervals resample {by}", HEAD]
     groups = {"all": np.ones(len(rows), dtype=bool)}
     if all("duration_s" in row for row in rows):
         groups |= by_length([row["duration_s"] for row in rows])
-    owners = np.array([row.get("speaker") or "" for row in rows])
-    of_speakers = {f"speaker {speaker}": owners == speaker for speaker in speakers}
-    worst = sorted(of_speakers, key=lambda key: -_value(words.counts[of_speakers[key]]))[:MOST_SPEAKERS]
-    groups |= {key: of_speakers[key] for key in (worst if len(speakers) > 1 else [])}
+    masks = {f"speaker {speaker}": owners == speaker for speaker in speakers if len(speakers) > 1}
+    rates = {key: -words.counts[own, 1:].sum() / max(words.counts[own, :3].sum(), 1) for key, own in masks.items()}
+    groups |= {key: masks[key] for key in sorted(rates, key=rates.__getitem__)[:MOST_SPEAKERS]}
+    lines = [f"{name}: {len(rows)} utterances, {len(speakers)} speakers; intervals resample {by}", HEAD]
     lines += [_line(group, words.counts[kept], letters.counts[kept], clusters[kept]) for group, kept in groups.items()]
     if len(speakers) > MOST_SPEAKERS:
         lines.append(f"({len(speakers) - MOST_SPEAKERS} more speakers have lower word error rates)")
-    return lines + _errors(words) + _empty(rows)
+    for kind, sides in (("confused", (True, True)), ("deleted", (True, False)), ("inserted", (False, True))):
+        own = [item for item in words.confusions.most_common() if tuple(map(bool, item[0])) == sides][:MOST_CONFUSIONS]
+        if own:
+            lines.append(f"{kind}: " + ", ".join(f"{' → '.join(filter(None, pair))} x{count}" for pair, count in own))
+    return lines + _empty(rows)
 
 
 def comparison(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[str]:
@@ -150,10 +155,6 @@ def comparison(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[st
     return lines + _empty(tables[0])
 
 
-def _value(counts: np.ndarray) -> float:
-    return float(counts[:, 1:].sum() / max(counts[:, :3].sum(), 1))
-
-
 def _line(name: str, words: np.ndarray, letters: np.ndarray, clusters: np.ndarray) -> str:
     own = np.unique(clusters, return_inverse=True)[1]
     if own.max() == 0:  # one speaker: resample that speaker's utterances
@@ -162,20 +163,6 @@ def _line(name: str, words: np.ndarray, letters: np.ndarray, clusters: np.ndarra
     spans = [f"[{100 * rate.low:.2f}, {100 * rate.high:.2f}]" for rate in (w, c)]
     return (f"{name[:28]:28} {100 * w.value:6.2f} {spans[0]:>15} {w.length:7} {w.substitutions:6} {w.deletions:6} "
             f"{w.insertions:6} {100 * c.value:6.2f} {spans[1]:>15}")  # fmt: skip
-
-
-def _errors(words: Errors) -> list[str]:
-    """The most frequent substitutions, deletions and insertions, a line each."""
-    lines = []
-    for name, test in (
-        ("confused", all),
-        ("deleted", lambda pair: not pair[1]),
-        ("inserted", lambda pair: not pair[0]),
-    ):
-        own = [(pair, count) for pair, count in words.confusions.most_common() if test(pair)][:MOST_CONFUSIONS]
-        if own:
-            lines.append(f"{name}: " + ", ".join(f"{' → '.join(filter(None, pair))} x{count}" for pair, count in own))
-    return lines
 
 
 def _empty(rows: list[dict[str, Any]]) -> list[str]:

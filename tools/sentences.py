@@ -101,14 +101,6 @@ def command(rng: np.random.Generator, *, double: float = 0.5) -> str:
     return first if rng.random() >= double else f"{first} and {_filled(str(rng.choice(COMMANDS)), rng)}"
 
 
-def command_vocabulary() -> frozenset[str]:
-    """The words that occur in commands."""
-    text = " ".join(COMMANDS)
-    slots = re.findall(r"{(\w+)}", text)
-    phrases = [phrase for slot in slots for phrase in WORDS[slot]]
-    return frozenset(" ".join([re.sub(r"{\w+}", " ", text), "and", *phrases]).split())
-
-
 def request(intent: str, rng: np.random.Generator, *, template: int | None = None) -> str:
     """A request with that intent, by its ``template`` (modulo their number) or by any, at times among polite words."""
     templates = REQUESTS[intent].split("|")

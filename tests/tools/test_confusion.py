@@ -58,7 +58,7 @@ def test_a_slots_run_is_taken_by_its_intent(tmp_path: Path, run: Run) -> None:
     ("pairs", "named"),
     [
         (None, "no test.jsonl or valid.jsonl"),
-        ([], "test.jsonl: empty"),
+        ([], "test.jsonl: 0 labels"),
         ([(["a"], "b")], "test.jsonl:1: "),
         ([(f"some text {i}", "b") for i in range(201)], "202 labels"),
     ],

@@ -1,8 +1,7 @@
-"""Speech synthesis in the process: every voice of the corpus speaks, and the same words give the same samples."""
+"""Speech synthesis in this process: every voice of the corpus speaks, and the same words give the same samples."""
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -40,31 +39,17 @@ def test_speech_depends_on_the_arguments_alone() -> None:
     assert len(synthesise("open the door", "en-us+f3", rate_wpm=100)) > 1.3 * len(first)
 
 
-def test_speech_is_the_same_in_a_forked_process() -> None:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        forked = pool.apply(synthesise, ("open the door", "en-us+f3"))
-    assert np.array_equal(forked, synthesise("open the door", "en-us+f3"))
-
-
-def test_data_behind_a_long_path_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_data_in_a_long_path_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     expected = synthesise("open the door", "en-us+f3")
     deep = tmp_path / ("x" * 150)
     deep.mkdir()
     (deep / "espeak-ng-data").symlink_to(espeak.espeakng_loader.get_data_path())
     monkeypatch.setattr(espeak.espeakng_loader, "get_data_path", lambda: str(deep / "espeak-ng-data"))
+    monkeypatch.setattr(espeak, "_data_folder", espeak._data_folder.__wrapped__)
     assert np.array_equal(synthesise("open the door", "en-us+f3"), expected)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"voice": "en-us+nobody"}, "'en-us\\+nobody'"),
-        ({"voice": "klingon"}, "'klingon'"),
-        ({"rate_wpm": 1000}, "rate_wpm is 1000.*80 to 450"),
-        ({"pitch": -1}, "pitch is -1"),
-        ({"text": " ?! "}, "no word"),
-    ],
-)
-def test_what_cannot_be_spoken_is_an_error(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        synthesise(**{"text": "hello", **arguments})  # type: ignore[arg-type]
+def test_what_cannot_be_spoken_is_an_error() -> None:
+    for voice in ("en-us+nobody", "xx"):
+        with pytest.raises(UserError, match=voice.replace("+", ".")):
+            synthesise("hello", voice)

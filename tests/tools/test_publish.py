@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,58 +10,27 @@ from safetensors.torch import load_file, save_file
 
 from mixvec.hub import save_folder
 from tests.commands import Run, card_parts, contents
-from tests.tiny_models import WAV2VEC2, classifier, encoder
-from tools import publish, reload
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tiny_models import classifier, encoder
+from tools import publish
 
 
-@pytest.mark.slow
-def test_to_a_folder_as_a_user_runs_it(run_dir: Path, tmp_path: Path) -> None:
-    """The one test with every process real, the second one loading it back included."""
+def test_to_a_folder(run: Run, run_dir: Path, tmp_path: Path) -> None:
     target = tmp_path / "out" / "asr"
-    words = [str(run_dir), "--to", str(target), "--licence", "CC-BY-4.0", "--language", "no"]
-    done = subprocess.run([sys.executable, "-m", "tools.publish", *words], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"to the folder {target}" in done.stdout, done.stdout + done.stderr
-    assert done.stdout.endswith(f"published: {target}\nuse it:    mixvec transcribe --model {target} FILES...\n")
+    done = run(run_dir, "--to", target, "--licence", "CC-BY-4.0", "--language", "no")
+    assert done.code == 0, done.err
+    assert done.lines[-2:] == [f"published: {target}", f"use it:    mixvec transcribe --model {target} FILES..."]
     files = {"config.json", "model.safetensors", "preprocessor_config.json", "vocab.json", "README.md"}
-    assert {path.name for path in target.iterdir()} == files
+    assert set(contents(target)) == files and [path.name for path in target.parent.iterdir()] == ["asr"]
     front, body = card_parts((target / "README.md").read_bytes())
     assert (front["license"], front["language"]) == ("cc-by-4.0", "no")
     assert f'from_pretrained("{target}")' in body and f"--model {target} " in body and "| wer | 0.25 |" in body
-    ours, theirs = reload.outputs(run_dir / "hub"), reload.outputs(target)
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours) and len(ours) == len(theirs) == 2
-    assert [path.name for path in target.parent.iterdir()] == ["asr"]
+    ours, theirs = publish.outputs(run_dir / "hub"), publish.outputs(target)
+    assert all(map(torch.equal, ours, theirs)) and len(ours) == len(theirs) == 2
+    save_folder(encoder(), tmp_path / "encoder")
+    assert "load_encoder" in run(tmp_path / "encoder", "--to", tmp_path / "copy").out
 
 
-@pytest.mark.slow
-def test_fairseq2s_model_may_use_fairseq2(run: Run, tmp_path: Path) -> None:
-    save_folder(encoder(WAV2VEC2), tmp_path / "m")
-    done = run(tmp_path / "m", "--to", tmp_path / "out")
-    assert done.code == 0, done.err
-    assert "load_encoder" in done.out and "pip install" in (tmp_path / "out" / "README.md").read_text()
-
-
-@pytest.mark.slow
-def test_what_needs_more_than_the_base_dependencies_is_refused(
-    run: Run, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A copy of mixvec that imports omegaconf stands in for a mistake of ours."""
-    package = tmp_path / "lib" / "mixvec"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    for name in ("errors", "hub"):
-        (package / f"{name}.py").write_text((ROOT / "mixvec" / f"{name}.py").read_text())
-    (package / "hub.py").write_text("import omegaconf\n")
-    monkeypatch.setattr(publish.mixvec, "__file__", str(package / "__init__.py"))
-    done = run(run_dir, "--to", tmp_path / "out")
-    assert done.code == 1 and not (tmp_path / "out").exists()
-    assert "does not load with the base dependencies alone: ModuleNotFoundError" in done.err and "omegaconf" in done.err
-
-
-@pytest.mark.slow
-def test_other_outputs_are_refused_and_the_target_stays(
+def test_other_outputs_are_refused_and_the_target_is_unchanged(
     run: Run, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out"
@@ -78,7 +45,7 @@ def test_other_outputs_are_refused_and_the_target_stays(
 
     monkeypatch.setattr(publish, "stage", stage)
     done = run(run_dir, "--to", target)
-    assert done.code == 1 and "other outputs: up to 0.00" in done.err
+    assert done.code == 1 and "other outputs" in done.err
     assert contents(target) == before and sorted(p.name for p in tmp_path.iterdir()) == ["out", "run"]
 
 
@@ -98,15 +65,7 @@ def test_an_incomplete_folder_is_refused(run: Run, run_dir: Path, tmp_path: Path
     assert done.code == 1 and name in line and str(run_dir) in line and not (tmp_path / "out").exists()
 
 
-def test_wrong_weights_are_refused(run: Run, run_dir: Path, tmp_path: Path) -> None:
-    tensors = load_file(run_dir / "hub" / "model.safetensors")
-    del tensors["head_norm.bias"]
-    save_file(tensors, run_dir / "hub" / "model.safetensors")
-    done = run(run_dir, "--to", tmp_path / "out")
-    assert done.code == 1 and "1 missing: head_norm.bias" in done.err and not (tmp_path / "out").exists()
-
-
-def test_a_model_takes_a_models_place(run: Run, quick: None, run_dir: Path, tmp_path: Path) -> None:
+def test_a_model_takes_a_models_place(run: Run, run_dir: Path, tmp_path: Path) -> None:
     save_folder(classifier(), tmp_path / "out")
     assert run(run_dir, "--to", tmp_path / "out").code == 0
     assert "labels.json" not in contents(tmp_path / "out") and "vocab.json" in contents(tmp_path / "out")
@@ -115,7 +74,7 @@ def test_a_model_takes_a_models_place(run: Run, quick: None, run_dir: Path, tmp_
     assert contents(tmp_path / "out") == first
 
 
-def test_nothing_else_is_ever_replaced(run: Run, quick: None, run_dir: Path, tmp_path: Path) -> None:
+def test_nothing_else_is_ever_replaced(run: Run, run_dir: Path, tmp_path: Path) -> None:
     home, model = tmp_path / "home", tmp_path / "model"
     home.mkdir()
     (home / "thesis.tex").write_text("years of work")
@@ -130,9 +89,9 @@ def test_nothing_else_is_ever_replaced(run: Run, quick: None, run_dir: Path, tmp
     assert run(run_dir, "--to", tmp_path / "fresh").code == 0
 
 
-@pytest.mark.parametrize("step", ["stage", "check", "whole_folder"])
+@pytest.mark.parametrize("step", ["stage", "check", "fsync"])
 def test_an_interrupt_leaves_the_target(
-    run: Run, quick: None, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    run: Run, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     save_folder(classifier(), tmp_path / "out")
     before = contents(tmp_path / "out")
@@ -140,9 +99,7 @@ def test_an_interrupt_leaves_the_target(
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        publish if step != "whole_folder" else publish.os, step if step != "whole_folder" else "fsync", interrupt
-    )
+    monkeypatch.setattr({"fsync": "os.fsync"}.get(step, f"tools.publish.{step}"), interrupt)
     done = run(run_dir, "--to", tmp_path / "out")
     assert (done.code, done.err) == (130, "interrupted\n")
     assert contents(tmp_path / "out") == before and sorted(p.name for p in tmp_path.iterdir()) == ["out", "run"]
@@ -159,11 +116,10 @@ def test_folder_or_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "./out", "--private"], "--private is for the hub"),
-        (["--to", "./out", "--licence", "do what you like"], "not the id of a licence"),
-        (["--to", "./out", "--language", "English!"], "not an ISO 639 code"),
-        (["--to", "org/na..me"], "org/na..me: not a name that the hub takes"),
-        (["--to", "org/-"], "org/-: not a name that the hub takes"),
+        (["--to", "./out", "--private"], "--private"),
+        (["--to", "./out", "--licence", "do what you like"], "--licence"),
+        (["--to", "./out", "--language", "English!"], "--language"),
+        (["--to", "org/na..me"], "org/na..me: "),
     ],
 )
 def test_wrong_words(run: Run, run_dir: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str) -> None:

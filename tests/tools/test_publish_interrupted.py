@@ -27,7 +27,7 @@ from tools import publish
 publish.check = lambda *_: {check}
 run_cli(publish.main)
 """
-"""With something else than loading the copy back: all its files are written then, and none is in its place yet."""
+"""With something else instead of the check: all files are written by then, and none is in its place yet."""
 
 
 @pytest.fixture
@@ -42,9 +42,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 @pytest.mark.slow
-def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(
-    run: Run, quick: None, run_dir: Path, tmp_path: Path
-) -> None:
+def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(run: Run, run_dir: Path, tmp_path: Path) -> None:
     target = tmp_path / "place" / "out"
     save_folder(classifier(), target)
     before = contents(target)
@@ -63,7 +61,7 @@ def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["PUT /lfs/", "POST /api/models/org/asr/commit"])
 def test_an_upload_that_is_killed_is_completed_by_the_next(
-    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    run: Run, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Killed while the hub has its request; what the hub holds already is not sent again."""
     before, honest, victims = hub.files("org/asr"), hub.fault, []
@@ -78,9 +76,9 @@ def test_an_upload_that_is_killed_is_completed_by_the_next(
     words = [sys.executable, "-c", PUBLISH.format(check=None), str(run_dir), "--to", "org/asr"]
     victims.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     (victim,) = victims
-    said, _ = victim.communicate(timeout=120)
-    assert victim.returncode == -signal.SIGKILL, said
-    assert TOKEN not in said and hub.files("org/asr") == before
+    output, _ = victim.communicate(timeout=120)
+    assert victim.returncode == -signal.SIGKILL, output
+    assert TOKEN not in output and hub.files("org/asr") == before
     hub.log.clear()
     assert run(run_dir, "--to", "org/asr").code == 0
     assert sum(request.startswith("PUT") for request in hub.log) == (1 if step.startswith("PUT") else 0)
@@ -90,7 +88,7 @@ def test_an_upload_that_is_killed_is_completed_by_the_next(
 
 
 def test_an_upload_given_up_half_way_is_completed_by_the_next(
-    run: Run, quick: None, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     before = hub.files("org/asr")
@@ -106,7 +104,7 @@ def test_an_upload_given_up_half_way_is_completed_by_the_next(
 
 @pytest.mark.slow
 def test_the_token_goes_to_the_hub_and_nowhere_else(
-    run: Run, quick: None, hub: HubServer, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, hub: HubServer, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All that a pretraining, a fine-tuning and a publishing write and say, with a token in the environment."""
     assert os.environ["HF_TOKEN"] == TOKEN
