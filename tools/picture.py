@@ -1,4 +1,4 @@
-"""Pictures: a figure that needs no display, written as a PNG whole or not at all."""
+"""Pictures: checked before any work, written as a PNG whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mixvec.errors import UserError
 
 
 def check_plot(path: Path) -> None:
-    """See, before any work, that a picture can be drawn.
+    """Check, before any work, that a picture can be drawn.
 
     Raises:
         UserError: matplotlib is not installed, or the name is not a PNG's.
@@ -24,13 +24,10 @@ def check_plot(path: Path) -> None:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of that many inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """An empty figure of that many inches, which needs no display."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(made)
-    return made
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def write(page: Any, path: Path) -> None:

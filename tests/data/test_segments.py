@@ -222,4 +222,4 @@ def test_a_run_hears_the_speech_of_long_recordings(
         assert f"{said} (data.max_s=4)\n0.01 h in 8 utterances; 3 updates an epoch" in out
     assert len(rows(tmp_path / "one")) == len(rows(tmp_path / "two")) == 5
     facts = inspect(load_config(PretrainConfig, [*PRETRAIN, *keys], ""), labels=False)
-    assert facts["plan"]["cut_as"] == said and facts["plan"]["updates_an_epoch"] == 3
+    assert facts["plan"]["cut"] == said and facts["plan"]["updates_an_epoch"] == 3
