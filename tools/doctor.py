@@ -1,4 +1,4 @@
-"""Check what training needs and no other tool shows: the run directory, disk room, memory limits, libsndfile, fairseq2.
+"""Check what training needs and no other tool shows: the run directory, disk room, shared memory, libsndfile, fairseq2.
 
     python -m tools.doctor               this machine, and the disk of runs/
     python -m tools.doctor runs/base     a run directory too: its lock, its checkpoints, room for the next one
@@ -24,11 +24,10 @@ from typing import Literal, NamedTuple
 from mixvec.errors import run_cli
 from mixvec.training.manifest import damage
 
-RUN_BYTES = 6e9
+RUN_GB = 6.0
 """Disk that a run of `base` takes: two checkpoints of 1.9 GB, and a third one while it is written."""
-SHM_BYTES = 1e9
+SHM_GB = 1.0
 """Shared memory of a rank's loader with room to spare: 2 workers x 4 batches x 23 MB (batch.max_s=360)."""
-MEMORY_BYTES = 4e9
 FORMATS = (("WAV", None), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None), ("NIST", None))
 
 
@@ -62,7 +61,6 @@ def findings(run: Path) -> Iterator[Finding]:
         yield lock(run)
         yield from checkpoints(run)
     yield shared_memory()
-    yield memory()
     yield libsndfile()
     yield fairseq2()
 
@@ -72,13 +70,14 @@ def disk(run: Path) -> Finding:
     there = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         return Finding("disk", "wrong", f"{there} cannot be written", f"run.dir=ELSEWHERE, or chmod u+w {there}")
-    found, free = sorted((run / "checkpoints").glob("update_*")), shutil.disk_usage(there).free
-    need = sum(path.stat().st_size for path in found[-1].iterdir()) if found else RUN_BYTES
-    evidence = f"{shown(free)} free; {'the next checkpoint takes' if found else 'a run of base takes'} {shown(need)}"
-    if free >= (2 if found else 1) * need:
+    found, free_gb = sorted((run / "checkpoints").glob("update_*")), shutil.disk_usage(there).free / 1e9
+    need_gb = sum(path.stat().st_size for path in found[-1].iterdir()) / 1e9 if found else RUN_GB
+    what = "the next checkpoint takes" if found else "a run of base takes"
+    evidence = f"{free_gb:.3g} GB free; {what} {need_gb:.3g} GB"
+    if free_gb >= need_gb:
         return Finding("disk", "ok", evidence)
-    level: Literal["warning", "wrong"] = "wrong" if found and free < need else "warning"
-    return Finding("disk", level, evidence, "free some (du -sh runs/*/checkpoints/*), run.keep=2, run.keep_every=0")
+    remedy = "free some (du -sh runs/*/checkpoints/*), run.keep=2, run.keep_every=0"
+    return Finding("disk", "wrong" if found else "warning", evidence, remedy)
 
 
 def lock(run: Path) -> Finding:
@@ -90,57 +89,41 @@ def lock(run: Path) -> Finding:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            inode = f":{path.stat().st_ino} "
-            held = [line.split()[4] for line in Path("/proc/locks").read_text().splitlines() if inode in line]
+            locks = Path("/proc/locks").read_text().splitlines()
+            held = [line.split()[4] for line in locks if f":{path.stat().st_ino} " in line]
             by = f" by process {held[0]}" if held else ""
             return Finding("lock", "warning", f"in use{by}", "wait for it, or choose another run.dir")
     return Finding("lock", "ok", "free")
 
 
 def checkpoints(run: Path) -> Iterator[Finding]:
-    """Which checkpoints are whole: every file of each is read and compared with its SHA-256."""
-    found = {path: damage(path) for path in sorted((run / "checkpoints").glob("update_*"), reverse=True)}
-    whole = [path for path, fault in found.items() if fault is None]
-    if not found:
-        yield Finding("checkpoint", "ok", "none yet: the run starts from the beginning")
-    for path, fault in found.items():
-        if fault is None:
-            yield Finding("checkpoint", "ok", f"{path.name} is whole{', to resume from' * (path == whole[0])}")
-        elif whole:
-            yield Finding("checkpoint", "warning", f"{path.name}: {fault}", f"none needed: {whole[0].name} is whole")
-        else:
-            start = f"restore it from a copy, or start from the beginning: rm -r {run / 'checkpoints'}"
-            yield Finding("checkpoint", "wrong", f"{path.name}: {fault}", start)
+    """The newest whole checkpoint, and those after it that are damaged, whose files differ from their SHA-256."""
+    found = sorted((run / "checkpoints").glob("update_*"), reverse=True)
+    faults = {path: fault for path in found if (fault := damage(path))}
+    whole = next((path.name for path in found if path not in faults), None)
+    start = f"restore it from a copy, or start from the beginning: rm -r {run / 'checkpoints'}"
+    for path, fault in faults.items():
+        yield Finding("checkpoint", "warning" if whole else "wrong", f"{path.name}: {fault}",
+                      f"none needed: {whole} is whole" if whole else start)  # fmt: skip
+    if whole or not found:
+        yield Finding("checkpoint", "ok", f"{whole} is whole, to resume from" if whole else "none yet")
 
 
 def shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     """Room in shared memory, where the loader's workers put their batches; full, they die of a bus error."""
-    free = shutil.disk_usage(path).free if path.is_dir() else 0
-    remedy = "" if free >= SHM_BYTES else "data.workers=0, or docker run --shm-size=8g"
-    return Finding("/dev/shm", "warning" if remedy else "ok", f"{shown(free)} free", remedy)
-
-
-def memory(root: Path = Path("/")) -> Finding:
-    """Memory that is available, under the limits of this process's cgroups (version 2)."""
-    meminfo = (root / "proc/meminfo").read_text()
-    free = [1024 * int(size) for size in re.findall(r"^MemAvailable: +(\d+)", meminfo, re.MULTILINE)]
-    own = re.search(r"^0::/(.*)", (root / "proc/self/cgroup").read_text(), re.MULTILINE)
-    group = root / "sys/fs/cgroup" / (own[1] if own else "")
-    limits = [folder / "memory.max" for folder in (group, *group.parents)]
-    texts = [path.read_text().strip() for path in limits if path.is_file()]
-    least = min([*free, *(int(text) for text in texts if text != "max")])
-    remedy = "" if least >= MEMORY_BYTES else "docker run --memory or sbatch --mem, or batch.max_s=60"
-    return Finding("memory", "warning" if remedy else "ok", f"{shown(least)} available", remedy)
+    free_gb = shutil.disk_usage(path).free / 1e9 if path.is_dir() else 0.0
+    remedy = "" if free_gb >= SHM_GB else "data.workers=0, or docker run --shm-size=8g"
+    return Finding("/dev/shm", "warning" if remedy else "ok", f"{free_gb:.3g} GB free", remedy)
 
 
 def libsndfile() -> Finding:
     """Whether libsndfile writes and reads every format; MP3 came with its version 1.1."""
     remedy = "pip install --force-reinstall --only-binary=soundfile soundfile"
-    lacking = []
     try:
         import soundfile
     except (ImportError, OSError) as error:
         return Finding("libsndfile", "wrong", f"soundfile cannot be imported: {error}", remedy)
+    lacking = []
     for name, subtype in FORMATS:
         file = io.BytesIO()
         try:
@@ -148,10 +131,9 @@ def libsndfile() -> Finding:
             soundfile.read(io.BytesIO(file.getvalue()))
         except (soundfile.LibsndfileError, ValueError):
             lacking.append(subtype or name)
-    version = soundfile.__libsndfile_version__
     if lacking:
-        return Finding("libsndfile", "wrong", f"{version} has no {', '.join(lacking)}", remedy)
-    return Finding("libsndfile", "ok", f"{version}: WAV, FLAC, Vorbis, Opus, MP3, SPH")
+        return Finding("libsndfile", "wrong", f"{soundfile.__libsndfile_version__} has no {', '.join(lacking)}", remedy)
+    return Finding("libsndfile", "ok", f"{soundfile.__libsndfile_version__}: WAV, FLAC, Vorbis, Opus, MP3, SPH")
 
 
 def fairseq2() -> Finding:
@@ -165,10 +147,6 @@ def fairseq2() -> Finding:
         remedy = f"pip install torch=={built} torchaudio=={built}, or pip uninstall fairseq2 fairseq2n"
         return Finding("fairseq2", "wrong", f"built for torch {built}, and torch is {torch}", remedy)
     return Finding("fairseq2", "ok", f"{metadata.version('fairseq2n')}, built for torch {torch}")
-
-
-def shown(size_bytes: float) -> str:
-    return f"{size_bytes / 1e9:.3g} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.3g} MB"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The doctor reports each fault, here a stand-in where the machine is sound, and changes nothing."""
+"""The doctor reports each fault, simulated where the machine is sound, and changes nothing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_command_lists_every_check_and_changes_nothing(run: Path, diagnosed:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     done = diagnosed(run)
     checks = [line.split()[1] for line in done.lines]
-    assert checks[:4] == ["disk", "lock", "checkpoint", "checkpoint"] and checks[-3:-1] == ["libsndfile", "fairseq2"]
+    assert checks[:3] == ["disk", "lock", "checkpoint"] and checks[-3:-1] == ["libsndfile", "fairseq2"]
     assert done.code == 0 and "accelerate env" in done.lines[-1]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
     (run / "checkpoints/update_00000001/model.safetensors").unlink()
@@ -63,8 +63,6 @@ def test_disk(run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     assert_found(doctor.disk(run), "ok", "the next checkpoint takes")
     (tmp_path / "file").touch()
     assert_found(doctor.disk(tmp_path / "file/runs"), "wrong", f"{tmp_path}/file cannot", "run.dir=")
-    free(monkeypatch, 2000)
-    assert_found(doctor.disk(run), "warning", "the next checkpoint takes", "run.keep=2")
     free(monkeypatch, 500)
     assert_found(doctor.disk(run), "wrong", "the next checkpoint takes", "run.keep=2")
     free(monkeypatch, 5e9)
@@ -81,7 +79,7 @@ def test_the_lock_names_the_process_that_holds_it(run: Path) -> None:
 
 def test_checkpoints(run: Path, tmp_path: Path) -> None:
     older, newer = (run / f"checkpoints/update_0000000{number}" for number in (1, 2))
-    assert [found.level for found in doctor.checkpoints(run)] == ["ok", "ok"]
+    assert_found(*doctor.checkpoints(run), "ok", "update_00000002 is whole")
     (newer / "model.safetensors").write_bytes(b"x" * 1000)
     first, second = doctor.checkpoints(run)
     assert_found(first, "warning", "update_00000002: model.safetensors", "update_00000001")
@@ -93,19 +91,10 @@ def test_checkpoints(run: Path, tmp_path: Path) -> None:
     assert_found(found, "ok", "none yet")
 
 
-def test_memory_is_limited_by_the_process_s_group_and_the_groups_above(tmp_path: Path, monkeypatch: Patch) -> None:
-    for path, text in {
-        "proc/self/cgroup": "0::/job/step\n", "proc/meminfo": "MemTotal: 9 kB\nMemAvailable:   8000000 kB\n",
-        "sys/fs/cgroup/job/step/memory.max": "max\n", "sys/fs/cgroup/job/memory.max": "5000000000\n",
-    }.items():  # fmt: skip
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-    assert_found(doctor.memory(tmp_path), "ok", "5 GB")
-    (tmp_path / "sys/fs/cgroup/job/memory.max").write_text("2000000000\n")
-    assert_found(doctor.memory(tmp_path), "warning", "2 GB", "batch.max_s")
+def test_shared_memory(tmp_path: Path, monkeypatch: Patch) -> None:
     free(monkeypatch, 64e6)
-    assert_found(doctor.shared_memory(), "warning", "64 MB", "data.workers=0")
-    assert_found(doctor.shared_memory(tmp_path / "no"), "warning", "0 MB", "data.workers=0")
+    assert_found(doctor.shared_memory(), "warning", "0.064 GB", "data.workers=0")
+    assert_found(doctor.shared_memory(tmp_path / "no"), "warning", "0 GB", "data.workers=0")
 
 
 def test_libsndfile_without_mp3(monkeypatch: Patch) -> None:
