@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from finetune.config import TASKS, FinetuneConfig
 from finetune.slu_score import pairs_of, slot_scores
@@ -181,55 +182,57 @@ def test_models_and_their_names(tmp_path: Path) -> None:
     assert made[4].keys == ("baseline=log-mel",) and made[5].keys == ("pretrained=runs/a", "baseline=random")
 
 
-def interval(folder: Path, metric: str, rows: list[dict[str, Any]]) -> tuple[float, float]:
-    return table.interval([table.resampled_scores(folder, metric, rows)])
+def interval(metric: str, rows: list[dict[str, Any]]) -> tuple[float, float]:
+    found = table.summary([0.0], [table.resampled_scores(metric, rows)])
+    return found["low"], found["high"]
 
 
-def test_intervals_are_those_of_scores_resampled_scores(tmp_path: Path) -> None:
+def test_intervals_are_those_of_resampled_scores() -> None:
     rng = np.random.default_rng(1)
     rows = [{"reference": "a", "prediction": "ab"[rng.random() < 0.3]} for _ in range(200)]
     share = sum(row["prediction"] == "a" for row in rows) / 200
-    low, high = interval(tmp_path, "accuracy", rows)
+    low, high = interval("accuracy", rows)
     wide = 1.96 * (share * (1 - share) / 200) ** 0.5
     assert low == pytest.approx(share - wide, abs=0.02) and high == pytest.approx(share + wide, abs=0.02)
     two = [row | {"speaker": "ann" if number < 100 else "bob"} for number, row in enumerate(rows)]
     own = [sum(r["prediction"] == "a" for r in half) / 100 for half in (rows[:100], rows[100:])]
-    assert interval(tmp_path, "accuracy", two) == (pytest.approx(min(own)), pytest.approx(max(own)))
+    assert interval("accuracy", two) == (pytest.approx(min(own)), pytest.approx(max(own)))
     texts = [{"reference": "a b c", "prediction": "a x c d"}, {"reference": "a", "prediction": ""}]
     assert table._parts("wer", texts).tolist() == [[2, 3], [1, 1]]
-    assert interval(tmp_path, "wer", texts) == (pytest.approx(2 / 3), pytest.approx(1.0))
-    apart = [np.full(1000, 0.25), np.full(1000, 0.75)]
-    assert table.interval(apart) == (0.25, 0.75), "seeds are drawn again too"
-    said = [{"slots": [{"type": "a", "value": "on"}]}, {"slots": [{"type": "b", "value": "x"}]}, None]
-    slots = [{"reference": {"slots": [{"type": "a", "value": value}]}, "prediction": heard}
-             for value, heard in zip(("on", "up", "up"), said, strict=True)]  # fmt: skip
+    assert interval("wer", texts) == (pytest.approx(2 / 3), pytest.approx(1.0))
+    apart = table.summary([0.25, 0.75], [np.full(1000, 0.25), np.full(1000, 0.75)])
+    assert apart == {"value": 0.5, "low": 0.25, "high": 0.75}, "seeds are drawn again too"
+    predicted = [{"slots": [{"type": "a", "value": "on"}]}, {"slots": [{"type": "b", "value": "x"}]}, None]
+    slots = [{"reference": {"slots": [{"type": "a", "value": value}]}, "prediction": prediction}
+             for value, prediction in zip(("on", "up", "up"), predicted, strict=True)]  # fmt: skip
     parts = table._parts("slu_f1", slots)
     both = [[row["reference"] for row in slots], [row["prediction"] or {"slots": []} for row in slots]]
     assert parts[:, 0].sum() / parts[:, 1].sum() == pytest.approx(slot_scores(pairs_of(*both))["slu_f1"])
+
+
+def complete(job: Job, wrong: np.ndarray) -> None:
+    """The files of a job that is done, with these utterances wrong."""
+    rows = [{"source": str(n), "reference": "x", "prediction": "xy"[int(w)]} for n, w in enumerate(wrong)]
+    (job.folder / "hub").mkdir(parents=True)
+    save_file({"a": np.zeros(1)}, job.folder / "hub/model.safetensors")
+    (job.folder / "probe.json").write_text(json.dumps({"words": job.words}))
+    (job.folder / "results.json").write_text(json.dumps({"test": {"accuracy": 1 - wrong.mean()}}))
+    (job.folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_two_models_are_compared_in_pairs(tmp_path: Path) -> None:
     """Both find the same utterances hard, so the difference is surer than either score."""
     rng, probe = np.random.default_rng(1), Probe("words", "intent", ())
     hard = rng.random(400) < 0.4
-    sides = []
-    for name, slips in (("a", 0.0), ("b", 0.05)):
-        job = Job(Model(name, ()), probe, tmp_path / name, ())
-        wrong = hard | (rng.random(400) < slips)
-        rows = [{"source": str(n), "reference": "x", "prediction": "xy"[int(w)]} for n, w in enumerate(wrong)]
-        job.folder.mkdir()
-        (job.folder / "probe.json").write_text(json.dumps({"words": job.words, "seconds": 1.0}))
-        (job.folder / "results.json").write_text(json.dumps({"test": {"accuracy": 1 - wrong.mean()}}))
-        (job.folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        sides.append((job, rows))
-    (a, ours), (b, theirs) = sides
-    drawn = table.resampled_scores(b.folder, "accuracy", theirs)
-    found = table.difference([b], [theirs], [drawn], [a], "accuracy")
-    assert found is not None and found["from"] == "a" and found["low"] < found["value"] < found["high"] < 0
-    low, high = table.interval([drawn - rng.permutation(table.resampled_scores(a.folder, "accuracy", ours))])
-    assert found["high"] - found["low"] < 0.5 * (high - low)
-    assert table.difference([b], [theirs[1:]], [drawn], [a], "accuracy") is None, "other test data"
-    assert table.difference([b], [theirs], [drawn], [], "accuracy") is None
+    a, b, c = (Job(Model(name, ()), probe, tmp_path / name) for name in "abc")
+    for job, wrong in ((a, hard), (b, hard | (rng.random(400) < 0.05)), (c, hard[1:])):
+        complete(job, wrong)
+    found = table.entry([b], [], [a])
+    less = found["difference"]
+    assert less["from"] == "a" and less["seeds"] == 1 and less["low"] < less["value"] < less["high"] < 0
+    assert less["high"] - less["low"] < 0.5 * (found["high"] - found["low"])
+    assert table.entry([c], [], [a])["difference"] is None, "other test data"
+    assert table.entry([b], [], [])["difference"] is None
 
 
 def test_a_failure_is_in_the_row_of_its_score(tmp_path: Path) -> None:
@@ -259,6 +262,6 @@ def test_the_command_that_is_launched(data: Path, tmp_path: Path) -> None:
     job = Job(models_of(["x"], [])[0], probes[0], tmp_path / "run", ("run.updates=3",))
     assert job.words[0].endswith(f"configs/probe/{probes[0].task}.yaml") and job.words[-1] == f"run.dir={tmp_path}/run"
     assert not job.is_done
-    code, said = jobs.launch(["nothing.yaml"], tmp_path / "log")
-    assert code == 1 and said.startswith("nothing.yaml: ")
+    code, error = jobs.launch(["nothing.yaml"], tmp_path / "log")
+    assert code == 1 and error.startswith("nothing.yaml: ")
     shutil.rmtree(tmp_path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -78,11 +77,9 @@ class Job:
         if self.is_done:
             return None
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
         code, last = launch(self.words, self.folder.with_suffix(".log"))
         if code == 0:
-            facts = {"words": self.words, "seconds": round(time.monotonic() - started, 1)}
-            write_whole(self.folder / "probe.json", json.dumps(facts, indent=2) + "\n")
+            write_whole(self.folder / "probe.json", json.dumps({"words": self.words}, indent=2) + "\n")
         return last if code else None
 
 

@@ -23,8 +23,8 @@ from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, 
 
 from .jobs import Job
 
-DRAWS = {"eer": 200}
-"""Of each score; the others take 1,000."""
+DRAWS, EER_DRAWS = 1000, 200
+"""Of each score; an equal error rate takes much longer."""
 
 
 def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]:
@@ -35,9 +35,7 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
         errors: of those that are not done.
         base: the jobs of the first model, to compare with; none for that model itself.
     """
-    first = jobs[0]
-    done = [job for job in jobs if job.is_done]
-    results = [_results(job) for job in done]
+    first, done = jobs[0], [job for job in jobs if job.is_done]
     metric = metric_of(first)
     found: dict[str, Any] = {
         "corpus": first.probe.corpus, "task": first.probe.task, "model": first.model.name, "metric": metric,
@@ -47,17 +45,18 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
         found["error"] = errors[0]
     if not done:
         return found
-    rows = [_rows(job.folder) for job in done]
-    drawn = [resampled_scores(job.folder, metric, own) for job, own in zip(done, rows, strict=True)]
-    low, high = interval(drawn)
-    values = [result["test"][metric] for result in results]
+    scored = [Scores(job.folder, metric) for job in done]
     weights = [own for job in done if (own := layer_weights(job.folder)) is not None]
+    others = {job.seed: Scores(job.folder, metric) for job in base if job.is_done}
+    pairs = [(own, others[job.seed]) for job, own in zip(done, scored, strict=True) if job.seed in others]
+    pairs = [(own, other) for own, other in pairs if own.sources == other.sources]  # the same test data
     return found | {
-        "value": float(np.mean(values)), "low": low, "high": high, "values": values, "utterances": len(rows[0]),
-        "scores": [result["test"] for result in results],
-        "seconds": sum(json.loads((job.folder / "probe.json").read_text(encoding="utf-8"))["seconds"] for job in done),
+        "values": [own.value for own in scored], "utterances": len(scored[0].sources),
+        **summary([own.value for own in scored], [own.resampled for own in scored]),
         "layer_weights": np.mean(weights, axis=0).tolist() if weights else None,
-        "difference": difference(done, rows, drawn, base, metric),
+        "difference": summary([own.value - other.value for own, other in pairs],
+                              [own.resampled - other.resampled for own, other in pairs])
+        | {"from": base[0].model.name, "seeds": len(pairs)} if pairs else None,
     }  # fmt: skip
 
 
@@ -67,53 +66,30 @@ def metric_of(job: Job) -> str:
     return asked[-1] if asked and job.probe.task == "asr" else task_class(job.probe.task).score_name
 
 
-def difference(
-    done: list[Job], rows: list[list[dict[str, Any]]], drawn: list[np.ndarray], base: list[Job], metric: str
-) -> dict[str, Any] | None:
-    """How much higher the scores are than those of ``base``, over the seeds that both have done on the same test data.
+class Scores:
+    """The test score of a complete run, and the scores (R,) of resampled test data: the same draws for every run."""
 
-    None where there is no such seed.
-    """
-    others = {job.seed: job for job in base if job.is_done}
-    values, apart = [], []
-    for job, own, scores in zip(done, rows, drawn, strict=True):
-        if (other := others.get(job.seed)) is None:
-            continue
-        theirs, results = _rows(other.folder), [_results(which)["test"] for which in (job, other)]
-        if [row.get("source") for row in own] == [row.get("source") for row in theirs] and metric in results[1]:
-            values.append(results[0][metric] - results[1][metric])
-            apart.append(scores - resampled_scores(other.folder, metric, theirs))
-    if not values:
-        return None
-    low, high = interval(apart)
-    return {"from": base[0].model.name, "value": float(np.mean(values)), "low": low, "high": high, "seeds": len(values)}
+    def __init__(self, folder: Path, metric: str) -> None:
+        rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        self.value: float = results["test"][metric]
+        self.sources = [row.get("source") for row in rows]
+        self.resampled = _eers(folder, rows) if metric == "eer" else resampled_scores(metric, rows)
 
 
-def _results(job: Job) -> dict[str, Any]:
-    return json.loads((job.folder / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+def resampled_scores(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
+    """Scores (R,) with the speakers, or utterances, of the test data resampled."""
+    sums = resampled(_parts(metric, rows), clusters_of([row.get("speaker") for row in rows]), DRAWS, seed=0)
+    scores: np.ndarray = sums[:, 0] / np.maximum(sums[:, 1], 1)
+    return scores
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def interval(drawn: list[np.ndarray]) -> tuple[float, float]:
-    """The middle 95 % of the means of scores (R,), one array a seed, with seeds resampled too."""
+def summary(values: list[float], drawn: list[np.ndarray]) -> dict[str, float]:
+    """The mean over seeds, and the middle 95 % of the means of scores (R,) of each seed, with seeds resampled too."""
     scores = np.stack(drawn)
     seeds = np.random.default_rng(0).multinomial(len(scores), np.full(len(scores), 1 / len(scores)), scores.shape[1])
     low, high = np.nanquantile((scores * seeds.T).sum(0) / len(scores), [0.025, 0.975])
-    return float(low), float(high)
-
-
-def resampled_scores(folder: Path, metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
-    """Scores (R,) with speakers, or utterances, of the test data resampled; the same draws for every model and seed."""
-    draws = DRAWS.get(metric, 1000)
-    if metric == "eer":
-        counts = np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), draws)
-        return _eers(folder, rows, counts)
-    sums = resampled(_parts(metric, rows), clusters_of([row.get("speaker") for row in rows]), draws, seed=0)
-    scores: np.ndarray = sums[:, 0] / np.maximum(sums[:, 1], 1)
-    return scores
+    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
 
 
 def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
@@ -136,7 +112,7 @@ def _f1_parts(reference: dict[str, Any], prediction: dict[str, Any]) -> tuple[fl
     return 2 * hit, 2 * hit + false + missed
 
 
-def _eers(folder: Path, rows: list[dict[str, Any]], draws: np.ndarray) -> np.ndarray:
+def _eers(folder: Path, rows: list[dict[str, Any]]) -> np.ndarray:
     """A trial counts as often as its two utterances were drawn, multiplied."""
     settings = OmegaConf.load(folder / "config.yaml").speaker
     trials = Trials(*(np.zeros(0, dtype=np.int64),) * 3)
@@ -146,10 +122,10 @@ def _eers(folder: Path, rows: list[dict[str, Any]], draws: np.ndarray) -> np.nda
         trials = all_pairs([row["reference"] for row in rows], settings.max_trials)
     scores = cosines([row["prediction"] for row in rows], trials)
     made = []
-    for counts in draws:
+    for counts in np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), EER_DRAWS):
         weights = counts[trials.first] * counts[trials.second]
-        one, two = weights[trials.same].sum(), weights[~trials.same].sum()
-        made.append(equal_error_rate(scores, trials.same, weights) if one and two else np.nan)
+        both = weights[trials.same].any() and weights[~trials.same].any()
+        made.append(equal_error_rate(scores, trials.same, weights) if both else np.nan)
     return np.array(made)
 
 
@@ -165,45 +141,39 @@ def layer_weights(folder: Path) -> list[float] | None:
 def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -> str:
     """A row for each probe, a column for each model; failures and corpora that were left out below."""
     models = list(dict.fromkeys(entry["model"] for entry in entries))
-    probes: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
-    for cell in entries:
-        probes.setdefault(_named(cell), {})[cell["model"]] = cell
-    lines = [f"| corpus | task | score | utterances | {' | '.join(models)} |", "|---" * (4 + len(models)) + "|"]
-    notes: list[str] = []
-    for (corpus, task, score), cells in probes.items():
-        count = next((str(cell["utterances"]) for cell in cells.values() if "utterances" in cell), "")
-        shown = []
-        for model in models:
-            cell = cells.get(model, {"error": "not run yet"})
-            if "error" in cell:
-                notes.append(f"{model}, {corpus} {task}: {cell['error']}")
-            shown.append(f"failed ({len(notes)})" if "error" in cell else
-                         f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]")  # fmt: skip
-        lines.append(f"| {corpus} | {task} | {score} | {count} | {' | '.join(shown)} |")
+    counts = {(cell["corpus"], cell["task"]): str(cell["utterances"]) for cell in entries if "utterances" in cell}
+    failed = [cell for cell in entries if "error" in cell]
+    shown = [f"failed ({failed.index(cell) + 1})" if cell in failed else
+             f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in entries]  # fmt: skip
+    lines = _table("score | utterances", models, [
+        ((*_named(cell), counts.get((cell["corpus"], cell["task"]), "")), cell["model"], text)
+        for cell, text in zip(entries, shown, strict=True)
+    ])  # fmt: skip
     seeds = max((len(entry.get("values", ())) for entry in entries), default=1)
-    mean = f"The mean of {seeds} seeds; in" if seeds > 1 else "In"
-    again = ", and on seeds resampled" if seeds > 1 else ""
-    lines += ["", f"{mean} brackets 95 % of scores on test speakers, or utterances, resampled{again} (bootstrap)."]
-    lines += [f"{number}. {note}" for number, note in enumerate(notes, start=1)]
+    start, end = (f"The mean of {seeds} seeds; in", " and on seeds") if seeds > 1 else ("In", "")
+    lines += ["", f"{start} brackets 95 % of scores on test speakers, or utterances,{end} resampled (bootstrap)."]
+    lines += [
+        f"{n}. {cell['model']}, {cell['corpus']} {cell['task']}: {cell['error']}" for n, cell in enumerate(failed, 1)
+    ]
     lines += [f"- left out: {line}" for line in left_out]
-    lines += _differences(entries, models)
+    if compared := [cell for cell in entries if cell.get("difference")]:
+        base = compared[0]["difference"]["from"]
+        lines += ["", *_table(f"higher than {base} by", [model for model in models if model != base], [
+            (_named(cell), cell["model"], "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**cell["difference"]))
+            for cell in compared
+        ])]  # fmt: skip
+        lines += ["", "Paired: the same test speakers and the same seed are drawn for both."]
     return "\n".join([*lines, "", f"    {command}", ""])
 
 
-def _differences(entries: list[dict[str, Any]], models: list[str]) -> list[str]:
-    found = [entry for entry in entries if entry.get("difference")]
-    if not found:
-        return []
-    base = found[0]["difference"]["from"]
-    others = [model for model in models if model != base]
-    lines = ["", f"| corpus | task | higher than {base} by | {' | '.join(others)} |", "|---" * (3 + len(others)) + "|"]
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    for entry in found:
-        by = entry["difference"]
-        rows.setdefault(_named(entry), {})[entry["model"]] = f"{by['value']:+.3f} [{by['low']:+.3f}, {by['high']:+.3f}]"
-    lines += [f"| {' | '.join(key)} | {' | '.join(own.get(other, '') for other in others)} |"
-              for key, own in rows.items()]  # fmt: skip
-    return [*lines, "", "Paired: the same test speakers and the same seed are drawn for both."]
+def _table(head: str, models: list[str], cells: list[tuple[tuple[str, ...], str, str]]) -> list[str]:
+    """A Markdown table of cells, each with how its row begins, its model and its text."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for begin, model, text in cells:
+        rows.setdefault(begin, {})[model] = text
+    titles = f"corpus | task | {head} | {' | '.join(models)}"
+    lines = [f"| {titles} |", "|---" * (titles.count("|") + 1) + "|"]
+    return lines + [f"| {' | '.join([*begin, *(own.get(m, '') for m in models)])} |" for begin, own in rows.items()]
 
 
 def _named(cell: dict[str, Any]) -> tuple[str, str, str]:
