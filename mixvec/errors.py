@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 FILESYSTEM_ERRORS = (
     errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
@@ -38,6 +39,15 @@ def redacted(text: str) -> str:
 def is_redacted(text: str) -> bool:
     """Whether ``text`` has a URL from which ``redacted`` removed something."""
     return "://***@" in text or ("://" in text and "?***" in text)
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Put ``key``, which names the source of a fault, before the message of a ``UserError``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}{error}") from error
 
 
 def run_cli(main: Callable[[], None]) -> None:

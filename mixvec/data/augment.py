@@ -14,8 +14,7 @@ the front end normalises.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import fftconvolve
 
-from ..errors import UserError
+from ..errors import named
 from ..model.frontend import SAMPLE_RATE_HZ
 from ..resample import resample
 from .config import WaveformAugmentConfig
@@ -78,15 +77,15 @@ class Augmentation:
         config = self.config
         waveform = change_speed(waveform, speed)
         if self.rirs and rng.random() < config.reverb_prob:
-            with _named(self.rirs.key):
+            with named("data.augment.reverb: "):
                 waveform = reverberate(waveform, self.rirs.draw(rng).read(0.0, RIR_MAX_S))
         if config.mix_prob and rng.random() < config.mix_prob:
             other = (own + 1 + int(rng.integers(max(1, len(utterances) - 1)))) % len(utterances)
-            with _named("data.augment.mix_prob"):
+            with named("data.augment.mix_prob: "):
                 partner, _ = random_crop(utterances[other], len(waveform) / SAMPLE_RATE_HZ, rng)
             waveform = mix(waveform, partner, float(rng.uniform(*config.mix_ratio_db)), rng)
         if self.noises and rng.random() < config.noise_prob:
-            with _named(self.noises.key):
+            with named("data.augment.noise: "):
                 noise, _ = random_crop(self.noises.draw(rng), len(waveform) / SAMPLE_RATE_HZ, rng)
             waveform = add_noise(waveform, noise, float(rng.uniform(*config.noise_snr_db)))
         return waveform
@@ -97,7 +96,7 @@ class _Sounds:
 
     def __init__(self, source: Any, key: str) -> None:
         corpus = Corpus("") if source is None else find_utterances(source, key)
-        self.key, self.utterances, self.skipped = key, corpus.utterances, corpus.skipped
+        self.utterances, self.skipped = corpus.utterances, corpus.skipped
         repeats = corpus.repeats(1.0)
         self.shares = np.cumsum(np.ones(len(corpus.utterances)) if repeats is None else repeats)
 
@@ -106,15 +105,6 @@ class _Sounds:
 
     def draw(self, rng: np.random.Generator) -> Utterance:
         return self.utterances[int(np.searchsorted(self.shares, rng.random() * self.shares[-1], side="right"))]
-
-
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Put the key before the error."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{key}: {error}") from error
 
 
 def random_crop(utterance: Utterance, most_s: float, rng: np.random.Generator) -> tuple[Tensor, float]:

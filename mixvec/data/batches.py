@@ -6,7 +6,6 @@ any number of workers, ranks and micro-batches, and the same after a resume.
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -22,12 +21,12 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from ..errors import UserError
 from ..model.frontend import SAMPLE_RATE_HZ
-from ..parent import follow_parent
 from .augment import Augmentation, random_crop
 from .fingerprint import Fingerprint
 from .plan import deal, plan_epoch
 from .sources import Corpus
 from .utterances import Utterance
+from .workers import data_loader
 
 Batch = TypeVar("Batch")
 
@@ -142,16 +141,15 @@ class UpdateSource(Generic[Batch]):
         raise NotImplementedError
 
     def clip(
-        self, others: Sequence[Utterance], own: int, seed: tuple[int, ...], rng: np.random.Generator,
-        speed: float, augment: Augmentation | None,
-    ) -> Clip:  # fmt: skip
+        self, others: Sequence[Utterance], own: int, seed: tuple[int, ...], rng: np.random.Generator, speed: float
+    ) -> Clip:
         """Decode utterance number ``own`` of ``others``, crop and augment it.
 
         Raises:
             UserError: it cannot be used (``read_clip``), or neither can what augments it.
         """
         clip = read_clip(others[own], rng, self.config.crop_s * speed, self.config.min_s)
-        waveform = augment(clip.waveform, speed, others, own, rng) if augment else clip.waveform
+        waveform = self.augment(clip.waveform, speed, others, own, rng) if self.augment else clip.waveform
         return replace(clip, waveform=waveform, seed=seed, speed=speed)
 
 
@@ -167,15 +165,15 @@ def loaded_of(
 class _MicroBatches(Dataset[Any]):
     """Micro-batches by epoch and utterance numbers, decoded when they are indexed."""
 
-    def __init__(self, updates: Updates[Any], augmented: bool) -> None:
-        self.updates, self.augmented = updates, augmented
+    def __init__(self, updates: Updates[Any]) -> None:
+        self.updates = updates
 
     def __getitem__(self, asked: tuple[int, np.ndarray]) -> Loaded[Any]:
         epoch, numbers = asked
         clips, skipped = [], []
         for number in numbers.tolist():
             try:
-                clips.append(self.updates.read(number, epoch, augmented=self.augmented))
+                clips.append(self.updates.read(number, epoch))
             except UserError as error:
                 source = self.updates.utterances[number % len(self.updates.utterances)].source
                 skipped.append({"source": source, "reason": str(error), "epoch": epoch})
@@ -205,7 +203,7 @@ class Updates(UpdateSource[Batch]):
     def _epoch(self, place: list[int]) -> int:
         return place[0] if place[1] < self.epoch_length(place[0]) else place[0] + 1
 
-    def read(self, number: int, epoch: int, *, augmented: bool = True) -> Clip:
+    def read(self, number: int, epoch: int) -> Clip:
         """Decode one utterance of this epoch, crop and augment it.
 
         Args:
@@ -214,19 +212,17 @@ class Updates(UpdateSource[Batch]):
         Raises:
             UserError: it cannot be used (``read_clip``), or neither can what augments it.
         """
-        own, augment = number % len(self.utterances), self.augment if augmented else None
-        speed = float(augment.speeds((epoch,), own, 1)[0]) if augment else 1.0
-        seed = (self.config.seed, epoch, number)
-        return self.clip(self.utterances, own, seed, np.random.default_rng(seed), speed, augment)
+        own, seed = number % len(self.utterances), (self.config.seed, epoch, number)
+        speed = float(self.augment.speeds((epoch,), own, 1)[0]) if self.augment else 1.0
+        return self.clip(self.utterances, own, seed, np.random.default_rng(seed), speed)
 
     def planned_s(self, epoch: int) -> np.ndarray:
         """(N,) seconds of each utterance in this epoch, at its speed and cropped."""
         if self.augment is None:
             return self.durations_s
-        recorded_s = self.utterances.durations_s
-        seconds: np.ndarray = recorded_s / self.augment.speeds((epoch,), 0, len(recorded_s))
-        capped: np.ndarray = np.minimum(seconds, self.config.crop_s)
-        return capped
+        speeds = self.augment.speeds((epoch,), 0, len(self.utterances))
+        seconds: np.ndarray = np.minimum(self.utterances.durations_s / speeds, self.config.crop_s)
+        return seconds
 
     @property
     def epoch_utterances(self) -> float:
@@ -246,9 +242,11 @@ class Updates(UpdateSource[Batch]):
 
     def once(self) -> Iterator[Loaded[Batch]]:
         """This rank's share of the corpus for scoring: each utterance once, in a fixed order, not augmented."""
-        config, everything = self.config, np.arange(len(self.utterances))
+        config, plain = self.config, copy(self)
+        plain.augment = None
+        everything = np.arange(len(self.utterances))
         parts = deal(everything, self.durations_s, config.batch_max_s, config.ranks, config.rank)
-        yield from self._loader(((0, part) for part in parts), augmented=False)
+        yield from plain._loader((0, part) for part in parts)
 
     def _deal(self, epoch: int, position: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
         config = self.config
@@ -260,17 +258,8 @@ class Updates(UpdateSource[Batch]):
                 yield [epoch, number + 1], parts
             epoch, position = epoch + 1, 0
 
-    def _loader(self, asked: Iterator[tuple[int, np.ndarray]], *, augmented: bool = True) -> DataLoader[Any]:
-        return DataLoader(
-            _MicroBatches(self, augmented),
-            batch_size=None,
-            sampler=asked,
-            num_workers=self.config.workers,
-            prefetch_factor=4 if self.config.workers else None,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # its own, so that the run's generator is not advanced
-            worker_init_fn=start_worker,
-        )
+    def _loader(self, asked: Iterator[tuple[int, np.ndarray]]) -> DataLoader[Any]:
+        return data_loader(_MicroBatches(self), self.config.workers, ahead=4, sampler=asked)
 
 
 def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min_s: float) -> Clip:
@@ -288,14 +277,6 @@ def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min
                         f"{utterance.duration_s:.2f} s could be decoded")  # fmt: skip
     waveform = waveform[: round(crop_s * SAMPLE_RATE_HZ)]
     return Clip(utterance, waveform, rng, start_s=utterance.start_s + start_s)
-
-
-def start_worker(_: int) -> None:
-    """Set up a worker process: one thread, killed with its parent, deaf to the signals that the parent handles."""
-    torch.set_num_threads(1)
-    follow_parent(signal.SIGKILL)  # else it keeps a killed rank's sockets open for seconds
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)  # the training process handles them, and ends its workers
 
 
 def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:

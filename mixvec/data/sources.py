@@ -12,8 +12,7 @@ from __future__ import annotations
 import glob
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..audio import AudioHeader
-from ..errors import UserError
+from ..errors import UserError, named
 from .fingerprint import Fingerprint
 from .headers import with_headers
 from .mixture import repeats_of
@@ -129,15 +128,6 @@ def _matching(name: str) -> list[str]:
     return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
 
 
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Put the key before a ``UserError``."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{key}={error}") from error
-
-
 def shards_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list[Shard]:
     """The shards of a source that is one name or a pattern: its tars or Parquet files, or all of it as one.
 
@@ -146,7 +136,7 @@ def shards_of(name: str, key: str, labels: bool, *, stream: bool = False) -> lis
     Raises:
         UserError: there is no such source.
     """
-    with _named(key):
+    with named(f"{key}="):
         found = _matching(name)
         if not found:
             raise UserError(f"{name}: nothing matches")

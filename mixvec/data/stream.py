@@ -19,13 +19,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 
 from ..audio import audio_header
 from ..errors import UserError, redacted
 from .augment import Augmentation
-from .batches import Batch, Clip, Loaded, LoaderConfig, UpdateSource, loaded_of, start_worker
+from .batches import Batch, Clip, Loaded, LoaderConfig, UpdateSource, loaded_of
 from .fingerprint import Fingerprint
 from .headers import opened
 from .plan import deal, plan_pool
@@ -37,6 +36,7 @@ from .segments import even_segments_of
 from .sources import shards_of, utterance_of
 from .spec import SourceSpec
 from .utterances import Utterance
+from .workers import data_loader
 
 ROWS_AT_ONCE = 32
 """Rows whose headers are read together."""
@@ -190,12 +190,7 @@ class StreamedUpdates(UpdateSource[Batch]):
         if place and place["ranks"] != ranks:
             raise UserError(f"{self.key}: this stream was read by {place['ranks']} ranks, each at a place of its own, "
                             f"so {ranks} ranks cannot resume it; start {place['ranks']} again")  # fmt: skip
-        loader = DataLoader(
-            _Stream(self, place), batch_size=None, num_workers=min(1, workers), collate_fn=_unchanged,
-            prefetch_factor=2 if workers else None, generator=torch.Generator(), worker_init_fn=start_worker,
-            pin_memory=torch.cuda.is_available(),
-        )  # fmt: skip
-        for item in loader:
+        for item in data_loader(_Stream(self, place), min(1, workers), ahead=2):
             if isinstance(item, str):
                 raise UserError(item)
             yield item
@@ -262,7 +257,7 @@ class StreamedUpdates(UpdateSource[Batch]):
             seed = (self.config.seed, *streamed.numbers)
             rng = np.random.default_rng([*seed, 7])
             try:
-                return self.clip(utterances, own, seed, rng, self._speed(streamed), self.augment)
+                return self.clip(utterances, own, seed, rng, self._speed(streamed))
             except UserError as error:
                 return {"source": utterances[own].source, "reason": str(error), "epoch": streamed.numbers[0]}
 
@@ -292,7 +287,3 @@ class _Stream(IterableDataset[Any]):
             yield from self.updates.decoded(self.place)
         except UserError as error:
             yield str(error)
-
-
-def _unchanged(item: Any) -> Any:
-    return item

@@ -17,10 +17,11 @@ import soundfile
 import torch
 
 from mixvec import UserError
-from mixvec.data.batches import Clip, Loaded, LoaderConfig, Updates, start_worker
+from mixvec.data.batches import Clip, Loaded, LoaderConfig, Updates
 from mixvec.data.masks import span_mask
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance, Utterances
+from mixvec.data.workers import start_worker
 from mixvec.model.frontend import MelFrontEnd
 from pretrain.objectives.contrastive import Contrastive, ContrastiveBatch, ContrastiveConfig, draw_distractors
 
