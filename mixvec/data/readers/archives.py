@@ -38,23 +38,7 @@ class TarMember:
     def open(self) -> BinaryIO:
         if is_url(self.path):
             return opened_audio(self.path, self.offset, self.size)
-        return io.BufferedReader(_LocalWindow(self.path, self.offset, self.size), 1 << 16)
-
-
-class _LocalWindow(Window):
-    """A range of a local file as a file of its own."""
-
-    def __init__(self, path: str, offset: int, size: int) -> None:
-        super().__init__(offset, size)
-        self.file = open(path, "rb", buffering=0)  # noqa: SIM115  (close() closes it)
-
-    def read_at(self, at: int, count: int) -> bytes:
-        self.file.seek(at)
-        return self.file.read(count)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
+        return io.BufferedReader(Window(open(self.path, "rb", buffering=0), self.offset, self.size), 1 << 16)
 
 
 def tar_rows(path: AnyPath) -> Rows:

@@ -88,18 +88,14 @@ def opened_range(url: str, offset: int, size: int) -> BinaryIO:
     if size < 0:  # the server does not say
         fs, path = filesystem(url)
         return io.BytesIO(retried(url, lambda: fs.cat_file(path)))
-    return io.BufferedReader(_RemoteWindow(url, offset, size), 1 << 16)
+    return io.BufferedReader(Window(_Ranges(url, offset, offset + size), offset, size), 1 << 16)
 
 
 class Window(io.RawIOBase):
-    """A range of a file as a file of its own, read with ``read_at``."""
+    """A range of a file as a file of its own, of which only ``seek``, ``read`` and ``close`` are used."""
 
-    def __init__(self, offset: int, size: int) -> None:
-        self.offset, self.size, self.at = offset, size, 0
-
-    def read_at(self, at: int, count: int) -> bytes:
-        """At least one and at most ``count`` bytes from ``at`` in the whole file on; none only at its end."""
-        raise NotImplementedError
+    def __init__(self, file: Any, offset: int, size: int) -> None:
+        self.file, self.offset, self.size, self.at = file, offset, size, 0
 
     def readable(self) -> bool:
         return True
@@ -113,66 +109,72 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self.size - self.at))
-        piece = self.read_at(self.offset + self.at, wanted) if wanted else b""
+        self.file.seek(self.offset + self.at)
+        piece = self.file.read(wanted) if wanted else b""
         memoryview(buffer)[: len(piece)] = piece
         self.at += len(piece)
         return len(piece)
 
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
-class _RemoteWindow(Window):
-    """A range of a remote file; the first block and the last one requested are kept."""
 
-    def __init__(self, url: str, offset: int, size: int) -> None:
-        super().__init__(offset, size)
-        self.url, self.ahead = url, FIRST_BYTES
+class _Ranges:
+    """A remote file from ``start`` to ``end``; the first block and the last one requested are kept."""
+
+    def __init__(self, url: str, start: int, end: int) -> None:
+        self.url, self.start, self.end, self.at = url, start, end, start
+        self.ahead = FIRST_BYTES
         self.blocks: list[tuple[int, bytes]] = []
         self.file: Any = None
 
-    def read_at(self, at: int, count: int) -> bytes:
+    def seek(self, at: int) -> None:
+        self.at = at
+
+    def read(self, count: int) -> bytes:
+        """At least one and at most ``count`` bytes."""
         start, block = self._block(count)
-        first = at - self.offset - start
-        return block[first : first + count]
+        return block[self.at - start : self.at - start + count]
+
+    def close(self) -> None:
+        self.file, self.blocks = None, []
 
     def _block(self, wanted: int) -> tuple[int, bytes]:
         """The block that holds the next byte, and where it starts."""
         for start, block in self.blocks:
             if start <= self.at < start + len(block):
                 return start, block
-        before = self.blocks[-1] if self.blocks else (0, b"")
-        reads_on = len(before[1]) > 0 and 0 <= self.at - before[0] - len(before[1]) <= NEAR_BYTES
+        start, block = self.blocks[-1] if self.blocks else (self.start, b"")
+        reads_on = len(block) > 0 and 0 <= self.at - start - len(block) <= NEAR_BYTES
         self.ahead = min(2 * self.ahead, MOST_BYTES) if reads_on else FIRST_BYTES
-        left = self.size - self.at
+        left = self.end - self.at
         count = left if left <= 2 * self.ahead else max(self.ahead, wanted)
         try:
-            block = retried(self.url, lambda: self._fetch(self.offset + self.at, count))
-            self.blocks = [*self.blocks[:1], (self.at, block)]
+            self.blocks = [*self.blocks[:1], (self.at, retried(self.url, lambda: self._fetch(count)))]
         except UserError as error:
             if NO_RANGES not in str(error):
                 raise
-            if self.offset or self.size > LARGEST_WHOLE_BYTES:
+            if self.start or self.end > LARGEST_WHOLE_BYTES:
                 raise UserError(f"{self.url}: its server sends no ranges of bytes, without which tars, and files over "
                                 f"{LARGEST_WHOLE_BYTES >> 20} MiB, cannot be read; copy it") from error  # fmt: skip
             fs, path = filesystem(self.url)
             self.blocks = [(0, retried(self.url, lambda: fs.cat_file(path)))]
         return self.blocks[-1]
 
-    def _fetch(self, start: int, count: int) -> bytes:
+    def _fetch(self, count: int) -> bytes:
         file, self.file = self.file, None  # a file that has failed is not used again
         if file is None:
             fs, path = filesystem(self.url)
-            file = fs.open(path, "rb", block_size=MOST_BYTES, cache_type="none", size=self.offset + self.size)
+            file = fs.open(path, "rb", block_size=MOST_BYTES, cache_type="none", size=self.end)
             with suppress(AttributeError):
-                file.details = {"name": path, "size": self.offset + self.size}  # else some ask for them first
-        file.seek(start)
+                file.details = {"name": path, "size": self.end}  # else some ask for them first
+        file.seek(self.at)
         found: bytes = file.read(count)
         if len(found) < count:
-            raise EOFError(f"cut off: {len(found)} of {count} bytes came from byte {start} on")
+            raise EOFError(f"cut off: {len(found)} of {count} bytes came from byte {self.at} on")
         self.file = file
         return found
-
-    def close(self) -> None:
-        self.file, self.blocks = None, []
-        super().close()
 
 
 @lru_cache(maxsize=4096)
