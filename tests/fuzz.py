@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from mixvec import UserError
@@ -34,17 +34,12 @@ CROP_S = 30.0
 LINE_CHARACTERS = 1_000
 
 
-def offences(
-    mutants: range, seed: int, keep: Path, program: Sequence[str] = ("-m", "tests.fuzz")
-) -> Iterator[tuple[Path, str]]:
-    """Those of the mutants of these numbers that are not well met, kept in the folder ``keep``, and what is wrong.
-
-    ``program`` is what meets them in a process of its own, with ``--child``; after an offence a new one continues.
-    """
-    first = mutants.start
-    while first < mutants.stop:
+def offences(mutants: int, seed: int, keep: Path) -> Iterator[tuple[Path, str]]:
+    """The mutants that are not well met, kept in the folder ``keep``, and what is wrong; each ends a child process."""
+    first = 0
+    while first < mutants:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, *program, "--child", folder, str(first), str(mutants.stop), str(seed)]
+            command = [sys.executable, "-m", "tests.fuzz", "--child", folder, str(first), str(mutants), str(seed)]
             environment = os.environ | {
                 "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "MIXVEC_CACHE": f"{folder}/cache",
                 "HF_HOME": f"{folder}/hf", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -140,7 +135,7 @@ def main() -> None:
     if args.child:
         return meet(Path(args.child[0]), *map(int, args.child[1:]))
     count = 0
-    for kept, what in offences(range(args.mutants), args.seed, args.keep):
+    for kept, what in offences(args.mutants, args.seed, args.keep):
         count += 1
         print(f"{kept}: {what}", flush=True)
     print(f"{args.mutants:,} mutants of seed {args.seed}, {count} not well met (kept in {args.keep})")

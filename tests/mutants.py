@@ -33,6 +33,7 @@ AUDIO = [
     ("alac.caf", "CAF", "ALAC_16", 16_000, 2), ("a.sph", "NIST", "PCM_16", 16_000, 1),
 ]  # fmt: skip
 """File name, libsndfile's format and subtype, rate in Hz, channels."""
+FLOATS = [struct.pack(form, value) for form in "fd" for value in (float("nan"), float("inf"), 3e38, 1e-40)]
 SECONDS = 0.3
 HEAD_BYTES = 160
 JUNK = (b"", b"null", b"[]", b"{}", b"-1", b"0", b"\0", b"\n", b"1e999", b"9" * 30, b"\xff", b'"', b"\t", b" ", b"NaN",
@@ -90,71 +91,22 @@ def mutant(among: list[Original], seed: int, number: int) -> tuple[Original, Pat
 
 
 def _damaged(content: bytes, rng: random.Random) -> bytes:
+    """Cut off, or something else put over a part or in between: once, or a few times."""
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
-        if content:
-            content = rng.choice(DAMAGES)(content, rng)
+        if not content:
+            break
+        head = rng.randrange(min(HEAD_BYTES, len(content)))  # most headers are in the first bytes, some in the last
+        at = rng.choice([head, head, rng.randrange(len(content)), len(content) - 1 - head])
+        length = rng.choice([1, 2, 4, 8, rng.randrange(1, 100), rng.randrange(1, 5_000)])
+        flipped, number = content[at] ^ 1 << rng.randrange(8), rng.choice([1, 2, 3, (1 << 8 * length - 1) - 1])
+        new = rng.choice([
+            bytes([flipped]), bytes(length), b"\xff" * length, rng.randbytes(length), rng.choice(JUNK), b"",
+            number.to_bytes(length, "big"), number.to_bytes(length, "little"), rng.choice(FLOATS),
+            content[at : at + length] * rng.choice([2, 3, 50]),
+        ])  # fmt: skip
+        over = rng.choice([len(new), len(new), 0, length])
+        content = content[:at] if rng.random() < 0.1 else content[:at] + new + content[at + over :]
     return content
-
-
-def _at(content: bytes, rng: random.Random) -> int:
-    """A place in it: as often in its first bytes, where headers are, or its last as anywhere."""
-    head = min(HEAD_BYTES, len(content))
-    return rng.choice([rng.randrange(head), rng.randrange(head), rng.randrange(len(content)),
-                       len(content) - 1 - rng.randrange(head)])  # fmt: skip
-
-
-def _cut(content: bytes, rng: random.Random) -> bytes:
-    return content[: _at(content, rng)]
-
-
-def _flip(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    for _ in range(rng.choice([1, 1, 2, 16])):
-        changed[_at(content, rng)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _number(content: bytes, rng: random.Random) -> bytes:
-    """An extreme number of 1, 2, 4 or 8 bytes in either order, or a NaN or infinity."""
-    width = rng.choice([1, 2, 4, 8])
-    over = 1 << 8 * width
-    some = [
-        0,
-        1,
-        2,
-        3,
-        over - 1,
-        over - 2,
-        over // 2,
-        over // 2 - 1,
-        1 << rng.randrange(8 * width),
-        rng.randrange(over),
-    ]
-    packed = rng.choice(some).to_bytes(width, "little")[:: rng.choice([1, -1])]
-    if width >= 4 and rng.random() < 0.2:
-        packed = struct.pack("<f" if width == 4 else "<d", rng.choice([float("nan"), float("inf"), 3e38, 1e-40]))
-    at = _at(content, rng) // width * width if rng.random() < 0.5 else _at(content, rng)
-    return content[:at] + packed + content[at + width :]
-
-
-def _splice(content: bytes, rng: random.Random) -> bytes:
-    """A stretch left out, repeated, or put elsewhere."""
-    at = _at(content, rng)
-    end = at + rng.choice([1, 4, 8, rng.randrange(1, 100), rng.randrange(1, 5_000)])
-    part, without = content[at:end], content[:at] + content[end:]
-    other = rng.randrange(len(without) + 1)
-    repeated = content[:at] + part * rng.choice([2, 2, 3, 50]) + content[end:]
-    return rng.choice([without, repeated, without[:other] + part + without[other:]])
-
-
-def _overwrite(content: bytes, rng: random.Random) -> bytes:
-    """Zeros, 255s, noise or a word where something else was, or put in between."""
-    at, length = _at(content, rng), rng.choice([1, 4, rng.randrange(1, 100), rng.randrange(1, 5_000)])
-    junk = rng.choice([bytes(length), b"\xff" * length, rng.randbytes(length), rng.choice(JUNK), rng.choice(JUNK)])
-    return content[:at] + junk + content[at + (len(junk) if rng.random() < 0.7 else 0) :]
-
-
-DAMAGES: list[Callable[[bytes, random.Random], bytes]] = [_cut, _flip, _flip, _number, _number, _splice, _overwrite]
 
 
 def tar_mended(content: bytes) -> bytes:

@@ -17,7 +17,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -40,8 +40,6 @@ class WebServer:
         self.faults: list[list[object]] = []
         self.sent = 0
         self.lock = threading.Lock()
-        self.barrier: threading.Barrier | None = None
-        self.awaited = ""
 
     def __enter__(self) -> WebServer:
         web = self
@@ -64,9 +62,6 @@ class WebServer:
 
     def fault(self, request: str) -> str | None:
         """Note a request, and say which fault it shall meet."""
-        if self.barrier is not None and self.awaited in request:
-            with suppress(threading.BrokenBarrierError):
-                self.barrier.wait()
         with self.lock:
             self.log.append(request)
             for fault in self.faults:
@@ -75,11 +70,6 @@ class WebServer:
                     fault[1] = times - 1
                     return kind
         return None
-
-    def together(self, count: int, pattern: str) -> threading.Barrier:
-        """Hold back requests that match until ``count`` of them wait; the barrier breaks where they never do."""
-        self.barrier, self.awaited = threading.Barrier(count, timeout=5), pattern
-        return self.barrier
 
     @contextmanager
     def counted(self) -> Iterator[list[int]]:

@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
@@ -115,23 +114,6 @@ def test_a_second_start_opens_what_is_new_or_changed(
     check(third, folder)
 
 
-def test_a_tar_s_members_are_known_by_shard_and_offset(folder: Path, tmp_path: Path, opens: Opens) -> None:
-    shard = tmp_path / "tars" / "a.tar"
-    shard.parent.mkdir()
-    with tarfile.open(shard, "w") as tar:
-        tar.add(folder / "0", "0")
-    first = find(shard.parent)
-    assert len(opens) == 5
-    opens.clear()
-    second = find(shard.parent)
-    assert opens == ["stored"]  # the one that is no audio
-    assert (second.utterances, second.skipped) == (first.utterances, first.skipped)
-    opens.clear()
-    with tarfile.open(shard, "w") as tar:
-        tar.add(folder / "1", "1")
-    assert len(find(shard.parent).utterances) == 3 and len(opens) == 4
-
-
 def test_a_long_file_in_many_rows_is_opened_once(folder: Path, opens: Opens, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(headers, "BATCH_ROWS", 3)
     rows = '{"audio": "0/0.wav", "offset": 0.01, "duration": 0.02}\n{"audio": "0/noise.wav"}\n' * 20
@@ -207,9 +189,8 @@ def test_writers_at_the_same_time_lose_nothing() -> None:
     assert len(found) == 199 and set(found.values()) <= {b"a" * 99, b"b" * 99}
 
 
-@pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_reported_when_it_takes_long(
-    folder: Path, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find(folder)
     assert capsys.readouterr().err == ""

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from mixvec.data import headers
 from mixvec.data.batches import LoaderConfig, Updates
 from mixvec.data.sources import find_utterances
 from tests.readers import (
@@ -94,10 +93,8 @@ def test_folders_files_patterns_and_lists(tmp_path: Path, web: WebServer) -> Non
     for top in ("memory://top", web.url):
         for source, expected in (
             ("", ["e", "a", "b c", "c#1"]), ("/y", ["c#1"]), ("/v1.0/", ["e"]), ("/x/a.wav", ["a"]),
-            ("/*/*.wav", ["e", "a"]), ("/[xy]", None), ("/x/*", ["a", "b c"]), ("/*", None),
+            ("/*/*.wav", ["e", "a"]), ("/x/*", ["a", "b c"]),
         ):  # fmt: skip
-            if expected is None:
-                continue
             corpus = find(top + source, labels=False)
             names = [str(u.stored.path).rpartition("/")[2].partition(".")[0] for u in corpus.utterances]
             assert [name.replace("%20", " ").replace("%23", "#") for name in names] == expected, source
@@ -132,24 +129,19 @@ def test_official_layouts(tmp_path: Path, web: WebServer, protocol: str) -> None
     site = tmp_path / "site"
     write(site / "LibriSpeech/dev-clean/84/12/84-12-0.flac")
     write_text(site / "LibriSpeech/dev-clean/84/12/84-12.trans.txt", "84-12-0 GO", "84-12-1 GONE")
-    write(site / "cv/clips/one.mp3")
-    write_text(site / "cv/train.tsv", "client_id\tpath\tsentence", "x\tone.mp3\tJa")
     write(site / "aishell/wav/train/S1/BAC1.wav")
     write_text(site / "aishell/transcript/all.txt", "BAC1 你 好")
     write(site / "slurp/audio/slurp_real/a.flac")
     row = {"sentence": "hi", "intent": "greet", "recordings": [{"file": "a.flac"}, {"file": "b.flac"}]}
     write_text(site / "slurp/dataset/slurp/train.jsonl", json.dumps(row))
-    write(site / "ted/train/sph/talk.sph", 2.0)
-    write_text(site / "ted/train/stm/talk.stm", "talk 1 s 0.5 1.5 <o,f0,male> so it 's")
-    write(site / "words/on/1.wav"), write(site / "words/off/2.wav"), write(site / "words/off/3.wav")
-    write_text(site / "words/validation_list.txt", "off/2.wav"), write_text(site / "words/testing_list.txt")
     top = web.url if protocol == "http" else uploaded(site, "memory://all")
-    for source, said in (
-        ("LibriSpeech/dev-clean", ["GO"]), ("cv/train.tsv", ["Ja"]), ("aishell/wav/train", ["你 好"]),
-        ("slurp/dataset/slurp/train.jsonl", ["hi"]), ("ted/train", ["so it's"]), ("words", [None, None]),
-    ):  # fmt: skip
+    for source, texts in (
+        ("LibriSpeech/dev-clean", ["GO"]),
+        ("aishell/wav/train", ["你 好"]),
+        ("slurp/dataset/slurp/train.jsonl", ["hi"]),
+    ):
         here, there = find(site / source), find(f"{top}/{source}")
-        assert [u.text for u in there.utterances] == said
+        assert [u.text for u in there.utterances] == texts
         assert [(u.label, u.duration_s, u.start_s) for u in there.utterances] == [
             (u.label, u.duration_s, u.start_s) for u in here.utterances
         ]
@@ -204,16 +196,6 @@ def test_the_index_knows_remote_files(tmp_path: Path, web: WebServer) -> None:
         asked = len(web.log)
         find(f"{web.url}/audio", labels=False)
         assert len([line for line in web.log[asked:] if "bytes=" in line]) == 5
-
-
-def test_headers_are_waited_for_together(tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """soundfile opens one file at a time, so what it will ask for has to be there before: all are asked for at once."""
-    for number in range(8):
-        write(tmp_path / "site" / f"{number}.ogg", 0.3)
-    monkeypatch.setattr(headers, "REMOTE_BATCH_ROWS", 1)
-    together = web.together(8, "bytes=")
-    assert len(find(web.url, labels=False).utterances) == 8
-    assert together.broken is False
 
 
 def test_workers_read_after_the_main_process_did(tmp_path: Path, web: WebServer) -> None:

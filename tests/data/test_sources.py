@@ -160,31 +160,6 @@ def test_glob_list_and_single_file(tmp_path: Path) -> None:
     assert corpus.name == "y, a.wav"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ('{"text": "a"}', r"m\.jsonl:1: the row names no audio; it needs one of file_name, audio_filepath"),
-        ('{"audio": ""}', r"m\.jsonl:1: the row names no audio"),
-        ('\n{"audio": "gone.wav"}', r"m\.jsonl:2: gone\.wav is not there \(looked in "),
-        ('{"audio": "a.wav"}\n{"audio": ', r"m\.jsonl:2: not JSON"),
-        ("[1]", r"m\.jsonl:1: a row must be an object"),
-        ('{"audio": "a.wav", "offset": "soon"}', r"m\.jsonl:1: offset='soon' is not a number of seconds"),
-        ('{"audio": "a.wav", "offset": -1}', r"m\.jsonl:1: offset=-1 is not"),
-        ('{"audio": "a.wav", "offset": NaN}', r"m\.jsonl:1: offset=nan is not"),
-        ('{"audio": "a.wav", "offset": 0, "duration": []}', r"m\.jsonl:1: duration=\[\] is not"),
-        ('{"audio": "a.wav", "text": "\udcff"}', r"m\.jsonl: not UTF-8 text"),
-        ("", r"data\.train=.*m\.jsonl: no readable audio in it$"),
-        ('{"audio": "a.wav", "offset": 9}', r"no readable audio in it; 1 skipped, the first: .*a\.wav: no audio in it"),
-    ],
-)
-def test_a_wrong_manifest_is_one_line_that_names_the_row(tmp_path: Path, text: str, message: str) -> None:
-    write(tmp_path / "a.wav")
-    (tmp_path / "m.jsonl").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=message) as caught:
-        find(tmp_path / "m.jsonl")
-    assert "\n" not in str(caught.value)
-
-
 def test_missing_and_empty_sources(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "read.me").write_text("nothing here")

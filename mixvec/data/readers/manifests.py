@@ -92,23 +92,17 @@ def _by_id(path: AnyPath) -> list[tuple[str, dict[str, Any]]] | None:
     if path.suffix.lower() != ".json":
         return None
     first = next((line for _, line in numbered_lines(path) if line.strip()), "")
-    try:
-        alone = json.loads(first)
-        whole = alone if isinstance(alone, dict) and _nested(alone) else None
-    except (ValueError, RecursionError):
-        whole = _whole(path) if first.lstrip().startswith("{") else None
-    if whole is None or not _nested(whole):
+    whole = _parsed(first)
+    if whole is None and first.lstrip().startswith("{"):
+        whole = _parsed("\n".join(line for _, line in numbered_lines(path)))
+    if not isinstance(whole, dict) or not whole or not all(isinstance(row, dict) for row in whole.values()):
         return None
     return [(f"{path}: {name}", row) for name, row in whole.items()]
 
 
-def _nested(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and all(isinstance(row, dict) for row in value.values())
-
-
-def _whole(path: AnyPath) -> Any:
+def _parsed(text: str) -> Any:
     try:
-        return json.loads("\n".join(line for _, line in numbered_lines(path)))
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
