@@ -23,12 +23,12 @@ STM_LABELS = re.compile(r"<[^<>]*,[^<>]*>\s*")
 NOT_SCORED = "ignore_time_segment_in_scoring"
 
 
-def librispeech_rows(path: AnyPath, key: str) -> Rows:
+def librispeech_rows(path: AnyPath, wanted: Wanted) -> Rows:
     """Below a folder, or in one ``*.trans.txt``: lines of an id and its text, the audio beside them."""
     files = files_below(path) if path.is_dir() else [path]
     transcripts = [file for file in files if file.name.endswith(".trans.txt")]
     if path.is_dir():
-        one_split_below(key, path, transcripts)
+        one_split_below(wanted.key, path, transcripts)
     for transcript in transcripts:
         beside = {p.stem: p for p in sorted(transcript.parent.iterdir()) if p.suffix.lower() in EXTENSIONS}
         for where, name, text in keyed_lines(transcript):
@@ -64,13 +64,13 @@ def aishell_transcripts(folder: AnyPath) -> list[AnyPath]:
     return []
 
 
-def aishell_rows(folder: AnyPath, key: str) -> Rows:
+def aishell_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The audio below a split's folder, each with its line of the one transcript."""
     texts: dict[str, tuple[str, str]] = {}
     for transcript in aishell_transcripts(folder):
         texts |= {name: (where, text) for where, name, text in keyed_lines(transcript)}
     files = audio_below(folder)
-    one_split_below(key, folder, files)
+    one_split_below(wanted.key, folder, files)
     for file in files:
         if file.stem in texts:
             where, text = texts[file.stem]
@@ -79,7 +79,7 @@ def aishell_rows(folder: AnyPath, key: str) -> Rows:
             yield Fault(str(file), f"{file}: no line of the transcript is about it")
 
 
-def tedlium_rows(folder: AnyPath) -> Rows:
+def tedlium_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The segments of ``stm/*.stm`` over the talks in ``sph``, but for those that are left out of scoring.
 
     ``<unk>`` stands for a word that nobody could write down and is dropped; ``it 's`` becomes ``it's``.
@@ -100,7 +100,7 @@ def tedlium_rows(folder: AnyPath) -> Rows:
             yield Row(str(folder / "sph" / f"{parts[0]}.sph"), where, start_s, duration_s, text=text)
 
 
-def speech_commands_rows(folder: AnyPath) -> Rows:
+def speech_commands_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The training split: every file that is in neither list. The label is the folder's name."""
     held_out = {line.strip() for name in SPLIT_LISTS for _, line in numbered_lines(folder / name)}
     for file in audio_below(folder):
@@ -109,7 +109,7 @@ def speech_commands_rows(folder: AnyPath) -> Rows:
             yield Row(str(file), label=word)
 
 
-def speech_commands_list_rows(path: AnyPath) -> Rows:
+def speech_commands_list_rows(path: AnyPath, wanted: Wanted) -> Rows:
     """The split that a list names."""
     for number, line in numbered_lines(path):
         if line.strip():
@@ -117,7 +117,7 @@ def speech_commands_list_rows(path: AnyPath) -> Rows:
             yield Row(str(file), f"{path}:{number}", label=file.parent.name)
 
 
-def background_rows(folder: AnyPath) -> Rows:
+def background_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """Each second of each file of noise, as ``_silence_``; a rest of less than a second is left out."""
     for file in audio_below(folder):
         try:
@@ -201,42 +201,38 @@ def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
     return spans
 
 
+def _has_transcripts(folder: AnyPath, labels: bool) -> bool:
+    return labels and any(not isinstance(f, Fault) and f.name.endswith(".trans.txt") for f in walk(folder))
+
+
 LIBRISPEECH = Reader(
     "LibriSpeech, Libri-Light", "for labels: a split's folder (`DIR/dev-clean`), with `*.trans.txt` at any depth",
-    "folder",
-    lambda folder, labels: labels and any(
-        not isinstance(file, Fault) and file.name.endswith(".trans.txt") for file in walk(folder)
-    ),
-    lambda folder, wanted: librispeech_rows(folder, wanted.key),
+    "folder", _has_transcripts, librispeech_rows,
 )  # fmt: skip
 TRANSCRIPT = Reader(
-    "a LibriSpeech transcript", "`DIR/1-2.trans.txt`", "file", named(".trans.txt"),
-    lambda path, wanted: librispeech_rows(path, wanted.key),
+    "a LibriSpeech transcript", "`DIR/1-2.trans.txt`", "file", named(".trans.txt"), librispeech_rows
 )  # fmt: skip
 AISHELL = Reader(
     "AISHELL-1", "for labels: `DIR/wav/train`, with `DIR/transcript/*.txt` above; the speakers' archives unpacked",
-    "folder",
-    lambda folder, labels: labels and bool(aishell_transcripts(folder)),
-    lambda folder, wanted: aishell_rows(folder, wanted.key), split_folders=("wav/*/S*",),
+    "folder", lambda folder, labels: labels and bool(aishell_transcripts(folder)), aishell_rows,
+    split_folders=("wav/*/S*",),
 )  # fmt: skip
 TEDLIUM = Reader(
     "TED-LIUM", "for labels: `DIR/legacy/train`, a folder that holds `stm` and `sph`", "folder",
-    lambda folder, labels: labels and (folder / "stm").is_dir() and (folder / "sph").is_dir(),
-    lambda folder, wanted: tedlium_rows(folder), split_folders=("*/stm", "legacy/*/stm"),
+    lambda folder, labels: labels and (folder / "stm").is_dir() and (folder / "sph").is_dir(), tedlium_rows,
+    split_folders=("*/stm", "legacy/*/stm"),
 )  # fmt: skip
 SPEECH_COMMANDS = Reader(
     "Speech Commands", "its folder is the training split: all that is in neither list, without `_background_noise_`",
-    "folder",
-    lambda folder, labels: all((folder / name).is_file() for name in SPLIT_LISTS),
-    lambda folder, wanted: speech_commands_rows(folder),
+    "folder", lambda folder, labels: all((folder / name).is_file() for name in SPLIT_LISTS), speech_commands_rows,
 )  # fmt: skip
 SPEECH_COMMANDS_LIST = Reader(
     "Speech Commands, a list", "the other splits: `DIR/validation_list.txt`, `DIR/testing_list.txt`", "file",
-    lambda path, labels: path.name.lower() in SPLIT_LISTS, lambda path, wanted: speech_commands_list_rows(path),
+    lambda path, labels: path.name.lower() in SPLIT_LISTS, speech_commands_list_rows,
 )  # fmt: skip
 SPEECH_COMMANDS_NOISE = Reader(
     "Speech Commands, silence", "for labels: `DIR/_background_noise_`, second by second as `_silence_`", "folder",
-    lambda folder, labels: labels and folder.name == BACKGROUND_NOISE, lambda folder, wanted: background_rows(folder),
+    lambda folder, labels: labels and folder.name == BACKGROUND_NOISE, background_rows,
 )  # fmt: skip
 SPEECH_COMMANDS_TEST = Reader(
     "Speech Commands, 12 classes", "for labels: the folder of the test archive, which holds `_silence_`", "folder",

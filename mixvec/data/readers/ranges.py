@@ -44,14 +44,8 @@ class State(NamedTuple):
     version: int
 
 
-listed: dict[str, dict[str, State | None]] = {}
-"""The content of each folder that was listed, by URL: a file's state, or None for a folder."""
-
-
-def listed_state(url: str) -> State | None:
-    """The state of a file from a listing of its folder; None where it was not listed."""
-    folder, _, name = url.rpartition("/")
-    return listed.get(folder, {}).get(name)
+states: dict[str, State] = {}
+"""The states of the files that were listed, by URL."""
 
 
 @dataclass(frozen=True)
@@ -184,18 +178,14 @@ def state(url: str) -> State:
     Raises:
         UserError: it is not there (``Missing``), or cannot be asked for.
     """
-    known = listed_state(url)
+    known = states.get(url)
     if known is not None and known.size >= 0:
         return known
     fs, path = filesystem(url)
     info = retried(url, lambda: fs.info(path))
     if info.get("type") == "directory":
         raise Missing(f"{url}: a folder, no file")
-    found = state_of(info)
-    if found.version < 0 and "http" not in fs.protocol:  # some report more in a listing of its folder
-        entries = retried(url, lambda: fs.ls(fs._parent(path), detail=True))
-        found = next((state_of(entry) for entry in entries if entry["name"] == info["name"]), found)
-    return found
+    return state_of(info)
 
 
 def state_of(info: dict[str, Any]) -> State:

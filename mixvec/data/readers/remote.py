@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import io
 import posixpath
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -19,15 +21,15 @@ from urllib.parse import quote, unquote
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
-from .ranges import State, filesystem, is_url, listed, opened_range, state, state_of
+from .ranges import filesystem, is_url, opened_range, state, state_of, states
 from .retries import Missing, retried
 
 FILES = (*EXTENSIONS, ".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt", ".tar", ".tgz", ".bz2", ".xz", ".zst",
          ".parquet", ".arrow")  # fmt: skip
 """Suffixes by which files are told from folders over HTTP, which has no folders."""
 
-_whole: dict[str, list[RemotePath]] = {}
-"""The files below each folder that was listed to any depth."""
+_whole: dict[str, list[str]] = {}
+"""The sorted URLs of the files below each folder that was listed to any depth."""
 
 
 def located(name: str) -> AnyPath:
@@ -86,9 +88,8 @@ class RemotePath(PurePosixPath):
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        beside = self.parent._known()
-        if beside is not None:
-            return beside.get(self.parts[-1]) is not None
+        if str(self) in states or self._listing() is not None:
+            return str(self) in states
         try:
             return state(str(self)) is not None
         except Missing:
@@ -96,12 +97,25 @@ class RemotePath(PurePosixPath):
 
     def is_dir(self) -> bool:
         """Whether there is anything in it; over HTTP, before it is listed, whether it is named like a folder."""
-        if self.over_http and self._known() is None:
+        if self.over_http and self._listing() is None:
             return not self.name.lower().endswith(FILES)
-        return bool(self._children())
+        return next(self.iterdir(), None) is not None
 
     def iterdir(self) -> Iterator[RemotePath]:
-        return (self._child(name) for name in self._children())
+        files = self._listing()
+        if files is None:
+            fs, root = filesystem(str(self))
+            entries = []
+            with suppress(Missing):
+                entries = retried(str(self), lambda: fs.ls(root, detail=True))
+            yield from self._noted({entry["name"]: entry for entry in entries}, root)
+            return
+        folder = f"{self}/"
+        at = bisect_left(files, folder)
+        while at < len(files) and files[at].startswith(folder):
+            name, below, _ = files[at][len(folder) :].partition("/")
+            yield self._child(name)
+            at = bisect_left(files, f"{folder}{name}0") if below else at + 1  # 0 comes after /, so after all in it
 
     def glob(self, pattern: str) -> list[RemotePath]:
         """What matches, in order; no ``**``."""
@@ -117,48 +131,36 @@ class RemotePath(PurePosixPath):
         """``name`` as a listing has it, quoted over HTTP."""
         return type(self)(f"{super().__str__()}/{name}")
 
-    def _known(self) -> dict[str, State | None] | None:
-        """What is in this folder, where it or one above it was listed; None where neither was."""
-        if _whole and str(self) not in listed and any(str(path) in _whole for path in self.parents):
-            return {}
-        return listed.get(str(self))
+    def _listing(self) -> list[str] | None:
+        """The sorted URLs of all files in this folder and beyond, where it or one above it was listed as a whole."""
+        return next((_whole[str(path)] for path in (self, *self.parents) if str(path) in _whole), None)
 
-    def _children(self) -> dict[str, State | None]:
-        known = self._known()
-        if known is None:
-            url = str(self)
-            fs, root = filesystem(url)
-            with suppress(Missing):
-                self._note({entry["name"]: entry for entry in retried(url, lambda: fs.ls(root, detail=True))}, root)
-            known = listed.setdefault(url, {})
-        return known
-
-    def _note(self, entries: dict[str, dict[str, Any]], root: str) -> list[RemotePath]:
-        """Remember a listing of this folder; the files in it, hidden ones left out."""
-        files = []
+    def _noted(self, entries: dict[str, dict[str, Any]], root: str) -> list[RemotePath]:
+        """What is listed in this folder, hidden files and folders left out; the states of files are remembered."""
+        found = []
         for name, entry in entries.items():
             below = (name[len(root) :] if name.startswith(root) else "").strip("/")
-            if not below or below.startswith(".") or "/." in below or (self.over_http and "?" in below):
-                continue
-            path = self._child(below)
-            is_file = entry.get("type") != "directory"
-            listed.setdefault(str(path.parent), {})[path.parts[-1]] = state_of(entry) if is_file else None
-            for folder in path.parents[: len(path.parts) - len(self.parts) - 1]:
-                listed.setdefault(str(folder.parent), {}).setdefault(folder.parts[-1])
-            if is_file:
-                files.append(path)
-        return files
+            if below and not below.startswith(".") and "/." not in below and not (self.over_http and "?" in below):
+                found.append(self._child(below))
+                if entry.get("type") != "directory":
+                    states[str(found[-1])] = state_of(entry)
+        return found
 
     def files_below(self) -> list[RemotePath]:
         """Every file at any depth, in a fixed order, in one listing; hidden files and folders left out."""
         url = str(self)
         if url not in _whole:
             fs, root = filesystem(url)
-            files = self._note(retried(url, lambda: _found(fs, root)), root.rstrip("/"))
-            listed.setdefault(url, {})
-            plain = unquote if self.over_http else str
-            _whole[url] = sorted(files, key=lambda path: plain(str(path)).split("/"))
-        return _whole[url]
+            found = self._noted(retried(url, lambda: _found(fs, root)), root.rstrip("/"))
+            _whole[url] = sorted(str(path) for path in found if str(path) in states)
+        return [self._child(name[len(url) + 1 :]) for name in _in_order(url)]
+
+
+@lru_cache(maxsize=8)
+def _in_order(folder: str) -> list[str]:
+    """The files of a listed folder in the order of local ones: by the names of their folders, unquoted."""
+    plain = unquote if folder.startswith("http") else str
+    return sorted(_whole[folder], key=lambda name: plain(name).split("/"))
 
 
 AnyPath: TypeAlias = Path | RemotePath
@@ -214,6 +216,7 @@ def expanded(name: str) -> list[str]:
 
 def forget() -> None:
     """Drop all cached listings and file states."""
-    listed.clear()
+    states.clear()
+    _in_order.cache_clear()
     _whole.clear()
     state.cache_clear()

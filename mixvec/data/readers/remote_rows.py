@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import chain
 
 from ...errors import redacted
-from .ranges import RemoteFile, is_url, listed_state
+from .ranges import RemoteFile, is_url, states
 from .remote import RemotePath, located
 from .rows import Fault, Row, Rows
 
@@ -25,16 +25,9 @@ def settled(rows: Rows) -> Rows:
         elif row.stored is not None:
             yield replace(row, source=redacted(row.source), where=redacted(row.where))
         else:
-            source, stored = _located(row.source)
-            yield replace(row, source=redacted(source), where=redacted(row.where), stored=stored)
-
-
-def _located(url: str) -> tuple[str, RemoteFile | None]:
-    """The name of a file and, unless it is on this machine, where it is stored, with its size where known."""
-    if (known := listed_state(url)) is not None:
-        return url, RemoteFile(url, *known)
-    path = located(url)
-    return str(path), RemoteFile(str(path)) if isinstance(path, RemotePath) else None
+            path = located(row.source)  # which may be on this machine
+            stored = RemoteFile(str(path), *states.get(str(path), ())) if isinstance(path, RemotePath) else None
+            yield replace(row, source=redacted(str(path)), where=redacted(row.where), stored=stored)
 
 
 def in_order(shards: list[Rows], *, remote: bool) -> Rows:
