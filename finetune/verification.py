@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixvec import UserError
-from mixvec.data.readers.files import numbered_lines
+from mixvec.data.readers.files import text_lines
 
 
 class Trial(NamedTuple):
@@ -41,11 +41,11 @@ def read_trials(path: str | Path) -> list[Trial]:
     if not Path(path).is_file():
         raise UserError(f"speaker.trials={path}: no such file")
     trials = []
-    for number, line in numbered_lines(Path(path)):
+    for where, line in text_lines(Path(path)):
         if not (words := line.split()):
             continue
         if len(words) != 3 or words[0] not in ("0", "1"):
-            raise UserError(f"{path}:{number}: a trial is 0 or 1 and two files, not {line[:100]!r}")
+            raise UserError(f"{where}: a trial is 0 or 1 and two files, not {line[:100]!r}")
         trials.append(Trial(words[0] == "1", words[1], words[2]))
     if not trials:
         raise UserError(f"speaker.trials={path}: no trials in it")

@@ -23,7 +23,7 @@ import numpy as np
 import yaml
 
 from mixvec.atomic import write_whole
-from mixvec.data.plan import deal, plan_epoch
+from mixvec.data.plan import EpochPlan, deal
 from mixvec.data.segments import cut_long
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterances
@@ -112,7 +112,7 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     kept.utterances = kept.utterances.longest(data.longest_share)
     own_s, real_s, padded_s, batches = kept.utterances.durations_s, list[float](), list[float](), 0
     repeats = kept.repeats(data.temperature)
-    for update in plan_epoch(own_s, batch.update_s, config.run.seed, 0, repeats) if len(own_s) else ():
+    for update in EpochPlan(own_s, batch.update_s, config.run.seed, 0, repeats) if len(own_s) else ():
         lengths = [own_s[part % len(own_s)] for part in deal(update, own_s, batch.max_s, ranks=1, rank=0)]
         real_s.append(sum(part_s.sum() for part_s in lengths))
         padded_s.append(sum(part_s.max() * len(part_s) for part_s in lengths))

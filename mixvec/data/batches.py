@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..model.frontend import SAMPLE_RATE_HZ
 from .augment import Augmentation, random_crop
 from .fingerprint import Fingerprint
-from .plan import deal, plan_epoch
+from .plan import EpochPlan, deal
 from .sources import Corpus
 from .utterances import Utterance
 from .workers import data_loader
@@ -231,7 +231,7 @@ class Updates(UpdateSource[Batch]):
 
     def epoch_length(self, epoch: int) -> int:
         """The number of updates in an epoch."""
-        return len(plan_epoch(self.planned_s(epoch), self.config.update_s, self.config.seed, epoch, self.repeats))
+        return len(EpochPlan(self.planned_s(epoch), self.config.update_s, self.config.seed, epoch, self.repeats))
 
     def _updates(self, place: Any) -> Iterator[tuple[list[int], list[Loaded[Batch]]]]:
         """The workers decode ahead, from epoch to epoch."""
@@ -252,7 +252,7 @@ class Updates(UpdateSource[Batch]):
         config = self.config
         while True:
             durations_s = self.planned_s(epoch)
-            plan = plan_epoch(durations_s, config.update_s, config.seed, epoch, self.repeats)
+            plan = EpochPlan(durations_s, config.update_s, config.seed, epoch, self.repeats)
             for number in range(position, len(plan)):
                 parts = deal(plan[number], durations_s, config.batch_max_s, config.ranks, config.rank)
                 yield [epoch, number + 1], parts

@@ -19,16 +19,21 @@ JITTER = 0.02
 
 
 class EpochPlan(Sequence[np.ndarray]):
-    """The updates of an epoch: arrays of utterance numbers, each utterance in exactly one.
+    """The updates of an epoch in order, each of about ``update_s`` seconds: arrays of utterance numbers.
 
-    Within a pool, utterances of similar duration share an update (little padding), and the updates are shuffled. A
-    pool is planned when one of its updates is indexed, so that resuming in mid-epoch costs one shuffle and one pool.
+    It is a pure function of its arguments; hardly any update is the same in two epochs. Each utterance is in exactly
+    one, or with ``repeats`` as often as that says, its further copies numbered by ``draw_copies``. Within a pool,
+    utterances of similar duration share an update (little padding), and the updates are shuffled. A pool is planned
+    when one of its updates is indexed, so that resuming in mid-epoch costs one shuffle and one pool.
+
+    Args:
+        durations_s: (N,) seconds of each utterance, after cropping.
+        repeats: (N,) how often an epoch takes each, in expectation; None: once.
     """
 
     def __init__(
         self, durations_s: np.ndarray, update_s: float, seed: int, epoch: int, repeats: np.ndarray | None = None
     ) -> None:
-        """See ``plan_epoch``."""
         self._durations_s, self._seed = durations_s, [seed, epoch]
         copies = None if repeats is None else draw_copies(repeats, seed, epoch)
         count = len(durations_s) if copies is None else len(copies)
@@ -70,21 +75,6 @@ def plan_pool(numbers: np.ndarray, durations_s: np.ndarray, updates: int, rng: n
     bounds = np.minimum(bounds, len(order) - updates + inner)  # it be longer than an update
     parts = np.split(numbers[order], bounds)
     return [parts[i] for i in rng.permutation(updates)]
-
-
-def plan_epoch(
-    durations_s: np.ndarray, update_s: float, seed: int, epoch: int, repeats: np.ndarray | None = None
-) -> EpochPlan:
-    """The updates of an epoch in order, each of about ``update_s`` seconds: a pure function of its arguments.
-
-    With ``repeats``, an epoch takes each utterance that often, its further copies numbered by ``draw_copies``. Hardly
-    any update is the same in two epochs.
-
-    Args:
-        durations_s: (N,) seconds of each utterance, after cropping.
-        repeats: (N,) how often an epoch takes each, in expectation; None: once.
-    """
-    return EpochPlan(durations_s, update_s, seed, epoch, repeats)
 
 
 def deal(update: np.ndarray, durations_s: np.ndarray, max_s: float, ranks: int, rank: int) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mixvec import UserError
 from mixvec.data.batches import Clip, LoaderConfig, Updates
 from mixvec.data.mixture import draw_copies, repeats_of
-from mixvec.data.plan import deal, plan_epoch
+from mixvec.data.plan import EpochPlan, deal
 from mixvec.data.sources import find_utterances
 from mixvec.data.spec import parse_sources
 from mixvec.training.config import load_config, write_config
@@ -40,7 +40,7 @@ def test_an_epoch_has_each_as_often_as_its_weight_says(
 ) -> None:
     durations_s, parts, weights = joined(mixed)
     repeats = np.array(weights)[parts]
-    updates = plan_epoch(durations_s, 60.0, seed, epoch, repeats)
+    updates = EpochPlan(durations_s, 60.0, seed, epoch, repeats)
     numbers = np.concatenate(updates)
     assert len(set(numbers.tolist())) == len(numbers)  # each copy in exactly one update
     counts = np.bincount(numbers % len(durations_s), minlength=len(durations_s))
@@ -49,7 +49,7 @@ def test_an_epoch_has_each_as_often_as_its_weight_says(
         assert (counts[repeats == np.floor(repeats)] == repeats[repeats == np.floor(repeats)]).all()
     for n, count in enumerate(counts):  # copies are numbered from the first on
         assert {n + len(durations_s) * copy for copy in range(count)} <= set(numbers.tolist())
-    again = plan_epoch(durations_s, 60.0, seed, epoch, repeats)
+    again = EpochPlan(durations_s, 60.0, seed, epoch, repeats)
     assert [u.tolist() for u in updates] == [u.tolist() for u in again]
     for update in updates:
         dealt = [part for rank in range(ranks) for part in deal(update, durations_s, 40.0, ranks, rank)]

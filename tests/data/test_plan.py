@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvec.data.plan import deal, plan_epoch
+from mixvec.data.plan import EpochPlan, deal
 
 durations = st.lists(st.floats(0.5, 30.0), min_size=1, max_size=80).map(np.array)
 seeds = st.integers(0, 1000)
@@ -22,10 +22,10 @@ def padded_s(part: np.ndarray, durations_s: np.ndarray) -> float:
 def test_each_utterance_is_in_exactly_one_update(
     durations_s: np.ndarray, update_s: float, seed: int, epoch: int
 ) -> None:
-    updates = plan_epoch(durations_s, update_s, seed, epoch)
+    updates = EpochPlan(durations_s, update_s, seed, epoch)
     assert sorted(np.concatenate(updates).tolist()) == list(range(len(durations_s)))
     assert all(len(update) for update in updates)
-    again = plan_epoch(durations_s, update_s, seed, epoch)
+    again = EpochPlan(durations_s, update_s, seed, epoch)
     assert [u.tolist() for u in updates] == [u.tolist() for u in again]
     # an utterance belongs where its middle falls: within half of it at each end
     average = durations_s.sum() / max(1, round(durations_s.sum() / update_s))
@@ -44,7 +44,7 @@ def test_dealt_parts_make_up_the_update(
     durations_s: np.ndarray, ranks: int, max_s: float, update_s: float, seed: int
 ) -> None:
     """Whatever the ranks: the same updates, the same number of micro-batches on each rank, none too large."""
-    for update in plan_epoch(durations_s, update_s, seed, 0):
+    for update in EpochPlan(durations_s, update_s, seed, 0):
         dealt = [deal(update, durations_s, max_s, ranks, rank) for rank in range(ranks)]
         assert len({len(parts) for parts in dealt}) == 1
         parts = [part for own in dealt for part in own]
@@ -77,7 +77,7 @@ def test_ranks_have_like_shares() -> None:
 
 def test_epochs_and_seeds_differ() -> None:
     durations_s = np.random.default_rng(0).uniform(1, 20, 300)
-    plans = [plan_epoch(durations_s, 100.0, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    plans = [EpochPlan(durations_s, 100.0, seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
     sets = [{frozenset(update.tolist()) for update in plan} for plan in plans]
     for i, one in enumerate(sets):
         for other in sets[:i]:
@@ -89,7 +89,7 @@ def test_updates_are_bucketed_by_duration_and_come_in_any_order() -> None:
     rng = np.random.default_rng(0)
     durations_s = np.concatenate([rng.lognormal(1.2, 0.8, 24_000).clip(1, 20), np.ones(6_000)])
     for update_s in (64.0, 1_000.0):
-        updates = plan_epoch(durations_s, update_s, 0, 0)
+        updates = EpochPlan(durations_s, update_s, 0, 0)
         assert len(updates) > 100
         padded = sum(padded_s(part, durations_s) for update in updates for part in deal(update, durations_s, 96, 1, 0))
         assert padded < durations_s.sum() / 0.97
@@ -103,8 +103,8 @@ def test_any_update_alone_is_that_of_the_whole_epoch(
     durations_s: np.ndarray, update_s: float, seed: int, data: st.DataObject
 ) -> None:
     """To go on from an update, the ones before need not be planned."""
-    whole = list(plan_epoch(durations_s, update_s, seed, 1))
+    whole = list(EpochPlan(durations_s, update_s, seed, 1))
     number = data.draw(st.integers(0, len(whole) - 1))
-    assert plan_epoch(durations_s, update_s, seed, 1)[number].tolist() == whole[number].tolist()
+    assert EpochPlan(durations_s, update_s, seed, 1)[number].tolist() == whole[number].tolist()
     with pytest.raises(IndexError, match=f"update {len(whole)} of {len(whole)}"):
-        plan_epoch(durations_s, update_s, seed, 1)[len(whole)]
+        EpochPlan(durations_s, update_s, seed, 1)[len(whole)]

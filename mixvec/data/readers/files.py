@@ -116,22 +116,22 @@ def one_split_below(key: str, folder: AnyPath, files: list[AnyPath]) -> None:
     one_split(key, folder, [(parent.name, str(parent)) for parent in parents])
 
 
-def numbered_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
-    """The lines of a text file, or of one compressed with gzip, with their numbers from 1.
+def text_lines(path: AnyPath) -> Iterator[tuple[str, str]]:
+    """The lines of a text file, or of one compressed with gzip, each with ``file:line`` for messages.
 
     Raises:
         UserError: it is not UTF-8, not whole, or may not be read.
     """
     with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            yield number, line.rstrip("\n")
+            yield f"{path}:{number}", line.rstrip("\n")
 
 
 def keyed_lines(path: AnyPath) -> Iterator[tuple[str, str, str]]:
     """The lines of a text file that begin with a key: ``file:line``, the key, and the rest of the line."""
-    for number, line in numbered_lines(path):
+    for where, line in text_lines(path):
         if parts := line.split(maxsplit=1):
-            yield f"{path}:{number}", parts[0], "".join(parts[1:]).strip()
+            yield where, parts[0], "".join(parts[1:]).strip()
 
 
 @contextmanager
@@ -156,15 +156,15 @@ def _open_text(path: AnyPath, newline: str | None = None) -> Iterator[IO[str]]:
 
 def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file with one on each line, each with ``file:line``."""
-    for number, line in numbered_lines(path):
+    for where, line in text_lines(path):
         if line.strip():
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not JSON ({error})") from error
+                raise UserError(f"{where}: not JSON ({error})") from error
             if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: a row must be an object with keys such as file_name")
-            yield f"{path}:{number}", row
+                raise UserError(f"{where}: a row must be an object with keys such as file_name")
+            yield where, row
 
 
 def table_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:

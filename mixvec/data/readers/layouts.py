@@ -12,7 +12,7 @@ from typing import Any
 
 from ...audio import EXTENSIONS, audio_header
 from ...errors import UserError
-from .files import audio_below, files_below, keyed_lines, numbered_lines, one_split, one_split_below, table_lines, walk
+from .files import audio_below, files_below, keyed_lines, one_split, one_split_below, table_lines, text_lines, walk
 from .remote import AnyPath
 from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named, span_of
 
@@ -85,8 +85,7 @@ def tedlium_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     ``<unk>`` stands for a word that nobody could write down and is dropped; ``it 's`` becomes ``it's``.
     """
     for transcript in sorted((folder / "stm").glob("*.stm")):
-        for number, line in numbered_lines(transcript):
-            where = f"{transcript}:{number}"
+        for where, line in text_lines(transcript):
             if not line.strip() or line.startswith(";;"):
                 continue
             parts = line.split(maxsplit=5)
@@ -102,7 +101,7 @@ def tedlium_rows(folder: AnyPath, wanted: Wanted) -> Rows:
 
 def speech_commands_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The training split: every file that is in neither list. The label is the folder's name."""
-    held_out = {line.strip() for name in SPLIT_LISTS for _, line in numbered_lines(folder / name)}
+    held_out = {line.strip() for name in SPLIT_LISTS for _, line in text_lines(folder / name)}
     for file in audio_below(folder):
         word = file.parent.name
         if word != BACKGROUND_NOISE and file.relative_to(folder).as_posix() not in held_out:
@@ -111,10 +110,10 @@ def speech_commands_rows(folder: AnyPath, wanted: Wanted) -> Rows:
 
 def speech_commands_list_rows(path: AnyPath, wanted: Wanted) -> Rows:
     """The split that a list names."""
-    for number, line in numbered_lines(path):
+    for where, line in text_lines(path):
         if line.strip():
             file = path.parent / line.strip()
-            yield Row(str(file), f"{path}:{number}", label=file.parent.name)
+            yield Row(str(file), where, label=file.parent.name)
 
 
 def background_rows(folder: AnyPath, wanted: Wanted) -> Rows:

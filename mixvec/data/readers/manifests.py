@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .files import existing, json_lines, keyed_lines, numbered_lines, shown, table_lines
+from .files import existing, json_lines, keyed_lines, shown, table_lines, text_lines
 from .layouts import common_voice_row, fluent_row, slurp_rows, voxpopuli_rows
 from .remote import AnyPath
 from .rows import Reader, Row, Rows, labels_of, named, number_of, span_of
@@ -46,7 +46,7 @@ def table_rows(path: AnyPath) -> Rows:
 
 def tsv_rows(path: AnyPath) -> Rows:
     """A tsv: fairseq's, which has no header, VoxPopuli's, or any other with a header."""
-    columns = next((line for _, line in numbered_lines(path)), "").split("\t")
+    columns = next((line for _, line in text_lines(path)), "").split("\t")
     if len(columns) == 1:
         return fairseq_rows(path)
     return voxpopuli_rows(path) if {"id", "normalized_text"} <= set(columns) else table_rows(path)
@@ -91,10 +91,10 @@ def _by_id(path: AnyPath) -> list[tuple[str, dict[str, Any]]] | None:
     """SpeechBrain's JSON, one object of objects by ID, as rows; None for JSON by lines, which may be endless."""
     if path.suffix.lower() != ".json":
         return None
-    first = next((line for _, line in numbered_lines(path) if line.strip()), "")
+    first = next((line for _, line in text_lines(path) if line.strip()), "")
     whole = _parsed(first)
     if whole is None and first.lstrip().startswith("{"):
-        whole = _parsed("\n".join(line for _, line in numbered_lines(path)))
+        whole = _parsed("\n".join(line for _, line in text_lines(path)))
     if not isinstance(whole, dict) or not whole or not all(isinstance(row, dict) for row in whole.values()):
         return None
     return [(f"{path}: {name}", row) for name, row in whole.items()]
@@ -132,7 +132,7 @@ def _cut(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
 
 def fairseq_rows(path: AnyPath) -> Rows:
     """fairseq's tsv: the first line is the root, then ``path<tab>frames``; text from ``.wrd`` or ``.ltr`` beside it."""
-    lines = [(number, line) for number, line in numbered_lines(path) if line.strip()]
+    lines = [(where, line) for where, line in text_lines(path) if line.strip()]
     if not lines:
         return
     name = lines[0][1].strip()
@@ -146,11 +146,11 @@ def fairseq_rows(path: AnyPath) -> Rows:
             f"{path}:1: {shown(name)} is no folder; a fairseq manifest's first line names the root of its files"
         )
     texts = _fairseq_texts(path, len(lines) - 1)
-    for (number, line), text in zip(lines[1:], texts, strict=True):
+    for (where, line), text in zip(lines[1:], texts, strict=True):
         name, tab, frames = line.rpartition("\t")
         if not tab or not frames.strip().isdecimal():
-            raise UserError(f"{path}:{number}: a row is a path, a tab and a number of frames, not {line[:200]!r}")
-        yield Row(existing(name, f"{path}:{number}", root), f"{path}:{number}", text=text)
+            raise UserError(f"{where}: a row is a path, a tab and a number of frames, not {line[:200]!r}")
+        yield Row(existing(name, where, root), where, text=text)
 
 
 def _fairseq_texts(path: AnyPath, rows: int) -> list[str | None]:
@@ -158,7 +158,7 @@ def _fairseq_texts(path: AnyPath, rows: int) -> list[str | None]:
         beside = path.with_suffix(suffix)
         if not beside.is_file():
             continue
-        lines = [line.strip() for _, line in numbered_lines(beside)]
+        lines = [line.strip() for _, line in text_lines(beside)]
         while len(lines) > rows and not lines[-1]:
             lines.pop()
         if len(lines) != rows:

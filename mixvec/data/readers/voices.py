@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .files import audio_below, numbered_lines
+from .files import audio_below, text_lines
 from .remote import AnyPath
 from .rows import Fault, Reader, Row, Rows
 
@@ -47,12 +47,11 @@ def iemocap_rows(sessions: list[AnyPath]) -> Rows:
     for session in sessions:
         number = session.name[-1]
         for file in sorted((session / "dialog" / "EmoEvaluation").glob("[!.]*.txt")):
-            for line_number, line in numbered_lines(file):
+            for where, line in text_lines(file):
                 if not (found := EVALUATED.match(line)):
                     continue
                 dialog, voice, turn, emotion = found.groups()
                 audio = session / "sentences" / "wav" / dialog / f"{dialog}_{voice}{turn}.wav"
-                where = f"{file}:{line_number}"
                 fields = {"emotion": emotion, "session": number, "speaker": f"Ses0{number}{voice}"}
                 if audio.is_file():
                     yield Row(str(audio), where, label=emotion, fields=fields)
