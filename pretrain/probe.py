@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchaudio.transforms import MelSpectrogram
 
-from mixvec import UserError
+from mixvec import UserError, build_encoder
 from mixvec.data.batches import Clip, LoaderConfig, Updates, pad
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterances
-from mixvec.model.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, normalise
+from mixvec.model.config import LOG_MEL
+from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.padding import padding_mask, zero_padding
 from mixvec.training.run import Run
 
@@ -99,8 +99,9 @@ def _open(run: Run, encoder: Any) -> Probe:
                         f"a key such as intent{why}")  # fmt: skip
     numbers = {name: i for i, name in enumerate(sorted(counts))}
     labels = torch.tensor([numbers[name] for name in names])
-    log_mel = torch.cat([pool([_log_mel(w, n)], n // HOP_SAMPLES + 1) for w, n in batches], dim=1)[0]
-    to_beat = {"probe_chance": max(counts.values()) / len(names), "probe_log_mel": left_out_accuracy(log_mel, labels)}
+    log_mel = build_encoder(LOG_MEL).to(run.accelerator.device)
+    to_beat = {"probe_chance": max(counts.values()) / len(names),
+               "probe_log_mel": layer_accuracies(run, Probe(log_mel, batches, labels, {}))[0]}  # fmt: skip
     untrained = max(layer_accuracies(run, Probe(encoder, batches, labels, to_beat)))
     run.log.print(
         f"probe: {len(names)} utterances of {len(counts)} labels, "
@@ -181,15 +182,6 @@ def left_out_accuracy(inputs: Tensor, labels: Tensor) -> float:
     smoother = torch.linalg.solve(gram + RIDGE * x.shape[1] * torch.eye(len(x)).double(), gram) + 1.0 / len(x)
     unseen = y - (y - smoother @ y) / (1.0 - smoother.diagonal()).unsqueeze(1)
     return float((unseen.argmax(dim=1) == labels).double().mean())
-
-
-def _log_mel(waveforms: Tensor, lengths: Tensor) -> Tensor:
-    """Log-mel (B, T, 80) of waveforms (B, S) at one loudness, without the encoder's normalisation of each bin.
-
-    That would leave nothing of an utterance's mean and standard deviation.
-    """
-    mel = MelSpectrogram(SAMPLE_RATE_HZ, WINDOW_SAMPLES, hop_length=HOP_SAMPLES, n_mels=80, pad_mode="constant")
-    return mel(normalise(waveforms, lengths)).clamp(min=1e-6).log().transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _decode(

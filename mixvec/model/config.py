@@ -85,6 +85,8 @@ class EncoderConfig:
 
 
 BASE = EncoderConfig()
+LOG_MEL = EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0, dropout=0.0, layer_drop=0.0)
+"""What an encoder has to beat: 80 mel bins, a frame per 10 ms."""
 SIZES: dict[str, EncoderConfig] = {
     "tiny": replace(
         BASE,

@@ -16,10 +16,11 @@ from sklearn.metrics import mutual_info_score
 from torch import Tensor
 
 from mixvec import UserError, build_encoder, encoder_config
+from mixvec.model.config import LOG_MEL
 from tests.runs import pretrain
 from tools.espeak import SAMPLE_RATE_HZ, Phone, synthesise
 from tools.probe import frames
-from tools.probe.frames import LOG_MEL, abx_error, dtw_distances, labelled_frames, linear_accuracy, phones_at, speech
+from tools.probe.frames import abx_error, dtw_distances, labelled_frames, linear_accuracy, phones_at, speech
 
 
 def test_phonemes_and_their_times() -> None:

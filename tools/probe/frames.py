@@ -28,12 +28,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixvec import EncoderConfig, build_encoder
+from mixvec import build_encoder
 from mixvec.atomic import write_whole
 from mixvec.data.sources import find_utterances
 from mixvec.errors import UserError, run_cli
 from mixvec.hub import load_encoder
-from mixvec.model.config import SIZES
+from mixvec.model.config import LOG_MEL, SIZES
 from tools.corpus import TEST_VOICES, TRAIN_VOICES
 from tools.espeak import SAMPLE_RATE_HZ, Phone, synthesise
 from tools.sentences import everyday
@@ -41,7 +41,6 @@ from tools.sentences import everyday
 UNITS = 100
 MAX_FRAMES = 20_000
 """Frames that a classifier or k-means is fitted on, and that singular values are taken of."""
-LOG_MEL = EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0, dropout=0.0, layer_drop=0.0)
 
 
 class Word(NamedTuple):
