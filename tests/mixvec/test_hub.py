@@ -264,7 +264,7 @@ def test_what_is_not_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "the hub cannot be reached" in refusal("org/none")
 
 
-@pytest.mark.parametrize("fault", ["503", "drop_mid"])
+@pytest.mark.parametrize("fault", ["503", "cut"])
 def test_a_failing_download_is_one_line(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_folder(recogniser(), tmp_path / "m")
     monkeypatch.setattr("time.sleep", lambda seconds: None)

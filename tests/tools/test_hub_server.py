@@ -101,7 +101,7 @@ def test_a_fault_at_the_commit_leaves_what_was(
 
 
 def test_a_download_cut_off_half_way_fails_and_then_succeeds(hub: HubServer, uploaded: str, tmp_path: Path) -> None:
-    hub.faults = [["GET .*/model.safetensors", 1, "drop_mid"]]
+    hub.faults = [["GET .*/model.safetensors", 1, "cut"]]
     with pytest.raises(ChunkedEncodingError):
         hf_hub_download(NAME, "model.safetensors", cache_dir=tmp_path)
     path = hf_hub_download(NAME, "model.safetensors", cache_dir=tmp_path)

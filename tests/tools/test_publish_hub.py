@@ -60,12 +60,12 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("fault", ["503", "429", "drop", "drop_mid"])
+@pytest.mark.parametrize("fault", ["503", "429", "drop", "cut"])
 @pytest.mark.parametrize("step", STEPS)
 def test_one_fault_does_no_harm(
     run: Run, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str, fault: str
 ) -> None:
-    """drop_mid: the hub does what it was asked and the answer is lost; a commit must not be made twice."""
+    """cut: the hub does what it was asked and the answer is lost; a commit must not be made twice."""
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     hub.faults.append([STEPS[step], 1, fault])
     done = run(run_dir, "--to", "org/asr")
