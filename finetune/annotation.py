@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from mixvec import UserError
@@ -23,8 +24,6 @@ from mixvec.text import TextStyle, normalise_text
 from .slu_score import Slot
 
 TYPE_KEYS, VALUE_KEYS = ("type", "name", "slot", "label"), ("value", "filler", "text")
-Span = tuple[str, list[int]]
-"""A type, and the indices of its words."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +58,10 @@ def _parse(
         listed = _json(tokens) if tokens is not None else (text or "").split()
         if not isinstance(listed, list):
             raise ValueError("its tokens are not a list")
-        words = [normalise_text(str(token), style) for token in listed]
-        spans = [_span(entity, len(words)) for entity in _objects(_json(entities))]
-        return _segmented(words, spans, [(kind, _joined(words, span)) for kind, span in spans])
+        words, objects = [normalise_text(str(token), style) for token in listed], _objects(_json(entities))
+        spans = [_span(entity, len(words)) for entity in objects]
+        kinds = [_named(entity, TYPE_KEYS) for entity in objects]
+        return _segmented(words, spans, [(k, _joined(words, span)) for k, span in zip(kinds, spans, strict=True)])
     if not (slots or entities):
         return None
     found = [(kind, normalise_text(value, style)) for kind, value in _values(_json(slots or entities or ""))]
@@ -73,50 +73,42 @@ def _parse(
     return _segmented(words, list(_located(words, found)), found)
 
 
-def _segmented(words: list[str], spans: list[Span], slots: list[Slot]) -> Annotation:
+def _segmented(words: list[str], spans: list[list[int]], slots: list[Slot]) -> Annotation:
     """The words cut where slots begin and end; of overlapping slots the first and longest is kept."""
-    kept: list[Span] = []
-    lost = []
-    order = sorted(range(len(spans)), key=lambda i: (spans[i][1][:1], -len(spans[i][1])))
-    for number in order:
-        kind, span = spans[number]
-        free = not kept or (span and span[0] > kept[-1][1][-1])
-        if span and free and span == list(range(span[0], span[-1] + 1)) and _joined(words, span):
-            kept.append((kind, span))
+    owners: list[int | None] = [None] * len(words)  # the number of each word's slot
+    lost: list[Slot] = []
+    for number in sorted(range(len(spans)), key=lambda i: (spans[i][:1], -len(spans[i]))):
+        span = spans[number]
+        unbroken = bool(_joined(words, span)) and span == list(range(span[0], span[-1] + 1))
+        if unbroken and all(owners[i] is None for i in span):
+            owners[span[0] : span[-1] + 1] = [number] * len(span)
         else:
             lost.append(slots[number])
-    segments: list[Segment] = []
-    at = 0
-    for kind, span in kept:
-        between = _joined(words, list(range(at, span[0])))
-        segments += [(None, between)] if between else []
-        segments.append((kind, _joined(words, span)))
-        at = span[-1] + 1
-    rest = _joined(words, list(range(at, len(words))))
-    return Annotation(slots, [*segments, (None, rest)] if rest else segments, lost)
+    cut = [(owner, _joined(words, own)) for owner, own in groupby(range(len(words)), owners.__getitem__)]
+    return Annotation(slots, [(None if n is None else slots[n][0], text) for n, text in cut if text], lost)
 
 
-def _joined(words: list[str], span: list[int]) -> str:
+def _joined(words: list[str], span: Iterable[int]) -> str:
     return " ".join(word for word in (words[i] for i in span) if word)
 
 
-def _located(words: list[str], slots: list[Slot]) -> Iterator[Span]:
+def _located(words: list[str], slots: list[Slot]) -> Iterator[list[int]]:
     """The first free occurrence of each value in the text, as indices of words; none where there is no occurrence."""
     used: set[int] = set()
-    for kind, value in slots:
+    for _, value in slots:
         wanted = value.split()
         starts = (i for i in range(len(words) - len(wanted) + 1) if words[i : i + len(wanted)] == wanted)
         spans = (list(range(start, start + len(wanted))) for start in starts)
-        span = next((span for span in spans if span and not used & set(span)), [])
+        span = next((span for span in spans if not used & set(span)), [])
         used |= set(span)
-        yield kind, span
+        yield span
 
 
-def _span(entity: dict[str, Any], words: int) -> Span:
+def _span(entity: dict[str, Any], words: int) -> list[int]:
     span = entity.get("span")
     if not (isinstance(span, list) and span and all(type(i) is int and 0 <= i < words for i in span)):
         raise ValueError(f"the span {span!s:.60} of an entity is not in its {words} tokens")
-    return _named(entity, TYPE_KEYS), span
+    return span
 
 
 def _values(slots: Any) -> Iterator[Slot]:

@@ -1,10 +1,9 @@
-"""Labelled micro-batches: padded audio, the masks of augmentation, targets and references."""
+"""Labelled micro-batches: padded audio, the masks of augmentation, and targets."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from .sections import AugmentConfig
 
 
 class LabelledBatch(NamedTuple):
-    """A padded batch. Where no clip could be read it is one row of silence without a reference, which has no weight."""
+    """A padded batch. Where no clip could be read it is one row of silence without a number, which has no weight."""
 
     waveforms: Tensor
     """(B, S) at 16 kHz."""
@@ -35,23 +34,16 @@ class LabelledBatch(NamedTuple):
     """(B,); 0 where the row has no target."""
     keys: Tensor
     """(B,) int64, a number below 2^32 for each utterance and epoch, from which dropout is drawn."""
-    references: list[Any]
-    utterances: list[Utterance]
-    """Without their audio."""
+    numbers: list[int]
+    """The number of each row's utterance in its corpus."""
 
     def to(self, device: torch.device) -> LabelledBatch:
-        waveforms, lengths, time_mask, channels, targets, target_lengths, keys = (
-            tensor.to(device, non_blocking=True) for tensor in self[:7]
-        )
-        return LabelledBatch(
-            waveforms, lengths, time_mask, channels, targets, target_lengths, keys, self.references, self.utterances
-        )
+        return LabelledBatch._make([*(t.to(device, non_blocking=True) for t in self[:7]), self.numbers])
 
 
 def collate_labelled(
     clips: list[Clip],
     target: Callable[[Utterance], list[int]],
-    reference: Callable[[Utterance], Any],
     augment: AugmentConfig | None,
     frame_lengths: Callable[[int], int],
     min_samples: int,
@@ -68,14 +60,12 @@ def collate_labelled(
                 drawn = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
                 time_mask[row, :frames] = torch.from_numpy(drawn)
             channels[row, _zeroed_channels(feature_dim, augment, clip.rng)] = 0.0
-    targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips] or [
-        torch.zeros(0, dtype=torch.int64)
-    ]
+    targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips]
+    targets = targets or [torch.zeros(0, dtype=torch.int64)]
     return LabelledBatch(
         waveforms, lengths, time_mask, channels,
         torch.nn.utils.rnn.pad_sequence(targets, batch_first=True), torch.tensor([len(t) for t in targets]),
-        torch.tensor([clip.key for clip in clips] or [0]),
-        [reference(clip.utterance) for clip in clips], [replace(clip.utterance, stored=None) for clip in clips],
+        torch.tensor([clip.key for clip in clips] or [0]), [clip.seed[-1] for clip in clips],
     )  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.model.ctc import CtcModel
 from mixvec.model.decoder import HybridModel
 from mixvec.model.output import EncoderOutput
@@ -30,12 +33,12 @@ def ctc_loss_sum(log_probs: Tensor, frame_lengths: Tensor, batch: LabelledBatch)
         log_probs.transpose(0, 1), batch.targets, frame_lengths, batch.target_lengths,
         reduction="none", zero_infinity=True,
     )  # fmt: skip
-    return losses[: len(batch.references)].sum()
+    return losses[: len(batch.numbers)].sum()
 
 
 def cross_entropy_sum(model: HybridModel, encoded: EncoderOutput, batch: LabelledBatch, smoothing: float) -> Tensor:
     """Cross-entropy of the attention decoder in nats (), summed over each text's tokens and its end."""
-    count = len(batch.references)
+    count = len(batch.numbers)
     logits = model.attend(encoded, batch.targets)[:count]  # (B, U + 1, V)
     wanted = torch.nn.functional.pad(batch.targets, (0, 1))[:count]  # padding is 0, which is the end as well
     losses = torch.nn.functional.cross_entropy(
@@ -47,3 +50,10 @@ def cross_entropy_sum(model: HybridModel, encoded: EncoderOutput, batch: Labelle
 def frames_needed(target: list[int]) -> int:
     """The fewest frames on which CTC can emit ``target``: one per token, and a blank between two equal ones."""
     return len(target) + sum(a == b for a, b in pairwise(target))
+
+
+def skip_too_long(corpus: Corpus, target: Callable[[Utterance], list[int]], frames: Callable[[Utterance], int]) -> int:
+    """Skip the utterances whose ``target`` needs more frames than their audio has; their number."""
+    before = len(corpus.utterances)
+    corpus.keep(lambda u: frames_needed(target(u)) <= frames(u), "{u.source}: more tokens than frames")
+    return before - len(corpus.utterances)

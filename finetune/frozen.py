@@ -14,14 +14,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mixvec import UserError
@@ -32,8 +32,6 @@ from mixvec.model.output import EncoderOutput
 
 from .batch import LabelledBatch
 from .config import FinetuneConfig
-
-_HASHES: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()  # of frozen encoders, whose weights are constant
 
 
 def is_frozen(config: FinetuneConfig, progress: float) -> bool:
@@ -50,40 +48,46 @@ def encodes_alone(config: FinetuneConfig, *, training: bool) -> bool:
     return is_frozen(config, 1.0) and not (training and random)
 
 
+def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
+    """Encode a batch with its masks, of which an evaluation has none; without gradients where the encoder is frozen."""
+    if encodes_alone(config, training=model.training):
+        return frozen_frames(config, model, batch)
+    with torch.set_grad_enabled(not frozen):
+        features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
+        features = features * batch.channels.unsqueeze(1).to(features.dtype)
+        return model.encoder.encode(  # type: ignore[no-any-return]
+            features, lengths, batch.time_mask, every_layer=model.every_layer
+        )
+
+
 @torch.no_grad()
 def frozen_frames(config: FinetuneConfig, model: Any, batch: LabelledBatch) -> EncoderOutput:
-    """The frames of a frozen encoder in fp32, each utterance computed by itself or taken from the cache."""
-    encoder, weighted = model.encoder, model.layers == "weighted"
-    device = batch.waveforms.device.type
-    folder = cache_folder(config, encoder, model.layers, device) if config.cache.dir is not None else None
+    """The frames of a frozen encoder in fp32, each utterance computed by itself or taken from the cache.
+
+    Raises:
+        UserError: the cache cannot be written.
+    """
+    encoder, device = model.encoder, batch.waveforms.device
+    folder = cache_folder(config, encoder, model.layers, device.type) if config.cache.dir is not None else None
     rows = []
-    for waveform, length in zip(batch.waveforms, batch.lengths.tolist(), strict=True):
-        rows.append(_utterance(encoder, waveform[:length], weighted, folder, config.cache.dtype))
-    lengths = torch.tensor([row.shape[1] for row in rows], device=batch.waveforms.device)
+    for waveform, length in zip(batch.waveforms, batch.lengths, strict=True):
+        waveform = waveform[:length]
+        file = _file_of(folder, waveform) if folder is not None else None
+        frames = _cached(file) if file is not None else None
+        if frames is None:
+            made = encoder(waveform.unsqueeze(0), length.unsqueeze(0), every_layer=model.every_layer)
+            frames = torch.stack(made.layers)[:, 0].float()  # (L', T, D)
+            if file is not None:
+                frames = _write(file, frames, config)
+        rows.append(frames.to(device).float())
+    lengths = torch.tensor([row.shape[1] for row in rows], device=device)
     layers = list(pad_sequence([row.transpose(0, 1) for row in rows], batch_first=True).unbind(2))  # each (B, T, D)
     return EncoderOutput(layers[-1], lengths, layers)
 
 
-def _utterance(encoder: Any, waveform: Tensor, weighted: bool, folder: Path | None, dtype: str) -> Tensor:
-    """Frames (L', T, D) of a waveform (S,): of every layer, or of the last alone."""
-    file = None
-    if folder is not None:
-        name = hashlib.blake2b(waveform.float().cpu().numpy().tobytes(), digest_size=16).hexdigest()
-        file = folder / name[:2] / f"{name[2:]}.safetensors"
-        if (found := _cached(file)) is not None:
-            return found.to(waveform.device).float()
-    samples = torch.tensor([len(waveform)], device=waveform.device)
-    made = encoder(waveform.unsqueeze(0), samples, every_layer=weighted)
-    frames = torch.stack(made.layers if weighted else [made.frames])[:, 0].float()  # (L', T, D)
-    if file is not None:
-        kept = frames.to(torch.float16 if dtype == "fp16" else torch.float32)
-        try:
-            with whole_file(file) as new:
-                save_file({"frames": kept.cpu().contiguous()}, new)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cache.dir={file.parent.parent.parent}: cannot be written ({error})") from error
-        frames = kept.float()
-    return frames
+def _file_of(folder: Path, waveform: Tensor) -> Path:
+    name = hashlib.blake2b(waveform.float().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+    return folder / name[:2] / f"{name[2:]}.safetensors"
 
 
 def _cached(file: Path) -> Tensor | None:
@@ -94,16 +98,30 @@ def _cached(file: Path) -> Tensor | None:
         return None
 
 
+def _write(file: Path, frames: Tensor, config: FinetuneConfig) -> Tensor:
+    kept = frames.to(torch.float16 if config.cache.dtype == "fp16" else torch.float32)
+    try:
+        with whole_file(file) as new:
+            save_file({"frames": kept.cpu().contiguous()}, new)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cache.dir={config.cache.dir}: cannot be written ({error})") from error
+    return kept
+
+
 def cache_folder(config: FinetuneConfig, encoder: Any, layers: str, device: str) -> Path:
     """The cache folder of this encoder, named by a hash of its weights and of all else that changes the frames."""
-    if encoder not in _HASHES:
-        state = hashlib.sha256(json.dumps(encoder.settings() | {"dropout": 0.0, "layer_drop": 0.0}).encode())
-        for name, tensor in sorted(encoder.state_dict().items()):
-            state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-        _HASHES[encoder] = state.hexdigest()
     mixed = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "fp32"
-    own = hashlib.sha256(" ".join([_HASHES[encoder], layers, config.cache.dtype, device, mixed]).encode())
+    own = hashlib.sha256(" ".join([_weights_hash(encoder), layers, config.cache.dtype, device, mixed]).encode())
     return Path(str(config.cache.dir)).expanduser() / own.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
+def _weights_hash(encoder: Any) -> str:
+    """A hash of an encoder that stays frozen, computed once."""
+    state = hashlib.sha256(json.dumps(encoder.settings() | {"dropout": 0.0, "layer_drop": 0.0}).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return state.hexdigest()
 
 
 def describe_cache(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> list[str]:

@@ -23,37 +23,28 @@ OTHER_TOKENS = -1e4
 def tokenize_words(
     words: Iterable[str], tokenizer: Tokenizer, style: TextStyle, name: str
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """The tokens of an n-gram's words after normalisation, and lines to print about changed and skipped words.
+    """The tokens of an n-gram's words after normalisation, and lines to print about skipped words.
 
     Raises:
         UserError: no word can be tokenized: another alphabet, or another case than ``data.text=raw`` keeps.
     """
     lexicon: dict[str, list[int]] = {}
-    changed, lost, letters = [], [], Counter[str]()
+    lost, letters = [], Counter[str]()
     for word in words:
         text = normalise_text(word, style)
         unknown = tokenizer.unknown([text])
-        tokens = [] if unknown or not text else tokenizer.encode(text)
-        if not tokens:
+        if tokens := [] if unknown else tokenizer.encode(text):
+            lexicon[word] = tokens
+        else:
             lost.append(word)
             letters.update(unknown)
-            continue
-        lexicon[word] = tokens
-        if text != word:
-            changed.append(f"{word} → {text}")
-    count, some = len(lost) + len(lexicon), ", ".join(repr(c) for c, _ in letters.most_common(5))
+    some = ", ".join(repr(c) for c, _ in letters.most_common(5)) or "no letter"
     if not lexicon:
-        raise UserError(
-            f"{name}: none of its {count} words can be written with the model's vocabulary ({lost[0]!r} needs "
-            f"{some or 'a letter'}): an n-gram of another language, alphabet or case; data.text={style}"
-        )
-    notes = []
-    if changed:
-        notes.append(f"{name}: {len(changed)} of {count} words are normalised by data.text={style}: {changed[0]}")
-    if lost:
-        notes.append(f"WARNING {name}: skipped {len(lost)} of {count} words that cannot be written, such as "
-                     f"{lost[0]!r}; characters that the vocabulary lacks: {some or 'none'}")  # fmt: skip
-    return lexicon, notes
+        raise UserError(f"{name}: none of its {len(lost)} words, such as {lost[0]!r}, can be written with the model's "
+                        f"vocabulary, which lacks {some}: an n-gram of another language, alphabet or case; "
+                        f"data.text={style}")  # fmt: skip
+    return lexicon, [f"WARNING {name}: skipped {len(lost)} of {len(lost) + len(lexicon)} words, such as {lost[0]!r}; "
+                     f"characters that the vocabulary lacks: {some}"] if lost else []  # fmt: skip
 
 
 def out_of_vocabulary(texts: Iterable[str], lexicon: dict[str, list[int]], tokenizer: Tokenizer, name: str) -> str:
@@ -138,12 +129,9 @@ class NgramBeam:
             lm_weight=weight, word_score=bonus, beam_size=beam, beam_size_token=min(100, len(self.vocabulary)),
             blank_token="0", sil_token=str(self.vocabulary.index(SPACE if self.characters else BLANK)),
         )  # fmt: skip
-        found: list[list[int]] = []
+        found = []
         for own in log_probs:
-            if not len(own):
-                found.append([])
-                continue
-            best = decoder(self._ended(own).unsqueeze(0))[0]
+            best = decoder(self._ended(own).unsqueeze(0))[0] if len(own) else []
             # Its words, not its tokens, which may end a word on a doubled piece without the blank that CTC needs.
             found.append([token for word in (best[0].words if best else []) for token in self._spelled[word]])
         return found

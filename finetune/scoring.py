@@ -1,4 +1,4 @@
-"""Word and character error rates: the errors behind them, and bootstrap intervals.
+"""Word and character error rates: the errors that they count, and bootstrap intervals.
 
 Symbols: N utterances, C clusters (speakers, or utterances where speakers are not known), R resamples.
 """
@@ -6,7 +6,8 @@ Symbols: N utterances, C clusters (speakers, or utterances where speakers are no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import jiwer
@@ -23,7 +24,7 @@ class Errors(NamedTuple):
     counts: np.ndarray
     """(N, 4): hits, substitutions, deletions, insertions. The first three add up to the reference's length."""
     confusions: Counter[tuple[str, str]]
-    """(reference, prediction) of each error of words; one side is empty where the word was deleted or inserted."""
+    """(reference, prediction) of each error; one side is empty where a word or character was deleted or inserted."""
 
 
 class Rate(NamedTuple):
@@ -48,29 +49,32 @@ class Difference(NamedTuple):
     """Probability of improvement (Bisani and Ney 2004): the share of resamples in which it is lower, ties halved."""
 
 
+def error_rates(references: list[str], predictions: list[str]) -> dict[str, float]:
+    """``wer`` and ``cer``: errors in words and in characters over the length of all references."""
+    return {"wer": float(jiwer.wer(references, predictions)), "cer": float(jiwer.cer(references, predictions))}
+
+
 def count_words(references: Sequence[str], predictions: Sequence[str]) -> Errors:
     """Word errors of each utterance. A reference may be empty: every predicted word is an insertion then."""
-    counts, confusions = np.zeros((len(references), 4), dtype=np.int64), Counter[tuple[str, str]]()
-    for row, (reference, prediction) in enumerate(zip(references, predictions, strict=True)):
-        found = jiwer.process_words(reference, prediction)
-        counts[row] = found.hits, found.substitutions, found.deletions, found.insertions
-        for chunk in found.alignments[0]:
-            if chunk.type == "equal":
-                continue
-            wanted = found.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
-            given = found.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
-            blanks = [""] * max(len(wanted), len(given))
-            confusions.update(zip(wanted or blanks, given or blanks, strict=True))
-    return Errors(counts, confusions)
+    return _count(references, predictions, jiwer.process_words)
 
 
 def count_characters(references: Sequence[str], predictions: Sequence[str]) -> Errors:
     """Character errors of each utterance, spaces included."""
-    counts = np.zeros((len(references), 4), dtype=np.int64)
+    return _count(references, predictions, jiwer.process_characters)
+
+
+def _count(references: Sequence[str], predictions: Sequence[str], align: Callable[[str, str], Any]) -> Errors:
+    counts, confusions = np.zeros((len(references), 4), dtype=np.int64), Counter[tuple[str, str]]()
     for row, (reference, prediction) in enumerate(zip(references, predictions, strict=True)):
-        found = jiwer.process_characters(reference, prediction)
+        found = align(reference, prediction)
         counts[row] = found.hits, found.substitutions, found.deletions, found.insertions
-    return Errors(counts, Counter())
+        for chunk in found.alignments[0]:
+            wanted = found.references[0][chunk.ref_start_idx : chunk.ref_end_idx]
+            given = found.hypotheses[0][chunk.hyp_start_idx : chunk.hyp_end_idx]
+            if chunk.type != "equal":
+                confusions.update(zip_longest(wanted, given, fillvalue=""))
+    return Errors(counts, confusions)
 
 
 def clusters_of(speakers: Sequence[str | None]) -> np.ndarray:
@@ -89,7 +93,7 @@ def rate_of(counts: np.ndarray, clusters: np.ndarray, resamples: int = RESAMPLES
     References without a single word count as one word, so that the rate is finite.
     """
     sums = _errors_and_lengths(counts)
-    low, high = _middle(_rates(resampled(sums, clusters, resamples, seed)))
+    low, high = np.percentile(_rates(resampled(sums, clusters, resamples, seed)), (2.5, 97.5)).tolist()
     hits, substitutions, deletions, insertions = counts.sum(axis=0).tolist()
     value = float(_rates(sums.sum(axis=0)))
     return Rate(value, low, high, hits + substitutions + deletions, substitutions, deletions, insertions)
@@ -102,7 +106,7 @@ def compare(
     both = np.concatenate([_errors_and_lengths(first), _errors_and_lengths(second)], axis=1)  # (N, 4)
     drawn = resampled(both, clusters, resamples, seed)
     differences = _rates(drawn[:, 2:]) - _rates(drawn[:, :2])
-    low, high = _middle(differences)
+    low, high = np.percentile(differences, (2.5, 97.5)).tolist()
     better = float((differences < 0).mean() + 0.5 * (differences == 0).mean())
     whole = both.sum(axis=0)
     return Difference(float(_rates(whole[2:]) - _rates(whole[:2])), low, high, better)
@@ -126,30 +130,9 @@ def by_length(durations_s: Sequence[float]) -> dict[str, np.ndarray]:
     return {name: number == i for i, name in enumerate(names) if (number == i).any()}
 
 
-def intervals(references: Sequence[str], predictions: Sequence[str], speakers: Sequence[str | None]) -> dict[str, Any]:
-    """``details`` of results.json for recognition: intervals of wer and cer, and the word errors by kind."""
-    clusters = clusters_of(speakers)
-    words = rate_of(count_words(references, predictions).counts, clusters)
-    letters = rate_of(count_characters(references, predictions).counts, clusters)
-    return {
-        "wer_95": [words.low, words.high],
-        "cer_95": [letters.low, letters.high],
-        "resampled": "utterances" if len(clusters) == len(set(clusters.tolist())) else "speakers",
-        "words": words.length,
-        "substitutions": words.substitutions,
-        "deletions": words.deletions,
-        "insertions": words.insertions,
-    }
-
-
 def _errors_and_lengths(counts: np.ndarray) -> np.ndarray:
     return np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1)
 
 
 def _rates(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / np.maximum(sums[..., 1], 1)  # type: ignore[no-any-return]
-
-
-def _middle(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, (2.5, 97.5))
-    return float(low), float(high)

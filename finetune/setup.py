@@ -17,13 +17,12 @@ from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance
 from mixvec.hub import open_encoder
 from mixvec.model.frontend import SAMPLE_RATE_HZ
-from mixvec.model.output import EncoderOutput
 from mixvec.training.run import Run
 from mixvec.transformers_encoder import TransformersEncoder
 
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig
-from .frozen import describe_cache, encodes_alone, frozen_frames
+from .frozen import describe_cache
 from .sections import FinetuneOptim
 from .tasks import LabelledTask as Task
 
@@ -36,14 +35,13 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
     for split in ("train", "valid", "test"):
         if split != "train" and getattr(data, split) is None:
             continue
+        source = f"data.{split}={getattr(data, split)}"
         corpus = find_utterances(getattr(data, split), f"data.{split}", labels=True)
-        corpus.check_skipped(data.max_skipped, f"data.{split}={getattr(data, split)}")
+        corpus.check_skipped(data.max_skipped, source)
         if split != "test":
             corpus.keep_durations(data.min_s, data.max_s)
         if not corpus.utterances:
-            raise UserError(
-                f"data.{split}={getattr(data, split)}: no utterance between data.min_s and data.max_s in it"
-            )
+            raise UserError(f"{source}: no utterance between data.min_s and data.max_s in it")
         found[split] = corpus
     return found
 
@@ -60,9 +58,7 @@ def build_model(config: FinetuneConfig, task: Task) -> Any:
         return task.build(build_encoder(LOG_MEL))
     if config.pretrained is None:
         if config.size is None:
-            raise UserError(
-                "set pretrained=RUN to start from an encoder, or size=tiny (small, base, …) to start from scratch"
-            )
+            raise UserError("set pretrained=RUN, or size=tiny (small, base, …) to start from scratch")
         return task.build(build_encoder(config.encoder))
     source: Any = open_encoder(config.pretrained)
     if isinstance(source, TransformersEncoder):
@@ -101,7 +97,7 @@ def open_data(
     longest_s = float(corpus.utterances.durations_s.max()) / slowest
     crop_s = config.crop_s if training and config.crop_s is not None else longest_s + 1
     collate = partial(
-        collate_labelled, target=task.target, reference=task.reference, augment=config.augment if training else None,
+        collate_labelled, target=task.target, augment=config.augment if training else None,
         frame_lengths=encoder.frame_lengths, min_samples=encoder.min_samples, feature_dim=encoder.feature_dim,
     )  # fmt: skip
     loader = LoaderConfig(
@@ -124,11 +120,7 @@ def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> 
     """A line on task, model and data, and one on the cache if there is one."""
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
     start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
-    if config.baseline is not None:
-        shape = f" with the shape of {start[5:]}"
-        start = {"log-mel": "on log-mel", "random": f"on a random encoder{shape}", "scratch": f"from scratch{shape}"}[
-            config.baseline
-        ]
+    start = start if config.baseline is None else f"{start}, baseline={config.baseline}"
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
     line = f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
     return "\n".join([line, *describe_cache(config, model, corpora)])
@@ -139,20 +131,17 @@ def parameter_groups(optim: FinetuneOptim, model: Any, layers_lr: float | None =
 
     With ``layer_decay``, each layer of the encoder has its own too.
     """
-    own, weights = set(model.encoder.parameters()), model.choice.weights
-    apart = layers_lr is not None and weights is not None
-    head = [p for p in model.parameters() if p not in own and not (apart and p is weights)]
-    heads: list[dict[str, Any]] = [{"params": head, "scale": 1.0}]
-    if layers_lr is not None and weights is not None:
-        heads.append({"params": [weights], "scale": layers_lr / optim.lr})
-    scale = 1.0 if optim.encoder_lr is None else optim.encoder_lr / optim.lr
-    if optim.layer_decay == 1.0:
-        return [{"params": list(model.encoder.parameters()), "scale": scale}, *heads]
-    groups: dict[int, list[Tensor]] = {}
-    for name, parameter in model.encoder.named_parameters():
-        groups.setdefault(layers_above(name, model.encoder.num_layers), []).append(parameter)
-    decay = optim.layer_decay
-    return [{"params": groups[n], "scale": scale * decay**n} for n in sorted(groups, reverse=True)] + heads
+    rate = 1.0 if optim.encoder_lr is None else optim.encoder_lr / optim.lr
+    groups: dict[tuple[str, float], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        part, scale = "head", 1.0
+        if name.startswith("encoder."):
+            above = layers_above(name.removeprefix("encoder."), model.encoder.num_layers)
+            part, scale = "encoder", rate * optim.layer_decay**above
+        elif name == "choice.weights" and layers_lr is not None:
+            part, scale = "layers", layers_lr / optim.lr
+        groups.setdefault((part, scale), []).append(parameter)
+    return [{"params": own, "scale": scale} for (_, scale), own in groups.items()]
 
 
 def layers_above(name: str, num_layers: int) -> int:
@@ -163,24 +152,12 @@ def layers_above(name: str, num_layers: int) -> int:
     return 0 if name.startswith(("norm.", "encoder.layer_norm.")) else num_layers
 
 
-def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
-    """Encode a batch with its masks; without gradients where the encoder is frozen."""
-    if encodes_alone(config, training=True):
-        return frozen_frames(config, model, batch)
-    with torch.set_grad_enabled(not frozen):
-        features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
-        features = features * batch.channels.unsqueeze(1).to(features.dtype)
-        return model.encoder.encode(  # type: ignore[no-any-return]
-            features, lengths, batch.time_mask, every_layer=model.every_layer
-        )
-
-
-def update_weight(run: Run, task: Task, loaded: list[Loaded[LabelledBatch]]) -> float:
-    """The weight that divides the update's loss, over all micro-batches and ranks."""
+def count_targets(run: Run, loaded: list[Loaded[LabelledBatch]]) -> float:
+    """The number of targets (tokens, or labels) in the update, which divides its loss, over all ranks."""
     for part in loaded:
         run.skips.note(part.skipped, counted=True)
-    own = torch.tensor(sum(task.weight(part.batch) for part in loaded), device=run.accelerator.device)
-    return max(float(run.accelerator.reduce(own, "sum")), 1.0)
+    own = sum(int(part.batch.target_lengths.sum()) for part in loaded)
+    return max(float(run.accelerator.reduce(torch.tensor(float(own), device=run.accelerator.device), "sum")), 1.0)
 
 
 def sum_gradients(run: Run, model: nn.Module) -> None:

@@ -21,25 +21,26 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jiwer
+import numpy as np
 from rapidfuzz.distance import Levenshtein
+
+from .scoring import error_rates
 
 Slot = tuple[str, str]
 """Type, value."""
 Pair = tuple[list[Slot], list[Slot]]
 """Gold slots and predicted slots of an utterance."""
-Counts = dict[str, list[float]]
-"""True positives, false positives and false negatives by type of slot."""
+Counts = dict[str, np.ndarray]
+"""True positives, false positives and false negatives (3,) by type of slot."""
 
 
 def slot_scores(pairs: list[Pair]) -> dict[str, float]:
     """``slu_f1``, its parts ``word_f1`` and ``char_f1``, ``slot_f1`` (type and value equal), ``slot_type_f1`` and
     ``value_cer``."""
-    words, characters = count_near(pairs, word_distance), count_near(pairs, character_distance)
     return {
-        "slu_f1": f1(added(words, characters)),
-        "word_f1": f1(words),
-        "char_f1": f1(characters),
+        "slu_f1": f1(slu_counts(pairs)),
+        "word_f1": f1(count_near(pairs, word_distance)),
+        "char_f1": f1(count_near(pairs, character_distance)),
         "slot_f1": f1(count_exact(pairs)),
         "slot_type_f1": type_f1(pairs),
         "value_cer": value_cer(pairs),
@@ -48,46 +49,37 @@ def slot_scores(pairs: list[Pair]) -> dict[str, float]:
 
 def f1(counts: Counts) -> float:
     """F1 over all types together (SLURP's micro average)."""
-    hit, false, missed = (sum(column) for column in zip(*counts.values(), strict=True)) if counts else (0.0,) * 3
+    hit, false, missed = np.sum([*counts.values(), np.zeros(3)], axis=0).tolist()
     return 2 * hit / (2 * hit + false + missed) if hit else 0.0
 
 
-def f1_by_type(counts: Counts) -> dict[str, float]:
-    """The F1 of each type, the lowest first."""
-    return dict(sorted(((kind, f1({kind: row})) for kind, row in counts.items()), key=lambda item: item[1]))
-
-
-def added(*parts: Counts) -> Counts:
-    """The sum of several counts, as SLU-F1 adds those of words and of characters."""
-    total: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for part in parts:
-        for kind, row in part.items():
-            total[kind] = [a + b for a, b in zip(total[kind], row, strict=True)]
-    return total
+def slu_counts(pairs: list[Pair]) -> Counts:
+    """The counts of words and of characters added up, of which SLU-F1 is the F1."""
+    words, characters = count_near(pairs, word_distance), count_near(pairs, character_distance)
+    return {kind: row + characters[kind] for kind, row in words.items()}
 
 
 def count_near(pairs: Iterable[Pair], distance: Callable[[str, str], float]) -> Counts:
     """Counts in which a slot of the right type is a hit that costs the distance of its value."""
-    counts: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
+    counts: Counts = defaultdict(lambda: np.zeros(3))
     for gold, predicted in pairs:
         free = list(gold)
         for kind, value in predicted:
             near = [(distance(slot[1], value), i) for i, slot in enumerate(free) if slot[0] == kind]
-            if not near:
-                counts[kind][1] += 1
-                continue
-            cost, nearest = min(near)
-            del free[nearest]
-            for column, amount in enumerate((1.0, cost, cost)):
-                counts[kind][column] += amount
+            cost, nearest = min(near, default=(None, 0))
+            if cost is None:
+                counts[kind] += (0, 1, 0)
+            else:
+                counts[kind] += (1, cost, cost)
+                del free[nearest]
         for kind, _ in free:
-            counts[kind][2] += 1
+            counts[kind] += (0, 0, 1)
     return counts
 
 
 def count_exact(pairs: Iterable[Pair]) -> Counts:
     """Counts in which a slot is a hit where both type and value are right."""
-    counts: Counts = defaultdict(lambda: [0.0, 0.0, 0.0])
+    counts: Counts = defaultdict(lambda: np.zeros(3))
     for gold, predicted in pairs:
         wanted, given = Counter(gold), Counter(predicted)
         for column, slots in enumerate((wanted & given, given - wanted, wanted - given)):
@@ -146,11 +138,8 @@ def understanding_scores(references: list[dict[str, Any]], predictions: list[dic
     exact = [reference["intent"] == prediction["intent"] and sorted(gold) == sorted(predicted)
              for (reference, prediction), (gold, predicted) in zip(both, pairs, strict=True)]  # fmt: skip
     scores = slot_scores(pairs) | {"exact_match": sum(exact) / len(exact)}
-    intents = [wanted["intent"] == given["intent"] for wanted, given in both if wanted["intent"] is not None]
-    if intents:
+    if intents := [wanted["intent"] == given["intent"] for wanted, given in both if wanted["intent"] is not None]:
         scores["intent_accuracy"] = sum(intents) / len(intents)
-    texts = [(wanted["text"], given["text"]) for wanted, given in both if wanted["text"]]
-    if texts:
-        spoken, written = [list(side) for side in zip(*texts, strict=True)]
-        scores |= {"wer": float(jiwer.wer(spoken, written)), "cer": float(jiwer.cer(spoken, written))}
+    if texts := [(wanted["text"], given["text"]) for wanted, given in both if wanted["text"]]:
+        scores |= error_rates([spoken for spoken, _ in texts], [written for _, written in texts])
     return scores

@@ -1,6 +1,6 @@
 """Tokenizers for recognition: characters, or the pieces of a sentencepiece model.
 
-A run with pieces keeps ``tokenizer.model`` and ``vocab.json`` in its directory. Token 0 is CTC's blank, which is also
+A run with pieces keeps ``tokenizer.model`` in its directory. Token 0 is CTC's blank, which is also
 sentencepiece's number for what it does not know. A published model decodes without sentencepiece: its tokens joined,
 with ▁ read as a space, are the text.
 """
@@ -8,32 +8,25 @@ with ▁ read as a space, are the text.
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mixvec import UserError
-from mixvec.atomic import whole_file, write_whole
+from mixvec.atomic import whole_file
 from mixvec.text import BLANK, SPACE, build_vocabulary, encode_text, unknown_characters
 
-MODEL, VOCABULARY = "tokenizer.model", "vocab.json"
+MODEL = "tokenizer.model"
 TokenizerKind = Literal["characters", "bpe", "unigram"]
 
 
-@dataclass(frozen=True)
 class Tokenizer:
-    """Maps a text to token numbers of a vocabulary."""
+    """Maps a text to token numbers of a vocabulary, by a ``sentencepiece.SentencePieceProcessor`` or by characters."""
 
-    vocabulary: list[str]
-    processor: Any = None
-    """A ``sentencepiece.SentencePieceProcessor``; None: characters."""
-    numbers: dict[str, int] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "numbers", {token: i for i, token in enumerate(self.vocabulary)})
+    def __init__(self, vocabulary: list[str], processor: Any = None) -> None:
+        self.vocabulary, self.processor = vocabulary, processor
+        self.numbers = {token: number for number, token in enumerate(vocabulary)}
 
     def encode(self, text: str) -> list[int]:
         """Token numbers (U,) of a text, without the characters that the vocabulary lacks (see ``unknown``)."""
@@ -58,35 +51,25 @@ def build_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str], folder
     if any(folder.glob("checkpoints/update_*")):
         return load_tokenizer(folder)
     model = train_tokenizer(kind, size, texts)
-    tokenizer = _parse(model, MODEL)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / VOCABULARY, json.dumps(tokenizer.numbers, indent=2, ensure_ascii=False) + "\n")
-    with whole_file(folder / MODEL) as new:  # written last, so that the vocabulary is there too; all ranks write alike
+    with whole_file(folder / MODEL) as new:  # all ranks write the same
         new.write_bytes(model)
-    return tokenizer
+    return _parse(model, MODEL)
 
 
 def load_tokenizer(folder: Path, vocabulary: list[str] | None = None) -> Tokenizer:
-    """The saved tokenizer of a run, which must have this vocabulary (None: that of its vocab.json).
+    """The saved tokenizer of a run; with ``vocabulary``, which it must have.
 
     Raises:
         UserError: it is missing, damaged, or another one.
     """
-    file, stated = folder / MODEL, folder / VOCABULARY
+    file = folder / MODEL
     if not file.is_file():
         raise UserError(f"{file}: missing, and the checkpoint cannot be used with another tokenizer; restore it")
     tokenizer = _parse(file.read_bytes(), str(file))
-    if vocabulary is None:
-        try:
-            vocabulary = list(json.loads(stated.read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{stated}: not readable ({error}); restore the one that the run wrote") from error
-    if tokenizer.vocabulary != vocabulary:
-        difference = f"{len(tokenizer.vocabulary)} tokens, not {len(vocabulary)}"
-        if len(tokenizer.vocabulary) == len(vocabulary):
-            found, wanted = next((a, b) for a, b in zip(tokenizer.vocabulary, vocabulary, strict=True) if a != b)
-            difference = f"token {found!r} instead of {wanted!r}"
-        raise UserError(f"{file}: this tokenizer does not fit the checkpoint ({difference}); restore the run's own")
+    if vocabulary is not None and tokenizer.vocabulary != vocabulary:
+        raise UserError(f"{file}: not the model's tokenizer ({len(tokenizer.vocabulary)} tokens, the model has "
+                        f"{len(vocabulary)}); restore the run's own")  # fmt: skip
     return tokenizer
 
 
@@ -108,11 +91,8 @@ def train_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str]) -> byt
         )  # fmt: skip
     except RuntimeError as error:
         message = " ".join(str(error).split())
-        small, large = (
-            re.search(r"required_chars.*? vs (\d+)", message),
-            re.search(r"<= (\d+)", message.split("]", 1)[-1]),
-        )
-        bound = f"at least {small[1]}" if small else f"at most {large[1]}" if large else ""
+        found = re.search(r"required_chars.*? vs (\d+)|a value <= (\d+)", message)
+        bound = f"at least {found[1]}" if found and found[1] else f"at most {found[2]}" if found else ""
         remedy = f"set it to {bound} for this training text" if bound else f"sentencepiece reports: {message}"
         raise UserError(f"asr.vocabulary_size={size} with asr.units={kind}: {remedy}") from error
     return written.getvalue()

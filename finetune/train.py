@@ -19,18 +19,17 @@ from mixvec.training.run import Run
 
 from .config import FinetuneConfig
 from .evaluate import finish, keep_best
-from .frozen import is_frozen
+from .frozen import encode, is_frozen
 from .health import Window, report
 from .setup import (
     build_model,
+    count_targets,
     describe,
-    encode,
     find_corpora,
     fingerprints,
     open_data,
     parameter_groups,
     sum_gradients,
-    update_weight,
 )
 from .tasks import make_task
 
@@ -61,14 +60,14 @@ def train(config: FinetuneConfig) -> int:
         frozen = is_frozen(config, progress)
         model.train()
         model.encoder.train(not frozen)
-        weight = update_weight(run, task, loaded)
+        targets = count_targets(run, loaded)
         window.losses.append(torch.zeros((), device=accelerator.device))
         with memory_named(update, loaded, config.batch.max_s):
             for part in loaded:
                 batch = part.batch.to(accelerator.device)
                 seed_update(model, config.run.seed, update, batch.keys)
                 with accelerator.autocast():
-                    loss = task.loss_sum(model, encode(config, model, batch, frozen), batch) / weight
+                    loss = task.loss_sum(model, encode(config, model, batch, frozen), batch) / targets
                 accelerator.backward(loss)
                 window.losses[-1] += loss.detach()
             sum_gradients(run, model)

@@ -58,10 +58,8 @@ def placed(trials: list[Trial], sources: list[str]) -> tuple[Trials, list[str]]:
     A source is a trial's file where its path ends in the trial's.
     """
     names = dict.fromkeys(name for trial in trials for name in trial[1:])
-    rows: dict[str, int] = {}
-    for depth in {name.count("/") + 1 for name in names}:
-        ends = {"/".join(source.split("/")[-depth:]): row for row, source in enumerate(sources)}
-        rows |= {name: ends[name] for name in names if name.count("/") + 1 == depth and name in ends}
+    depths = {name.count("/") + 1 for name in names}
+    rows = {"/".join(source.split("/")[-depth:]): row for row, source in enumerate(sources) for depth in depths}
     found = [trial for trial in trials if trial.first in rows and trial.second in rows]
     columns = [[rows[t.first] for t in found], [rows[t.second] for t in found]]
     first, second = (np.array(column, dtype=np.int64) for column in columns)
@@ -76,14 +74,9 @@ def all_pairs(speakers: list[str], most: int) -> Trials:
     if total <= most:
         first, second = np.triu_indices(count, k=1)
     else:
-        rng, drawn = np.random.default_rng(0), np.zeros(0, dtype=np.int64)
-        while len(drawn) < most:
-            ordered = rng.integers(0, count, (2, 2 * most))
-            low, high = ordered.min(axis=0), ordered.max(axis=0)
-            new = (low * count + high)[low < high]
-            both = np.concatenate([drawn, new])
-            drawn = both[np.sort(np.unique(both, return_index=True)[1])]  # each once, in the order in which it came
-        first, second = np.divmod(drawn[:most], count)
+        numbers = np.random.default_rng(0).choice(total, most, replace=False)  # pairs (0, 1), (0, 2), (1, 2), (0, 3), …
+        second = ((1.0 + np.sqrt(1.0 + 8.0 * numbers)) / 2.0).astype(np.int64)
+        first = numbers - second * (second - 1) // 2
     names = np.array(speakers)
     return Trials(first, second, names[first] == names[second])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -34,14 +34,14 @@ class Scored(NamedTuple):
 
 
 class LabelledTask(Protocol):
-    """What a class ``Task`` offers. It is built again from the training data whenever the run resumes."""
+    """Base class of the tasks. A task is built again from the training data whenever the run resumes."""
 
     score_name: str
     """The score that decides which checkpoint is the best, a key of ``score``."""
     higher_is_better: bool
     label_keys: tuple[str, ...]
     """The keys of a row that carry this task's label; ``tools.probe`` runs the task on corpora that have one."""
-    tuned_config: str | None
+    tuned_config: str | None = None
     """The file in configs/ that trains the encoder too, for ``tools.probe --finetune``; None where there is none."""
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
@@ -75,10 +75,7 @@ class LabelledTask(Protocol):
         """
 
     def loss_sum(self, model: Any, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-        """The loss () summed over the batch, to be divided by the ``weight`` of the whole update."""
-
-    def weight(self, batch: LabelledBatch) -> float:
-        """The number of things the loss is averaged over: characters, utterances."""
+        """The loss () summed over the batch, to be divided by the number of targets in the whole update."""
 
     def predict(self, model: Any, encoded: EncoderOutput) -> list[Any]:
         """The prediction for each row (B,), as plain JSON values."""
@@ -88,17 +85,12 @@ class LabelledTask(Protocol):
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Lines to print: examples, confusions, warnings."""
-
-
-@runtime_checkable
-class Detailed(Protocol):
-    """A task whose scores come with details beyond numbers for a table; most have none."""
+        return []
 
     def details(self, rows: list[Scored]) -> dict[str, Any]:
-        """``details`` of results.json, for each split: intervals, counts, how labels were normalised.
-
-        Its ``text``, if any, is in the model card too. Plain JSON values.
-        """
+        """``details`` of results.json for each split, as plain JSON values: intervals, counts, how labels were
+        normalised. Its ``text``, if any, is in the model card too."""
+        return {}
 
 
 def task_class(name: str) -> type[LabelledTask]:

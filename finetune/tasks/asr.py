@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jiwer
 from torch import Tensor
 
 from mixvec import CtcRecognizer, Encoder, HybridRecognizer, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
+from mixvec.model.ctc import CtcModel
 from mixvec.model.output import EncoderOutput
 from mixvec.text import TEXT_STYLES, normalise_text
+from mixvec.training.config import check_at_least
 
 from ..batch import LabelledBatch
-from ..ctc import frames_needed, loss_sum
-from ..scoring import intervals
+from ..ctc import loss_sum, skip_too_long
+from ..scoring import clusters_of, count_characters, count_words, error_rates, rate_of
 from ..sections import TaskConfig
 from ..tokenizer import TokenizerKind, build_tokenizer
-from . import Scored
+from . import LabelledTask, Scored
 
 
 @dataclass(frozen=True)
@@ -45,23 +46,22 @@ class AsrConfig:
     """Beam size of the attention decoder; 1 is greedy. CTC alone is decoded greedily; see tools.decode."""
 
     def __post_init__(self) -> None:
-        if self.vocabulary_size < 3:
-            raise ValueError(f"asr.vocabulary_size={self.vocabulary_size} must be at least 3")
+        check_at_least(self, {"vocabulary_size": 3, "decoder_layers": 1, "beam": 1}, "asr.")
         if not 0.0 <= self.ctc_weight <= 1.0:
             raise ValueError(f"asr.ctc_weight={self.ctc_weight} must be in [0, 1]")
-        for key in ("decoder_layers", "beam"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"asr.{key}={getattr(self, key)} must be at least 1")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"asr.label_smoothing={self.label_smoothing} must be in [0, 1)")
 
 
-class Task:
+class Task(LabelledTask):
     """Recognition of text. The vocabulary comes from the training text (``asr.units``)."""
 
     score_name, higher_is_better = "wer", False
     label_keys: tuple[str, ...] = ("text",)
     tuned_config: str | None = "asr.yaml"
+    models: tuple[Any, Any] = CtcRecognizer, HybridRecognizer
+    """Without and with an attention decoder."""
+    vocabulary: list[str]
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
         """
@@ -74,19 +74,18 @@ class Task:
             raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
         texts = (self.reference(u) for u in train.utterances)
         self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, Path(config.run.dir))
+        self.vocabulary = self.tokenizer.vocabulary
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"vocabulary": self.tokenizer.vocabulary}
+        return {"vocabulary": self.vocabulary}
 
-    def build(self, encoder: Encoder) -> CtcRecognizer:
-        head, asr, vocabulary = self.config.head, self.asr, self.tokenizer.vocabulary
+    def build(self, encoder: Encoder) -> Any:
+        head, asr, (plain, hybrid) = self.config.head, self.asr, self.models
         if asr.decoder == "none":
-            return CtcRecognizer(encoder, vocabulary, head.layers, head.dropout, head.kind, head.width)
-        return HybridRecognizer(
-            encoder, vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam
-        )
+            return plain(encoder, self.vocabulary, head.layers, head.dropout, head.kind, head.width)
+        return hybrid(encoder, self.vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam)
 
-    def reference(self, utterance: Utterance) -> str:
+    def reference(self, utterance: Utterance) -> Any:
         return normalise_text(utterance.text or "", self.config.data.text)
 
     def target(self, utterance: Utterance) -> list[int]:
@@ -108,40 +107,37 @@ class Task:
             raise UserError(
                 f"{key}: no text in it has a known character; is it in another alphabet, or data.text=raw needed?"
             )
-        if training:
-            before = len(corpus.utterances)
-            corpus.keep(lambda u: frames_needed(self.target(u)) <= frames(u), "{u.source}: more characters than frames")
+        if training and (skipped := skip_too_long(corpus, self.target, frames)):
             if not corpus.utterances:
                 raise UserError(f"{key}: every text is longer than its audio has frames: do text and audio match?")
-            if skipped := before - len(corpus.utterances):
-                warnings.append(f"WARNING {key}: skipped {skipped} texts with more characters than their audio has "
-                                "frames; an encoder with more frames per second can learn them")  # fmt: skip
+            warnings.append(f"WARNING {key}: skipped {skipped} texts with more tokens than their audio has frames; an "
+                            "encoder with more frames per second can learn them")  # fmt: skip
         return warnings
 
-    def loss_sum(self, model: CtcRecognizer, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
+    def loss_sum(self, model: CtcModel, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
         return loss_sum(model, encoded, batch, self.asr.label_smoothing)
 
-    def weight(self, batch: LabelledBatch) -> float:
-        """The number of tokens."""
-        return float(batch.target_lengths.sum())
-
-    def predict(self, model: CtcRecognizer, encoded: EncoderOutput) -> list[str]:
-        return model.read(encoded)
+    def predict(self, model: Any, encoded: EncoderOutput) -> list[Any]:
+        return model.read(encoded)  # type: ignore[no-any-return]
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
         """Word and character error rate (errors over the length of all references) and the share of empty outputs."""
-        references, predictions = [row.reference for row in rows], [row.prediction for row in rows]
-        return {
-            "wer": float(jiwer.wer(references, predictions)),
-            "cer": float(jiwer.cer(references, predictions)),
-            "empty": sum(not p for p in predictions) / len(predictions),
-        }
+        rates = error_rates([row.reference for row in rows], [row.prediction for row in rows])
+        return rates | {"empty": sum(not row.prediction for row in rows) / len(rows)}
 
     def details(self, rows: list[Scored]) -> dict[str, Any]:
-        """How the texts were normalised, the intervals of both rates, and the errors by kind."""
+        """How the texts were normalised, the intervals of both rates, and the word errors by kind."""
         texts = [row.reference for row in rows], [row.prediction for row in rows]
-        found = intervals(*texts, [row.utterance.speaker for row in rows])
-        return {"text": TEXT_STYLES[self.config.data.text], **found}
+        clusters = clusters_of([row.utterance.speaker for row in rows])
+        words = rate_of(count_words(*texts).counts, clusters)
+        letters = rate_of(count_characters(*texts).counts, clusters)
+        return {
+            "text": TEXT_STYLES[self.config.data.text],
+            "wer_95": [words.low, words.high], "cer_95": [letters.low, letters.high],
+            "resampled": "speakers" if clusters.max() + 1 < len(rows) else "utterances",
+            "words": words.length, "substitutions": words.substitutions, "deletions": words.deletions,
+            "insertions": words.insertions,
+        }  # fmt: skip
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three examples, and a warning where nearly all predictions are empty."""

@@ -18,7 +18,7 @@ from mixvec.model.output import EncoderOutput
 
 from ..batch import LabelledBatch
 from ..sections import TaskConfig
-from . import Scored
+from . import LabelledTask, Scored
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class IntentConfig:
     """The label of all others."""
 
 
-class Task:
+class Task(LabelledTask):
     """Classification of utterances. The labels are those of the training data.
 
     Several labels at once (action, object, location) are one label of the model; each is also scored by itself.
@@ -91,15 +91,7 @@ class Task:
 
     def loss_sum(self, model: Classifier, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
         """Cross-entropy in nats, summed over utterances."""
-        rows = batch.target_lengths > 0
-        if batch.targets.shape[1] == 0:
-            return model.head(encoded).sum() * 0.0
-        losses = torch.nn.functional.cross_entropy(model.head(encoded), batch.targets[:, 0], reduction="none")
-        return (losses * rows).sum()
-
-    def weight(self, batch: LabelledBatch) -> float:
-        """The number of utterances with a label."""
-        return float((batch.target_lengths > 0).sum())
+        return cross_entropy_sum(model.head(encoded), batch)
 
     def predict(self, model: Classifier, encoded: EncoderOutput) -> list[str]:
         return [model.labels[i] for i in model.head(encoded).argmax(-1).tolist()]
@@ -129,6 +121,17 @@ def label_of(utterance: Utterance, keys: Any) -> str:
     names = keys if isinstance(keys, list) else [keys]
     values = [utterance.fields.get(str(name), "") for name in names]
     return "|".join(values) if all(values) else ""
+
+
+def labels_in(batch: LabelledBatch) -> Tensor:
+    """The labels (B,) of a batch; 0 for a row without one."""
+    return torch.nn.functional.pad(batch.targets, (0, 1))[:, 0]
+
+
+def cross_entropy_sum(logits: Tensor, batch: LabelledBatch) -> Tensor:
+    """Cross-entropy in nats () of logits (B, N), summed over the rows that have a label."""
+    losses = torch.nn.functional.cross_entropy(logits, labels_in(batch), reduction="none")
+    return (losses * (batch.target_lengths > 0)).sum()
 
 
 def macro_f1(references: list[str], predictions: list[str]) -> float:

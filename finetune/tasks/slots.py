@@ -12,22 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from mixvec import Encoder, HybridTagger, SlotTagger, UserError
+from mixvec import HybridTagger, SlotTagger, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
-from mixvec.model.output import EncoderOutput
 from mixvec.model.tags import is_tag, read_tags, tagged
 from mixvec.text import build_vocabulary
 
 from ..annotation import Annotation, annotation_of
-from ..batch import LabelledBatch
-from ..ctc import frames_needed, loss_sum
+from ..ctc import skip_too_long
 from ..sections import TaskConfig
-from ..slu_score import added, character_distance, count_near, f1_by_type, pairs_of, understanding_scores, word_distance
+from ..slu_score import f1, pairs_of, slu_counts, understanding_scores
 from . import Scored
 from .asr import AsrConfig
+from .asr import Task as AsrTask
 from .intent import label_of
 
 
@@ -37,12 +34,13 @@ class SlotConfig:
     """Types of slots in the usual order of speech, for rows without a text: CTC learns the values in this order."""
 
 
-class Task:
-    """Slot filling. Characters, types of slots and intents are those of the training data."""
+class Task(AsrTask):
+    """Slot filling, with the models of recognition. Characters, types of slots and intents are the training data's."""
 
     score_name, higher_is_better = "slu_f1", True
     label_keys: tuple[str, ...] = ("slots", "entities")
-    tuned_config: str | None = "slots.yaml"
+    tuned_config = "slots.yaml"
+    models = SlotTagger, HybridTagger
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
         """
@@ -64,9 +62,6 @@ class Task:
         self.vocabulary = [*build_vocabulary(tokens - tags), *sorted(tags)]
         self._numbers = {token: i for i, token in enumerate(self.vocabulary)}
 
-    def fingerprint(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary}
-
     def _annotation(self, utterance: Utterance) -> tuple[Annotation | None, str]:
         """The annotation, or None and the reason."""
         try:
@@ -82,14 +77,6 @@ class Task:
         """The tagged text to learn, the same for both heads."""
         intent = label_of(utterance, self.config.data.label) or None
         return tagged(intent, self.annotation(utterance).segments)
-
-    def build(self, encoder: Encoder) -> SlotTagger:
-        head, asr = self.config.head, self.asr
-        if asr.decoder == "none":
-            return SlotTagger(encoder, self.vocabulary, head.layers, head.dropout, head.kind, head.width)
-        return HybridTagger(
-            encoder, self.vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam
-        )
 
     def reference(self, utterance: Utterance) -> dict[str, Any]:
         """Intent, text (None where the row has none) and slots, in the form of a prediction."""
@@ -121,14 +108,10 @@ class Task:
             found.append(f"tokens missing from the training data count as errors: {_listed(new)}")
         if training:
             found += self._unordered(corpus)
-            before = len(corpus.utterances)
-            corpus.keep(lambda u: frames_needed(self.target(u)) <= frames(u), "{u.source}: more tokens than frames")
-            if skipped := before - len(corpus.utterances):
+            if skipped := skip_too_long(corpus, self.target, frames):
                 found.append(f"skipped {skipped} tagged texts with more tokens than their audio has frames")
         if not any(self.target(u) for u in corpus.utterances):
-            raise UserError(
-                f"{key}: none of its rows can be used{'; ' + found[-1] if found else ': no slots, no text'}"
-            )
+            raise UserError(f"{key}: none of its rows can be used: {found[-1] if found else 'no slots, no text'}")
         return [f"WARNING {key}: {warning}" for warning in found]
 
     def _unordered(self, corpus: Corpus) -> list[str]:
@@ -141,24 +124,17 @@ class Task:
         return [f"{count} rows have several slots and no text; they are learned in the rows' order, which helps CTC "
                 f"only where it is the order of speech; slots.order=[{types}] states another"]  # fmt: skip
 
-    def loss_sum(self, model: SlotTagger, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-        return loss_sum(model, encoded, batch, self.asr.label_smoothing)
-
-    def weight(self, batch: LabelledBatch) -> float:
-        """The number of tokens: characters and tags."""
-        return float(batch.target_lengths.sum())
-
-    def predict(self, model: SlotTagger, encoded: EncoderOutput) -> list[dict[str, Any]]:
-        return model.read(encoded)
-
     def score(self, rows: list[Scored]) -> dict[str, float]:
         return understanding_scores([row.reference for row in rows], _predictions(rows))
+
+    def details(self, rows: list[Scored]) -> dict[str, Any]:
+        return {}
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three examples, and the types with the lowest SLU-F1."""
         pairs = pairs_of([row.reference for row in rows], _predictions(rows))
-        by_type = f1_by_type(added(count_near(pairs, word_distance), count_near(pairs, character_distance)))
-        worst = ", ".join(f"{kind} {score:.2f}" for kind, score in list(by_type.items())[:5])
+        by_type = sorted((f1({kind: counts}), kind) for kind, counts in slu_counts(pairs).items())
+        worst = ", ".join(f"{kind} {score:.2f}" for score, kind in by_type[:5])
         lines = []
         for reference, prediction in pairs[:: max(1, len(pairs) // 3)][:3]:
             lines += [f"    reference:  {reference}", f"    prediction: {prediction}"]

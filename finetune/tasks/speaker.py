@@ -18,12 +18,13 @@ from mixvec.data.readers.rows import SPEAKER_KEYS
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model.output import EncoderOutput
+from mixvec.training.config import check_at_least
 
 from ..batch import LabelledBatch
 from ..sections import TaskConfig
 from ..verification import Trials, all_pairs, cosines, equal_error_rate, min_dcf, placed, read_trials
-from . import Scored
-from .intent import label_of
+from . import LabelledTask, Scored
+from .intent import cross_entropy_sum, label_of, labels_in
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,16 @@ class SpeakerConfig:
     """Width of the embedding."""
 
     def __post_init__(self) -> None:
-        for key, bound in (("max_trials", 1), ("margin", 0), ("scale", 1e-6), ("embedding", 2)):
-            if not getattr(self, key) >= bound:
-                raise ValueError(f"speaker.{key}={getattr(self, key)} must be at least {bound:g}")
+        check_at_least(self, {"max_trials": 1, "margin": 0, "scale": 1e-6, "embedding": 2}, "speaker.")
         if self.crop_s is not None and not self.crop_s > 0:
             raise ValueError(f"speaker.crop_s={self.crop_s} must be over 0, or null for whole utterances")
 
 
-class Task:
+class Task(LabelledTask):
     """Speaker verification. ``speaker.trials`` applies to the splits that have its files, usually test."""
 
     score_name, higher_is_better = "eer", False
     label_keys: tuple[str, ...] = SPEAKER_KEYS
-    tuned_config: str | None = None
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
         """
@@ -99,13 +97,11 @@ class Task:
         if training or not corpus.utterances:
             return []
         trials, missing = placed(self.trials, [u.source for u in corpus.utterances])
-        if self.trials and not len(trials.same):
-            if key == "data.test":
-                raise UserError(f"speaker.trials={self.speaker.trials}: none of its files is in {key}, such as "
-                                f"{missing[0]}")  # fmt: skip
-        elif missing:
-            left = len(self.trials) - len(trials.same)
-            return [f"WARNING {key}: {len(missing)} files of speaker.trials are not in it, which skips {left} of "
+        given, left = f"speaker.trials={self.speaker.trials}", len(self.trials) - len(trials.same)
+        if missing and not len(trials.same) and key == "data.test":
+            raise UserError(f"{given}: none of its files is in {key}, such as {missing[0]}")
+        if missing and len(trials.same):
+            return [f"WARNING {key}: {len(missing)} files of {given} are not in it, which skips {left} of "
                     f"{len(self.trials)} trials: {', '.join(missing[:8])}"]  # fmt: skip
         counts = Counter(self.reference(u) for u in corpus.utterances)
         if not len(trials.same) and (len(counts) < 2 or max(counts.values()) < 2):
@@ -116,15 +112,8 @@ class Task:
     def loss_sum(self, model: SpeakerEmbedder, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
         """Additive angular margin softmax (arXiv 1801.07698, equation 3), in nats, summed over utterances."""
         cosines = model.cosines(model.head(encoded))  # (B, N)
-        if batch.targets.shape[1] == 0:
-            return cosines.sum() * 0.0
-        targets, rows = batch.targets[:, 0], batch.target_lengths > 0
-        logits = self.speaker.scale * with_margin(cosines, targets, self.speaker.margin)
-        return (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * rows).sum()
-
-    def weight(self, batch: LabelledBatch) -> float:
-        """The number of utterances with a speaker."""
-        return float((batch.target_lengths > 0).sum())
+        logits = self.speaker.scale * with_margin(cosines, labels_in(batch), self.speaker.margin)
+        return cross_entropy_sum(logits, batch)
 
     def predict(self, model: SpeakerEmbedder, encoded: EncoderOutput) -> list[list[float]]:
         return [[round(x, 6) for x in row] for row in model.head(encoded).tolist()]

@@ -85,14 +85,14 @@ KEEP_ON_RESUME = {
 """Keys that may differ when a run resumes: they change nothing that is computed."""
 
 
-def check_at_least(config: Any, bounds: dict[str, float]) -> None:
-    """Raise ValueError naming the first dotted key whose value is below its bound, or is not a number."""
+def check_at_least(config: Any, bounds: dict[str, float], prefix: str = "") -> None:
+    """Raise ValueError naming the first dotted key, after ``prefix``, whose value is below its bound or no number."""
     for key, bound in bounds.items():
         value = config
         for part in key.split("."):
             value = getattr(value, part)
         if not value >= bound:
-            raise ValueError(f"{key}={value} must be at least {bound:g}")
+            raise ValueError(f"{prefix}{key}={value} must be at least {bound:g}")
 
 
 def check_names(stop_on: tuple[str, ...], diagnoses: tuple[str, ...]) -> None:

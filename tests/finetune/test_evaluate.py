@@ -123,12 +123,3 @@ def test_no_answer_is_no_label() -> None:
         [Scored(found.utterances[0], *pair) for pair in (("a", "a"), ("a", ""), ("b", "b"))]
     )
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 1) / 2) and scores["accuracy"] == pytest.approx(2 / 3)
-
-
-def test_the_same_file_twice_counts_twice() -> None:
-    found = Corpus("c")
-    for text in ("one", "one", "two"):
-        found.utterances.append(Utterance("long.wav", 1.0, text=text))
-    rows = [Scored(found.utterances[0], "one", "done")]
-    missing = evaluate.missing_predictions(AsrTask(FinetuneConfig(), found), found.utterances, rows)
-    assert [row[1:] for row in missing] == [("one", ""), ("two", "")]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from finetune.config import FinetuneConfig
-from finetune.diagnose import diagnose, diagnose_score
+from finetune.health import diagnose, diagnose_score
 from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
 from mixvec.data.utterances import Utterance

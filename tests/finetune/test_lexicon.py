@@ -42,8 +42,9 @@ def test_words_in_another_case_are_normalised_and_in_another_alphabet_refused() 
     tokenizer = Tokenizer(build_vocabulary(["the cat"]))
     lexicon, notes = tokenize_words(["CAT", "Привет", "the"], tokenizer, "plain", "lm.arpa")
     assert lexicon == {"CAT": tokenizer.encode("cat"), "the": tokenizer.encode("the")}
-    assert "1 of 3" in notes[0] and "CAT → cat" in notes[0]
-    assert notes[1].startswith("WARNING lm.arpa") and "1 of 3" in notes[1] and "'Привет'" in notes[1]
+    assert (
+        len(notes) == 1 and notes[0].startswith("WARNING lm.arpa") and "1 of 3" in notes[0] and "'Привет'" in notes[0]
+    )
     with pytest.raises(UserError, match=r"lm\.arpa: .*'CAT'.*data\.text=raw"):
         tokenize_words(["CAT"], tokenizer, "raw", "lm.arpa")
     assert "1 of 3 words (33.3%)" in out_of_vocabulary(["the cat", "dog"], lexicon, tokenizer, "x")

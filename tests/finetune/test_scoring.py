@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rapidfuzz.distance import Levenshtein
 
-from finetune.scoring import by_length, clusters_of, compare, count_characters, count_words, intervals, rate_of
+from finetune.scoring import by_length, clusters_of, compare, count_characters, count_words, rate_of
 
 
 def sentence(draw: random.Random, most: int = 7) -> str:
@@ -92,6 +92,6 @@ def test_buckets_of_length_and_empty_references() -> None:
     assert {name: kept.tolist() for name, kept in by_length([1.0, 2.0, 99.0]).items()} == {
         "0 to 2 s": [True, False, False], "2 to 4 s": [False, True, False], "16 or more s": [False, False, True],
     }  # fmt: skip
-    facts = intervals(["", "a b"], ["x", "a"], [None, None])
-    assert facts["insertions"] == facts["deletions"] == 1 and facts["words"] == 2
+    rate = rate_of(count_words(["", "a b"], ["x", "a"]).counts, np.arange(2))
+    assert (rate.insertions, rate.deletions, rate.length) == (1, 1, 2)
     assert rate_of(count_words([""], ["x y"]).counts, np.arange(1)).value == 2.0

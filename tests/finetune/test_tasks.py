@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from sklearn.metrics import accuracy_score, f1_score
 
-from finetune import evaluate
 from finetune.batch import collate_labelled
 from finetune.config import TASKS, FinetuneConfig
 from finetune.ctc import frames_needed
@@ -32,7 +30,6 @@ from mixvec.data.batches import Clip
 from mixvec.data.fingerprint import fingerprint_changes
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance, Utterances
-from mixvec.training.checkpoint import RunState
 from tests.runs import ROOT
 from tests.tiny_models import MEL
 
@@ -168,10 +165,10 @@ def test_labels_training_never_saw() -> None:
 
 def batch(augment: AugmentConfig | None, *seconds: float, epoch: int = 0) -> Any:
     clips = [
-        Clip(Utterance(f"{i}.wav", s, text="ab"), torch.randn(round(16_000 * s)), np.random.default_rng([epoch, i]))
+        Clip(Utterance(f"{i}.wav", s), torch.randn(round(16_000 * s)), np.random.default_rng([epoch, i]), (0, epoch, i))
         for i, s in enumerate(seconds)
     ]
-    return collate_labelled(clips, lambda u: [1, 2], lambda u: u.text or "", augment, lambda n: n // 640, 1000, 64)
+    return collate_labelled(clips, lambda u: [1, 2], augment, lambda n: n // 640, 1000, 64)
 
 
 def test_augmentation_hides_frames_and_channels_within_each_utterance() -> None:
@@ -189,23 +186,7 @@ def test_augmentation_hides_frames_and_channels_within_each_utterance() -> None:
 def test_a_clip_shorter_than_a_frame_is_filled_up_and_nothing_readable_still_makes_a_batch() -> None:
     assert batch(None, 0.01).lengths.tolist() == [1000]
     empty = batch(AugmentConfig())
-    assert empty.references == [] and empty.target_lengths.tolist() == [0] and empty.waveforms.shape == (1, 16_000)
-
-
-@pytest.mark.parametrize(("best_by", "kept"), [("wer", 1), ("cer", 2)])
-def test_either_error_rate_may_choose_the_model(best_by: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second evaluation has the lower character error rate, the first the lower word error rate."""
-    scores = {1: {"wer": 0.99, "cer": 0.8}, 2: {"wer": 1.01, "cer": 0.6}}
-    state, saved = RunState(), []
-    monkeypatch.setattr(evaluate, "evaluate", lambda *_: (scores[state.update], [], 0))
-    monkeypatch.setattr(evaluate, "facts", lambda run, state, corpora: {})
-    monkeypatch.setattr(evaluate, "save_model", lambda run, model, facts: saved.append(facts["metrics"]))
-    task: Any = AsrTask(FinetuneConfig(best_by=best_by), corpus("a b"))  # type: ignore[arg-type]
-    log = SimpleNamespace(warn=lambda row, line, found: None)
-    run = SimpleNamespace(log=log, stop_for=lambda found: None, config=FinetuneConfig())
-    for state.update in scores:
-        evaluate.keep_best(run, task, None, None, state, {"valid": corpus("a b")})  # type: ignore[arg-type]
-    assert state.best_update == kept and saved[-1] == scores[kept] and len(saved) == kept
+    assert empty.numbers == [] and empty.target_lengths.tolist() == [0] and empty.waveforms.shape == (1, 16_000)
 
 
 @pytest.mark.parametrize("decoder", ["none", "attention"])
@@ -215,19 +196,19 @@ def test_a_batch_costs_what_its_utterances_cost_alone(decoder: Any) -> None:
     config = FinetuneConfig(asr=AsrConfig(decoder=decoder, label_smoothing=0.0), augment=AugmentConfig(0.0, 10, 0.0))
     task = AsrTask(config, corpus("abc a", "b"))
     model = task.build(build_encoder(MEL)).eval()
-    clips = [Clip(Utterance(f"{i}.wav", s, text=t), torch.randn(round(16_000 * s)), np.random.default_rng(i))
+    clips = [Clip(Utterance(f"{i}.wav", s, text=t), torch.randn(round(16_000 * s)), np.random.default_rng(i), (0, i))
              for i, (s, t) in enumerate([(1.5, "abc a"), (0.8, "b")])]  # fmt: skip
 
     def cost(chosen: list[Clip]) -> tuple[float, float]:
-        batch = collate_labelled(chosen, task.target, task.reference, None, model.encoder.frame_lengths, 1000, 16)
+        batch = collate_labelled(chosen, task.target, None, model.encoder.frame_lengths, 1000, 16)
         encoded = model.encoder(batch.waveforms, batch.lengths)
-        return float(task.loss_sum(model, encoded, batch)), task.weight(batch)
+        return float(task.loss_sum(model, encoded, batch)), float(batch.target_lengths.sum())
 
     both, alone = cost(clips), [cost([clip]) for clip in clips]
     assert both == pytest.approx(tuple(map(sum, zip(*alone, strict=True))), rel=1e-4)
     assert cost([]) == (0.0, 0.0)
     if decoder == "attention":
-        batch = collate_labelled(clips[:1], task.target, task.reference, None, model.encoder.frame_lengths, 1000, 16)
+        batch = collate_labelled(clips[:1], task.target, None, model.encoder.frame_lengths, 1000, 16)
         encoded = model.encoder(batch.waveforms, batch.lengths)
         (row,) = model.attend(encoded, batch.targets).log_softmax(-1)
         entropy = -sum(float(row[u, entry]) for u, entry in enumerate([*batch.targets[0].tolist(), 0]))
@@ -265,6 +246,7 @@ def test_every_task_states_what_the_probes_need() -> None:
         "asr": "wer", "intent": "accuracy", "slots": "slu_f1", "speaker": "eer", "emotion": "accuracy",
         "language": "accuracy",
     }  # fmt: skip
+    assert AsrTask(FinetuneConfig(best_by="cer"), corpus("a b")).score_name == "cer"
     assert {name for name, task in tasks.items() if not task.higher_is_better} == {"asr", "speaker"}
     for name, task in tasks.items():
         assert task.label_keys and (ROOT / f"configs/probe/{name}.yaml").is_file()

@@ -49,18 +49,14 @@ def test_a_resumed_run_keeps_its_tokenizer_and_refuses_another(tmp_path: Path) -
     again = build_tokenizer("bpe", 24, ["other texts altogether"], tmp_path)
     assert again.vocabulary == first.vocabulary and again.encode("the cat") == first.encode("the cat")
     file = tmp_path / "tokenizer.model"
-    model = file.read_bytes()
     for content, message in (
-        (train_tokenizer("bpe", 23, TEXTS), "23 tokens, not 24"),
-        (train_tokenizer("bpe", 24, [*TEXTS, "on on on on"]), "'.*' instead of '.*'"),
+        (train_tokenizer("bpe", 23, TEXTS), "23 tokens.* 24"),
+        (train_tokenizer("bpe", 24, [*TEXTS, "on on on on"]), "not the model's"),
         (b"garbage", "damaged"),
     ):
         file.write_bytes(content)
         with pytest.raises(UserError, match=rf"tokenizer\.model: .*{message}"):
-            build_tokenizer("bpe", 24, TEXTS, tmp_path)
-    file.write_bytes(model)
-    with pytest.raises(UserError, match="24 tokens, not 2"):
-        load_tokenizer(tmp_path, ["[PAD]", "a"])
+            load_tokenizer(tmp_path, first.vocabulary)
     file.unlink()
     with pytest.raises(UserError, match=r"tokenizer\.model: missing"):
         build_tokenizer("bpe", 24, TEXTS, tmp_path)
@@ -73,7 +69,6 @@ def test_a_run_with_pieces_and_attention_resumes_to_the_same_bits(corpus: Path, 
     assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2", "run.max_hours=1e-9") == 75
     assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2") == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    stored = [json.loads((tmp_path / name).read_text()) for name in ("parts/hub/vocab.json", "parts/vocab.json")]
-    assert stored[0] == stored[1] and len(stored[0]) == 40
+    stored = json.loads((tmp_path / "parts/hub/vocab.json").read_text())
+    assert len(stored) == 40 and any(token.startswith("▁") and len(token) > 2 for token in stored)
     assert isinstance(HybridRecognizer.from_pretrained(tmp_path / "whole"), HybridRecognizer)
-    assert any(token.startswith("▁") and len(token) > 2 for token in stored[0])

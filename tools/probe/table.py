@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from safetensors import safe_open
 
 from finetune.scoring import clusters_of, count_characters, count_words, resampled
-from finetune.slu_score import added, character_distance, count_near, pairs_of, word_distance
+from finetune.slu_score import pairs_of, slu_counts
 from finetune.tasks import task_class
 from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
 
@@ -106,9 +106,8 @@ def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
 
 def _f1_parts(reference: dict[str, Any], prediction: dict[str, Any]) -> tuple[float, float]:
     """SLU-F1 is twice the hits over twice the hits and what is false and missed, each summed over utterances."""
-    pairs = pairs_of([reference], [prediction])
-    counts = added(count_near(pairs, word_distance), count_near(pairs, character_distance))
-    hit, false, missed = (sum(row[column] for row in counts.values()) for column in range(3))
+    counts = slu_counts(pairs_of([reference], [prediction]))
+    hit, false, missed = (float(sum(row[column] for row in counts.values())) for column in range(3))
     return 2 * hit, 2 * hit + false + missed
 
 
