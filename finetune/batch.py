@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +58,9 @@ def collate_labelled(
             if augment.time_prob and frames >= 2 * MIN_FRAMES:
                 drawn = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
                 time_mask[row, :frames] = torch.from_numpy(drawn)
-            channels[row, _zeroed_channels(feature_dim, augment, clip.rng)] = 0.0
+            if augment.channel_prob:
+                span = max(1, round(augment.channel_span * feature_dim))
+                channels[row, span_mask(feature_dim, augment.channel_prob, span, clip.rng)] = 0.0
     targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips]
     targets = targets or [torch.zeros(0, dtype=torch.int64)]
     return LabelledBatch(
@@ -71,12 +72,3 @@ def collate_labelled(
 
 def _at_least(waveform: Tensor, samples: int) -> Tensor:
     return torch.nn.functional.pad(waveform, (0, max(0, samples - len(waveform))))
-
-
-def _zeroed_channels(width: int, augment: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """The channels (F,) to zero, True where drawn, in spans like the masked frames."""
-    zeroed = np.zeros(width, dtype=bool)
-    span = max(1, round(augment.channel_span * width))
-    for start in rng.integers(0, width - span + 1, int(augment.channel_prob * width / span + rng.random())):
-        zeroed[start : start + span] = True
-    return zeroed

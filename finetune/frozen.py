@@ -141,7 +141,10 @@ def describe_cache(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus
     frames = sum(corpus.hours for corpus in corpora.values()) * 36 * model.encoder.frame_lengths(100 * SAMPLE_RATE_HZ)
     needed = frames * layers * model.encoder.dim * (2 if config.cache.dtype == "fp16" else 4)
     place = Path(config.cache.dir).expanduser()
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cache.dir={place}: cannot be written ({error})") from error
     held = sum(file.stat().st_size for file in place.glob("*/*/*.safetensors"))
     free = shutil.disk_usage(place).free
     if needed > held + free:

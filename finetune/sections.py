@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from mixvec.data.config import WaveformAugmentConfig
 from mixvec.model import Kind, Layers
 from mixvec.text import TextStyle
-from mixvec.training.config import OptimConfig, RunConfig, check_names
+from mixvec.training.config import OptimConfig, RunConfig, check_at_least, check_names
 
 DIAGNOSES = ("exploding-gradient", "starved-loader", "schedule-too-long", "frozen-encoder", "overfitting")
 Section = TypeVar("Section")
@@ -76,16 +76,15 @@ class AugmentConfig:
     channel_prob: float = 0.25
     """Share of the channels drawn into spans; 0 zeroes none."""
     channel_span: float = 0.125
-    """Width of a zeroed span, as a share of the channels."""
+    """Width of a zeroed span, as a share of the channels, at most half."""
 
     def __post_init__(self) -> None:
         for key in ("time_prob", "channel_prob"):
             if not 0.0 <= getattr(self, key) < 1.0:
                 raise ValueError(f"augment.{key}={getattr(self, key)} must be in [0, 1)")
-        if self.time_span_frames < 1:
-            raise ValueError(f"augment.time_span_frames={self.time_span_frames} must be at least 1")
-        if not 0.0 < self.channel_span <= 1.0:
-            raise ValueError(f"augment.channel_span={self.channel_span} must be in (0, 1]")
+        check_at_least(self, {"time_span_frames": 1}, "augment.")
+        if not 0.0 < self.channel_span <= 0.5:
+            raise ValueError(f"augment.channel_span={self.channel_span} must be in (0, 0.5]")
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,7 @@ class FinetuneRun(RunConfig):
     """Diagnoses that end the run, with a checkpoint and an error; the best model so far is in ``hub``."""
 
     def __post_init__(self) -> None:
-        if self.eval_every < 1:
-            raise ValueError(f"run.eval_every={self.eval_every} must be at least 1")
+        check_at_least(self, {"eval_every": 1}, "run.")
         check_names(self.stop_on, DIAGNOSES)
 
 

@@ -31,7 +31,7 @@ from .setup import (
     parameter_groups,
     sum_gradients,
 )
-from .tasks import make_task
+from .tasks import task_class
 
 
 def train(config: FinetuneConfig) -> int:
@@ -43,7 +43,7 @@ def train(config: FinetuneConfig) -> int:
     accelerator = start_accelerator(config.run)
     run = Run(config, accelerator)
     corpora = find_corpora(config)
-    task = make_task(config, corpora["train"])
+    task = task_class(config.task)(config, corpora["train"])
     model = build_model(config, task).to(accelerator.device)
     data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
     run.log.print(describe(config, model, corpora))

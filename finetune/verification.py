@@ -7,7 +7,6 @@ scored at or over it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +22,7 @@ class Trial(NamedTuple):
     second: str
 
 
-@dataclass(frozen=True)
-class Trials:
+class Trials(NamedTuple):
     """Trials over the rows of a split: which rows (K,) and (K,), and whether both are of one speaker (K,)."""
 
     first: np.ndarray

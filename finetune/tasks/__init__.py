@@ -97,8 +97,3 @@ def task_class(name: str) -> type[LabelledTask]:
     """The class ``Task`` of ``finetune/tasks/NAME.py``."""
     found: type[LabelledTask] = importlib.import_module(f".{name}", __name__).Task
     return found
-
-
-def make_task(config: TaskConfig, train: Corpus) -> LabelledTask:
-    """The task that ``config.task`` names; raises what its constructor raises."""
-    return task_class(config.task)(config, train)

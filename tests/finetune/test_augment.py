@@ -15,7 +15,7 @@ from finetune.batch import LabelledBatch
 from finetune.config import FinetuneConfig
 from finetune.ctc import frames_needed
 from finetune.setup import build_model, find_corpora, open_data
-from finetune.tasks import make_task
+from finetune.tasks import task_class
 from mixvec import UserError
 from mixvec.data.batches import Updates
 from mixvec.training.config import load_config
@@ -34,7 +34,7 @@ def opened(corpus: Path, run_dir: Path, *keys: str) -> dict[str, Updates[Labelle
     skips = SimpleNamespace(note=lambda rows, fresh=False: None)
     run: Any = SimpleNamespace(dir=run_dir, accelerator=one_rank, log=log, skips=skips)
     corpora = find_corpora(config)
-    task = make_task(config, corpora["train"])
+    task = task_class(config.task)(config, corpora["train"])
     model = build_model(config, task)
     return {split: open_data(config, run, task, model, found, split) for split, found in corpora.items()}
 

@@ -11,13 +11,9 @@ import pytest
 import soundfile
 
 from finetune import evaluate
-from finetune.config import FinetuneConfig
 from finetune.tasks import Scored
 from finetune.tasks.asr import Task as AsrTask
-from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
-from mixvec.data.sources import Corpus
-from mixvec.data.utterances import Utterance
 from tests.runs import SMALLEST, finetune, rows
 
 KEYS = ("size=tiny", *SMALLEST, "run.updates=2", "run.eval_every=1", "run.save_every=9")
@@ -95,31 +91,3 @@ def test_any_number_beats_nan_and_a_tie_keeps_the_earlier() -> None:
         assert evaluate.is_better(0.5, nan, higher=higher) and not evaluate.is_better(nan, nan, higher=higher)
         assert not evaluate.is_better(nan, 0.5, higher=higher) and not evaluate.is_better(0.5, 0.5, higher=higher)
         assert evaluate.is_better(0.6, 0.5, higher=higher) is higher
-
-
-def test_a_run_whose_first_score_is_nan_keeps_a_later_model(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second of three scores is a number, the best one; the run is resumed after the NaN."""
-    score, calls = IntentTask.score, []
-
-    def first_nan(self: IntentTask, rows: list[Scored]) -> dict[str, float]:
-        calls.append(1)
-        return score(self, rows) | {"accuracy": [math.nan, 0.7, 0.6, 0.7][len(calls) - 1]}
-
-    monkeypatch.setattr(IntentTask, "score", first_nan)
-    keys = ("size=tiny", *SMALLEST, "run.updates=3", "run.eval_every=1", "run.save_every=1")
-    assert finetune("intent", corpus, tmp_path / "run", *keys, "run.max_hours=1e-9") == 75
-    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
-    assert json.loads((tmp_path / "run/results.json").read_text())["best_update"] == 2
-
-
-def test_no_answer_is_no_label() -> None:
-    """It does not count among the labels over which F1 is averaged."""
-    found = Corpus("c")
-    for label in "ab":
-        found.utterances.append(Utterance("x", 1.0, label=label))
-    scores = IntentTask(FinetuneConfig(task="intent"), found).score(
-        [Scored(found.utterances[0], *pair) for pair in (("a", "a"), ("a", ""), ("b", "b"))]
-    )
-    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1) / 2) and scores["accuracy"] == pytest.approx(2 / 3)

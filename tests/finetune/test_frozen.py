@@ -5,20 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from finetune import frozen
-from finetune.batch import collate_labelled
 from finetune.config import FinetuneConfig
-from finetune.sections import AugmentConfig, CacheConfig, LabelledData
+from finetune.sections import AugmentConfig, LabelledData
 from mixvec import SpeechEncoder, UserError
-from mixvec.data.batches import Clip
 from mixvec.data.config import WaveformAugmentConfig
-from mixvec.data.utterances import Utterance
 from tests.runs import SMALLEST, finetune, identical, weights
-from tests.tiny_models import classifier
 from tests.tiny_models import encoder as tiny_encoder
 
 PLAIN = ("augment.time_prob=0", "augment.channel_prob=0", "freeze=1", "run.updates=4", "run.eval_every=2")
@@ -113,9 +107,5 @@ def test_a_cache_that_cannot_be_used_is_refused(
         with pytest.raises(UserError, match=r"cache\.dir=.*0\.0 GB.*cache\.dtype=fp16"):
             finetune("intent", corpus, tmp_path / "c", source, *PLAIN, cache)
     (tmp_path / "file").write_text("")
-    config = FinetuneConfig(pretrained="x", freeze=1, cache=CacheConfig(dir=str(tmp_path / "file")))
-    clip = Clip(Utterance("a.wav", 0.5), torch.randn(8_000), np.random.default_rng(0), (0, 0))
-    model = classifier()
-    batch = collate_labelled([clip], lambda u: [0], None, model.encoder.frame_lengths, 1000, 16)
     with pytest.raises(UserError, match=r"cache\.dir=.*file"):
-        frozen.frozen_frames(config, model, batch)
+        finetune("intent", corpus, tmp_path / "d", source, *PLAIN, f"cache.dir={tmp_path / 'file'}")

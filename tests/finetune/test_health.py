@@ -94,16 +94,6 @@ def test_an_exploding_gradient(corpus: Path, tmp_path: Path, capsys: Output, mon
     assert windows[11:17] == [0, 1, 2, 3, 4, 0]
 
 
-def test_stop_on_ends_where_a_validation_finds_nothing_wrong(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loss_sum = IntentTask.loss_sum
-    monkeypatch.setattr(IntentTask, "loss_sum", lambda self, *rest: loss_sum(self, *rest) * torch.nan)
-    keys = (*SCRATCH, "run.updates=9", "run.eval_every=1", "run.stop_on=[overfitting,exploding-gradient]")
-    with pytest.raises(UserError, match=r"run\.stop_on: exploding-gradient"):
-        finetune("intent", corpus, tmp_path / "run", *keys)
-
-
 def test_a_starved_loader(corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Utterance.read
 

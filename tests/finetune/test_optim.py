@@ -32,14 +32,6 @@ def test_each_layer_learns_slower_than_the_one_above(shape: EncoderConfig) -> No
     assert scales[id(model.output.weight)] == 1.0 and len(groups) == shape.num_layers + 2
 
 
-def test_without_decay_there_are_two_groups() -> None:
-    """As in checkpoints from before there was one."""
-    model = CtcRecognizer(build_encoder(MEL), VOCABULARY)
-    encoder, head = parameter_groups(OPTIM, model)
-    assert set(encoder["params"]) == set(model.encoder.parameters()) and encoder["scale"] == pytest.approx(0.2)
-    assert len(head["params"]) == 4 and head["scale"] == 1.0
-
-
 def test_freeze_then_thaw_masks_and_speed_with_attention_and_decay(corpus: Path, tmp_path: Path) -> None:
     """The first layers move least; a frozen encoder not at all."""
     assert pretrain(corpus, tmp_path / "encoder", "run.updates=1") == 0

@@ -71,15 +71,6 @@ def test_the_header_states_what_to_compare_with_and_where_it_is_from(path: Path)
     assert re.search(r"to compare with.*\d+\.\d+.*\(arXiv \d{4}\.\d{5}\)", header(path), re.DOTALL)
 
 
-def test_libri_lights_lists_hold_what_they_say(archives: Path) -> None:
-    from mixvec.data.sources import find_utterances
-
-    parts = archives / "librispeech_finetuning"
-    counts = [len(find_utterances(source, "data.train", labels=True).utterances)
-              for source in (f"{parts}/1h/0", f"{parts}/1h", [f"{parts}/1h", f"{parts}/9h"])]  # fmt: skip
-    assert counts == [4, 24, 28]
-
-
 @pytest.mark.parametrize("name", ["asr", "intent", "speaker", "emotion", "language"])
 def test_the_probes_are_frozen_and_weigh_all_layers(name: str) -> None:
     config = load_config(FinetuneConfig, [str(ROOT / f"configs/probe/{name}.yaml"), "pretrained=RUN"], "")

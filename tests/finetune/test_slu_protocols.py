@@ -11,7 +11,6 @@ import pytest
 
 from finetune.config import FinetuneConfig
 from finetune.train import train
-from mixvec import UserError
 from mixvec.training.config import load_config
 from tests.readers import write, write_text
 from tests.runs import FINETUNE, ROOT, SMALLEST, fresh, written
@@ -149,10 +148,3 @@ def test_every_shipped_protocol_is_run_here_and_states_its_source() -> None:
     for path in SHIPPED.glob("*.yaml"):
         header = path.read_text().split("task:")[0]
         assert "data.train=" in header and (path.stem == "language" or "arXiv" in header), path
-
-
-def test_silence_that_training_lacks_is_named(tmp_path: Path) -> None:
-    keys = [*speech_commands(tmp_path / "v2"), f"run.dir={tmp_path}/run", "size=tiny", *SMALLEST, *FINETUNE]
-    fresh()
-    with pytest.raises(UserError, match=r"intent\.keep=_silence_.*data\.train="):
-        train(load_config(FinetuneConfig, [str(SHIPPED / "speech-commands-12.yaml"), *keys], ""))

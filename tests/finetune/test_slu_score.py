@@ -144,20 +144,6 @@ def test_numbers_of_the_official_scorer() -> None:
     assert f1(slu_counts(pairs)) == pytest.approx(OFFICIAL_SLU_F1)
 
 
-def test_a_prediction_takes_the_nearest_free_slot_and_the_first_of_equals() -> None:
-    gold = [("time", "ten am"), ("time", "ten pm")]
-    exact = count_near([(gold, [("time", "ten pm"), ("time", "ten am")])], word_distance)
-    greedy = count_near([(gold, [("time", "ten"), ("time", "ten am")])], word_distance)
-    assert exact["time"].tolist() == [2, 0, 0]
-    assert greedy["time"].tolist() == [2, 1, 1]  # "ten" took "ten am", though the other order would cost 0.5
-
-
-def test_a_word_distance_may_exceed_one_and_a_character_distance_not() -> None:
-    assert word_distance("six", "at six o'clock am") == 3.0
-    assert character_distance("six", "at six o'clock am") == pytest.approx(14 / 17)
-    assert word_distance("", "six") == 1.0 and character_distance("", "") == 0.0
-
-
 def test_no_slots_at_all_is_zero_as_in_the_official_scorer() -> None:
     scores = slot_scores([([], [])])
     assert scores["slu_f1"] == scores["slot_f1"] == scores["value_cer"] == 0.0

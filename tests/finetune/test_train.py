@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from mixvec import Classifier, CtcRecognizer, SpeechEncoder, UserError
+from mixvec import Classifier, CtcRecognizer, UserError
 from mixvec.hub import load_encoder
 from tests.runs import (
     FINETUNE,
@@ -84,14 +83,6 @@ def test_a_run_does_not_resume_with_other_labels(corpus: Path, tmp_path: Path, l
             finetune("intent", corpus, tmp_path / "run", *keys, f"run.accept_new_data={accepted}")
 
 
-def test_it_can_learn_its_training_data(corpus: Path, tmp_path: Path) -> None:
-    """A few utterances by heart: the loop, the loss and the decoding agree."""
-    keys = ("size=tiny", f"data.valid={corpus}/intent/train", "run.updates=60", "run.eval_every=30", "optim.lr=2e-3",
-            "augment.time_prob=0", "augment.channel_prob=0", "optim.encoder_lr=2e-3", "batch.update_s=60")  # fmt: skip
-    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
-    assert json.loads((tmp_path / "run/results.json").read_text())["valid"]["accuracy"] == 1.0
-
-
 @pytest.mark.parametrize("task", ["asr", "intent"])
 def test_resumed_equals_uninterrupted_bitwise(
     corpus: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
@@ -145,12 +136,10 @@ def test_recognition_from_fairseq2(corpus: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ((), "set pretrained=RUN.*or size=tiny"),
+        ((), "pretrained=.*size="),
         (("size=tiny", "data.train=/nowhere"), r"data\.train=/nowhere"),
         (("pretrained=/nowhere",), "/nowhere: "),
-        (("size=tiny", "task=poetry"), r"task=poetry: .*asr, "),
         (("size=tiny", "pretrained=x"), "pretrained .*size"),
-        (("size=tiny", "optim.lrr=1"), "optim.lrr.*Did you mean: 'lr'"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(corpus: Path, tmp_path: Path, keys: tuple[str, ...], message: str) -> None:
@@ -158,54 +147,17 @@ def test_bad_input_is_one_clear_line(corpus: Path, tmp_path: Path, keys: tuple[s
         finetune("asr", corpus, tmp_path / "run", *keys)
 
 
-def test_a_folder_without_labels_says_so(corpus: Path, tmp_path: Path) -> None:
+def test_the_command_ends_in_one_line() -> None:
+    done = command("finetune", "nothing.yaml")
+    assert done.returncode == 1 and done.stderr.startswith("error: nothing.yaml") and done.stderr.count("\n") == 1
+
+
+def test_data_without_labels_or_known_characters_is_named(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"metadata\.jsonl"):
         finetune("asr", corpus, tmp_path / "run", "size=tiny", f"data.train={corpus}/unlabelled")
     with pytest.raises(UserError, match=r"data\.train=.*/asr/train\?"):
         finetune("asr", corpus, tmp_path / "other", "size=tiny", f"data.train={corpus}/asr")
-
-
-def test_a_bound_on_what_may_be_skipped(corpus: Path, tmp_path: Path) -> None:
-    """Of any split, each by itself."""
-    (tmp_path / "good.flac").write_bytes(next((corpus / "asr/test/audio").iterdir()).read_bytes())
-    (tmp_path / "bad.flac").write_text("no audio")
-    for split in ("train", "valid", "test"):
-        manifest = tmp_path / f"{split}.csv"
-        manifest.write_text("file_name,text\ngood.flac,one\nbad.flac,two\n")
-        with pytest.raises(UserError, match=rf"data\.{split}=.*{split}\.csv: 1 of 2 "):
-            finetune(
-                "asr", corpus, tmp_path / f"run-{split}", *SCRATCH, f"data.{split}={manifest}", "data.max_skipped=0.4"
-            )
-
-
-def test_texts_without_known_characters(corpus: Path, tmp_path: Path) -> None:
-    odd = tmp_path / "odd"
-    (odd / "audio").mkdir(parents=True)
-    for path in sorted((corpus / "asr/test/audio").glob("*"))[:2]:
-        (odd / "audio" / path.name).write_bytes(path.read_bytes())
-    names = [p.name for p in sorted((odd / "audio").iterdir())]
-    (odd / "metadata.jsonl").write_text(
-        "".join(json.dumps({"file_name": f"audio/{n}", "text": "Ωμέγα"}) + "\n" for n in names)
-    )
+    odd = tmp_path / "odd.csv"
+    odd.write_text(f"file_name,text\n{next((corpus / 'asr/test/audio').iterdir())},Ωμέγα\n")
     with pytest.raises(UserError, match=r"data\.valid: .*data\.text=raw"):
-        finetune("asr", corpus, tmp_path / "run", *SCRATCH, *SHORT, f"data.valid={odd}")
-
-
-def test_the_command_ends_in_one_line(tmp_path: Path) -> None:
-    for module, arguments, said in (
-        ("finetune", ["nothing.yaml"], "error: nothing.yaml: no such config file"),
-        (
-            "pretrain",
-            ["configs/tiny.yaml", f"data.train={tmp_path}"],
-            f"error: data.train={tmp_path}: no readable audio in it",
-        ),
-    ):
-        done = command(module, *arguments, f"run.dir={tmp_path / 'run'}")
-        assert done.returncode == 1
-        assert done.stderr.strip() == said
-
-
-def test_torch_loads_the_encoder_of_a_fine_tuned_model(corpus: Path, tmp_path: Path) -> None:
-    assert finetune("intent", corpus, tmp_path / "run", *SCRATCH, *SHORT) == 0
-    frames, lengths, layers = SpeechEncoder.from_pretrained(tmp_path / "run")(torch.randn(1, 16_000))
-    assert frames.shape == (1, int(lengths[0]), 32) and len(layers) == 3
+        finetune("asr", corpus, tmp_path / "third", *SCRATCH, *SHORT, f"data.valid={odd}")

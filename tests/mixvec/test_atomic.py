@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mixvec import SpeechEncoder, UserError
-from mixvec.atomic import whole_file, whole_folder, write_whole
+from mixvec.atomic import whole_folder, write_whole
 from mixvec.hub import load_model, save_folder
 from tests.tiny_models import encoder, recogniser
 
@@ -50,29 +50,6 @@ def test_an_error_leaves_the_old_one(folder: Path, error: type[BaseException]) -
     assert contents(folder) == {"a": "old"} and beside(folder) == [folder.name]
 
 
-def test_a_failed_rename_puts_the_old_one_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replace, names = os.replace, []
-
-    def flaky(source: Path, target: Path) -> None:
-        names.append(target.name)
-        if len(names) == 2:
-            raise OSError(5, "broken disk")
-        replace(source, target)
-
-    monkeypatch.setattr("mixvec.atomic._exchange", lambda one, other: False)
-    monkeypatch.setattr(os, "replace", flaky)
-    with pytest.raises(OSError, match="broken disk"), whole_folder(folder) as new:
-        (new / "b").write_text("new")
-    assert len(names) == 3 and contents(folder) == {"a": "old"} and beside(folder) == [folder.name]
-
-
-def test_a_new_place_and_its_parents_are_made(tmp_path: Path) -> None:
-    with whole_folder(tmp_path / "x" / "y") as new:
-        (new / "b").write_text("new")
-        assert not (tmp_path / "x" / "y").exists()
-    assert contents(tmp_path / "x" / "y") == {"b": "new"}
-
-
 def test_a_link_is_followed_and_a_file_is_kept(folder: Path) -> None:
     link, file = folder.parent / "link", folder.parent / "file"
     link.symlink_to(folder)
@@ -102,24 +79,6 @@ with whole_folder(sys.argv[1]) as new:
     assert contents(folder) == {"b": "new"} and beside(folder) == [folder.name]
 
 
-def test_what_was_moved_away_at_the_kill_comes_back(folder: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-S", "-c", ""])
-    gone.wait()
-    folder.rename(folder.with_name(f".{folder.name}.old-{gone.pid}"))
-    with pytest.raises(KeyboardInterrupt), whole_folder(folder):
-        raise KeyboardInterrupt
-    assert contents(folder) == {"a": "old"} and beside(folder) == [folder.name]
-
-
-def test_the_work_of_a_living_process_stays(folder: Path) -> None:
-    others = [f".{folder.name}.new-{os.getppid()}", f".{folder.name}.new-1x", ".else.new-2"]
-    for name in others:
-        (folder.parent / name).mkdir()
-    with whole_folder(folder):
-        pass
-    assert beside(folder) == sorted([*others, folder.name])
-
-
 def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "deep" / "results.json"
     write_whole(file, "old é")
@@ -127,15 +86,6 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, "new")
     assert contents(file.parent) == {"results.json": "old é"}
-
-
-def test_of_two_that_write_a_file_the_last_to_finish_stays(tmp_path: Path) -> None:
-    """In one process, as it looks when two machines share a disk and a process number."""
-    file = tmp_path / "index"
-    with whole_file(file) as one, whole_file(file) as other:
-        one.write_text("one")
-        other.write_text("other")
-    assert contents(tmp_path) == {"index": "one"}
 
 
 def test_saving_never_destroys_what_is_not_a_model(tmp_path: Path) -> None:
@@ -152,17 +102,3 @@ def test_a_model_may_take_a_models_place(tmp_path: Path) -> None:
     save_folder(recogniser(), tmp_path / "m")
     save_folder(encoder(), tmp_path / "m")
     assert isinstance(load_model(tmp_path / "m"), SpeechEncoder) and not (tmp_path / "m" / "vocab.json").exists()
-
-
-def test_an_interrupted_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_folder(recogniser(), tmp_path / "m")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()}
-
-    def interrupt(*args: object) -> str:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("mixvec.hub.model_card", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        save_folder(encoder(), tmp_path / "m")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "m").iterdir()} == before
-    assert beside(tmp_path / "m") == ["m"]

@@ -31,13 +31,10 @@ def ended(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_full_disk_met_by_a_thread_is_told_once_by_the_main_one() -> None:
+def test_a_full_disk_met_by_a_thread_is_reported_once_and_other_faults_keep_their_traceback() -> None:
     done = ended(THREAD.format(error="OSError(errno.ENOSPC, 'full')"))
     assert done.returncode == 1
     assert done.stderr == "error: no space left on device: free some space or choose another location, then rerun\n"
-
-
-def test_other_faults_of_a_thread_keep_their_traceback() -> None:
     assert "ZeroDivisionError" in ended(THREAD.format(error="ZeroDivisionError()")).stderr
 
 

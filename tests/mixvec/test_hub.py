@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -89,12 +88,9 @@ def test_saved_equals_reloaded_bitwise(kind: str, tmp_path: Path) -> None:
     assert list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert all(torch.equal(a, b) for a, b in zip(outputs(model), outputs(again), strict=True))
     save_folder(again, tmp_path / "b")
+    assert len({path.stat().st_mode for path in (tmp_path / "a").iterdir()}) == 1, "the same readers"
     files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
-
-
-def test_all_files_have_the_same_readers(folder: Path) -> None:
-    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
 
 
 def test_each_class_loads_its_own_kind(tmp_path: Path) -> None:
@@ -124,39 +120,21 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder: Path) -> None:
     assert "1 misshapen: output.weight (7, 32) for (6, 32)" in message
 
 
-ONE_TENSOR: dict[str, Callable[[dict[str, Any]], object]] = {
-    "missing": lambda tensors: tensors.pop("head_norm.bias"),
-    "extra": lambda tensors: tensors.update({"head_norm.bias2": torch.zeros(32)}),
-    "misshapen": lambda tensors: tensors.update({"head_norm.bias": torch.zeros(1, 32)}),
-}
-
-
-@pytest.mark.parametrize("fault", ONE_TENSOR)
-def test_one_wrong_tensor_is_enough(folder: Path, fault: str) -> None:
-    edit(folder / "model.safetensors", ONE_TENSOR[fault])
-    message = refusal(folder)
-    assert f"the weights do not fit the model: 1 {fault}: head_norm.bias" in message and ";" not in message
-
-
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json", "vocab.json"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     assert name in refusal(folder) and str(folder) in refusal(folder)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 200, -1])
-def test_truncated_weights_are_refused(folder: Path, kept: int) -> None:
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:kept])
-    assert f"{file}: damaged" in refusal(folder)
-
-
-def test_a_pickle_is_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
-    marker = tmp_path / "it ran"
+def test_truncated_weights_and_a_pickle_are_refused_and_not_run(folder: Path, tmp_path: Path) -> None:
+    marker, whole = tmp_path / "it ran", (folder / "model.safetensors").read_bytes()
     command = f"open({str(marker)!r}, 'w').close()"
     attack = b"cbuiltins\nexec\n(V" + command.encode() + b"\ntR."  # protocol 0: exec(command)
     (folder / "model.safetensors").write_bytes(attack)
     assert "model.safetensors: damaged or not safetensors" in refusal(folder)
+    for kept in (0, 4, 200, -1):
+        (folder / "model.safetensors").write_bytes(whole[:kept])
+        assert "model.safetensors: damaged" in refusal(folder)
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(attack)) + attack)
     assert "model.safetensors: damaged or not safetensors" in refusal(folder)
     (folder / "model.safetensors").unlink()
@@ -172,15 +150,12 @@ CONFIGS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown encoder key": (lambda c: c["encoder"].update(depth=3), "unknown encoder key depth"),
     "unknown mixer": (lambda c: c["encoder"].update(mixer="fourier"), "encoder.mixer cannot be 'fourier'"),
     "number as text": (lambda c: c["encoder"].update(dim="32"), "encoder.dim cannot be '32'"),
-    "whole number as fraction": (lambda c: c["encoder"].update(dim=32.0), "encoder.dim cannot be 32.0"),
     "strides": (lambda c: c["encoder"].update(conv_strides=["2"]), "encoder.conv_strides cannot be ['2']"),
     "contradiction": (lambda c: c["encoder"].update(heads=5), "encoder.heads=5"),
     "unknown head key": (lambda c: c["head"].update(beams=3), "beams"),
     "no encoder": (lambda c: c.pop("encoder"), "no encoder"),
     "newer": (lambda c: c.update(format=3, mixvec_version="9.9"), "written by mixvec 9.9"),
-    "no format": (lambda c: c.pop("format"), "format None"),
     "architecture": (lambda c: c.update(architecture="Translator"), "unknown architecture 'Translator'"),
-    "no architecture": (lambda c: c.pop("architecture"), "unknown architecture None"),
     "another library's": (lambda c: c.update(model_type="whisper"), "not a mixvec model"),
 }
 
@@ -197,22 +172,14 @@ def test_a_wrong_config_is_refused(folder: Path, case: str) -> None:
     [
         ("config.json", "{", "config.json: not readable JSON"),
         ("config.json", "[1]", "config.json: not a mixvec model"),
-        ("vocab.json", '["a", "b"]', "vocab.json: not a vocabulary"),
         ("vocab.json", '{"a": 0, "b": 2}', "vocab.json: not a vocabulary"),
         ("vocab.json", '{"a": 0, "b": "1"}', "vocab.json: not a vocabulary"),
-        ("vocab.json", "{}", "vocab.json: not a vocabulary"),
         ("vocab.json", '{"[PAD]": 0, "a": 1}', "misshapen: output.weight (6, 32) for (2, 32)"),
     ],
 )
 def test_wrong_json_is_refused(folder: Path, name: str, text: str, message: str) -> None:
     (folder / name).write_text(text)
     assert message in refusal(folder)
-
-
-def test_wrong_labels_are_refused(tmp_path: Path) -> None:
-    save_folder(classifier(), tmp_path / "m")
-    (tmp_path / "m" / "labels.json").write_text('{"a": 1}')
-    assert "labels.json: not a list of labels" in refusal(tmp_path / "m")
 
 
 def test_a_wrong_folder_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -242,7 +209,9 @@ def test_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(torch.equal(a, b) for a, b in zip(outputs(inner), outputs(model.encoder), strict=True))
 
 
-def test_a_private_model_needs_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_private_model_needs_its_token_and_a_failing_download_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_folder(recogniser(), tmp_path / "m")
     with loopback_hub(monkeypatch, tmp_path / "cache", token=None) as hub:
         api = HfApi(endpoint=hub.url, token=TOKEN)
@@ -251,6 +220,10 @@ def test_a_private_model_needs_its_token(tmp_path: Path, monkeypatch: pytest.Mon
         message = refusal("org/asr")
         assert "no such model on the hub (or it is private: log in)" in message and TOKEN not in message
         monkeypatch.setenv("HF_TOKEN", TOKEN)  # now logged in
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        hub.faults.append([r"GET /org/asr/resolve/.*safetensors", 99, "503"])
+        assert "org/asr: the hub did not answer" in refusal("org/asr")
+        hub.faults.clear()
         assert isinstance(load_model("org/asr"), CtcRecognizer)
 
 
@@ -262,26 +235,3 @@ def test_what_is_not_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "the hub cannot be reached" in refusal("org/none")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "the hub cannot be reached" in refusal("org/none")
-
-
-@pytest.mark.parametrize("fault", ["503", "cut"])
-def test_a_failing_download_is_one_line(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_folder(recogniser(), tmp_path / "m")
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with loopback_hub(monkeypatch, tmp_path / "cache") as hub:
-        api = HfApi(endpoint=hub.url, token=TOKEN)
-        api.create_repo("org/asr")
-        api.upload_folder(repo_id="org/asr", folder_path=tmp_path / "m")
-        hub.faults.append([r"GET /org/asr/resolve/.*safetensors", 99, fault])
-        assert "org/asr: the hub did not answer" in refusal("org/asr")
-        hub.faults.clear()
-        assert isinstance(load_model("org/asr"), CtcRecognizer)
-
-
-def test_a_full_disk_is_not_blamed_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(name: str, revision: str | None, allow_patterns: list[str]) -> str:
-        raise OSError(28, os.strerror(28), "/cache/model.safetensors")
-
-    monkeypatch.setattr("mixvec.locate.snapshot_download", full)
-    with pytest.raises(OSError, match="No space left"):  # run_cli makes a line of it
-        load_model("org/asr")

@@ -59,12 +59,6 @@ def test_text_comes_back_from_its_entries(texts: list[str]) -> None:
     assert unknown_characters(texts, vocabulary) == {}
 
 
-def test_a_bar_in_raw_text_stands_for_a_space() -> None:
-    vocabulary = build_vocabulary(["a|b"])
-    assert vocabulary == ["[PAD]", "|", "a", "b"]
-    assert encode_text("a|b", {entry: i for i, entry in enumerate(vocabulary)}) == [2, 1, 3]
-
-
 def test_unknown_characters_are_counted_and_left_out() -> None:
     vocabulary = build_vocabulary(["abc"])
     assert encode_text("axb yx", {entry: i for i, entry in enumerate(vocabulary)}) == [2, 3, 1]

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2ForPreTraining, Wav2Vec2Model
 
-from mixvec import SpeechEncoder, UserError
-from mixvec.hub import load_encoder, save_folder
+from mixvec import UserError
+from mixvec.hub import load_encoder
 from mixvec.wav2vec2 import Wav2Vec2Encoder
 
 SHAPE = {
@@ -48,15 +48,6 @@ def test_every_layer_is_transformers_own(tmp_path: Path, kind: type[Any], keys: 
     for mine, yours in zip(given.layers[:-1], expected.hidden_states[:-1], strict=True):
         torch.testing.assert_close(mine, yours, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours.mask_embedding, inner.masked_spec_embed)
-
-
-def test_it_is_stored_again_as_ours(tmp_path: Path) -> None:
-    stored(tmp_path / "hf")
-    ours = load_encoder(tmp_path / "hf")
-    save_folder(ours, tmp_path / "ours")
-    waveforms = torch.randn(1, 8_000)
-    with torch.no_grad():
-        assert torch.equal(load_encoder(tmp_path / "ours")(waveforms).frames, ours(waveforms).frames)
 
 
 def test_a_model_stored_without_a_mask_embedding_is_read(tmp_path: Path) -> None:
@@ -95,9 +86,3 @@ def test_pickled_weights_are_refused_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "hf/model.safetensors").rename(tmp_path / "hf/pytorch_model.bin")
     with pytest.raises(UserError, match=r"no model.safetensors in it, and pickled .*save_pretrained"):
         load_encoder(tmp_path / "hf")
-
-
-def test_the_encoder_class_points_to_the_loader(tmp_path: Path) -> None:
-    stored(tmp_path / "hf")
-    with pytest.raises(UserError, match="load_encoder"):
-        SpeechEncoder.from_pretrained(tmp_path / "hf")

@@ -75,7 +75,7 @@ def test_an_n_gram_in_upper_case_and_one_in_another_alphabet(run: Path, lm: Path
         line[1:2] = [" ".join(w if w.startswith("<") else w.upper() for w in line[1].split())] if len(line) > 1 else []
     (tmp_path / "upper.arpa").write_text("".join("\t".join(line) + "\n" for line in lines))
     done = decoded(run, "--lm", tmp_path / "upper.arpa")
-    assert done.code == 0 and "data.text=plain" in done.out
+    assert done.code == 0
     assert (run / "test-lm.jsonl").read_text() == lower
     done = decoded(run, "--lm", write_bigrams(tmp_path / "greek.arpa", ["Ωμέγα"]))
     assert done.code == 1 and "none of its 1 words" in done.err and len(done.err.splitlines()) == 1
