@@ -25,7 +25,6 @@ from torch import Tensor
 
 from finetune.config import FinetuneConfig
 from finetune.evaluate import write_rows
-from finetune.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
 from finetune.setup import find_corpora
 from finetune.tasks import Scored
 from finetune.tokenizer import Tokenizer, load_tokenizer
@@ -38,6 +37,7 @@ from mixvec.hub import load_model
 from mixvec.model.beam import prefix_beam
 from mixvec.text import normalise_text
 from mixvec.training.config import load_config
+from tools.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
 from tools.score import comparison, read_rows
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.lexicon import words_of
 from mixvec import CtcRecognizer
 from mixvec.audio import read_audio
 from mixvec.errors import run_cli
@@ -18,6 +17,7 @@ from tests.arpa import write_bigrams
 from tests.commands import Run, in_process
 from tests.runs import SMALLEST, finetune
 from tools import decode
+from tools.lexicon import words_of
 
 KEYS = ("size=tiny", *SMALLEST, "run.updates=10", "run.eval_every=10", "optim.lr=5e-3", "augment.time_prob=0")
 

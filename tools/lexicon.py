@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from finetune.tokenizer import Tokenizer
 from mixvec import UserError
 from mixvec.text import BLANK, SPACE, TextStyle, normalise_text
-
-from .tokenizer import Tokenizer
 
 MARKS = ("<s>", "</s>", "<unk>")
 OTHER_TOKENS = -1e4

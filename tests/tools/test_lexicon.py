@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
 from finetune.tokenizer import Tokenizer
 from mixvec import UserError
 from mixvec.text import build_vocabulary
 from tests.arpa import log10, read, write_bigrams
+from tools.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
 
 
 @pytest.mark.parametrize("seed", range(6))
