@@ -9,7 +9,6 @@ of the picture is a reference label, a column a predicted one; the colour is the
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from mixvec.errors import UserError, run_cli
+from tools import command_parser
 
 from .picture import check_plot, figure, write
 from .score import json_rows, rows_file
@@ -26,9 +26,7 @@ COUNTED, MOST_LABELS = 25, 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.confusion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("confusion", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a fine-tuning run")
     parser.add_argument("--split", choices=("test", "valid"), help="test, or valid where the run has no test data")
     parser.add_argument("--plot", metavar="FILE.png", type=Path, help="the picture (RUN/confusion.png)")

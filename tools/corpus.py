@@ -14,7 +14,6 @@ unlabelled audio. Everything follows from the arguments alone, whatever the numb
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -32,6 +31,7 @@ import torch
 
 from mixvec.atomic import whole_folder
 from mixvec.errors import UserError, run_cli
+from tools import command_parser
 from tools.espeak import SAMPLE_RATE_HZ, synthesise
 from tools.sentences import INTENTS, command, everyday, request
 
@@ -222,9 +222,7 @@ def _rms(waveform: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.corpus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("corpus", __doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="the folder to write")
     for field in fields(CorpusConfig):
         flag = "--" + field.name.replace("_", "-")

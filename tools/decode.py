@@ -12,8 +12,8 @@ RUN/decode.json. A model with an attention decoder is searched by its CTC output
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from mixvec.hub import load_model
 from mixvec.model.beam import prefix_beam
 from mixvec.text import normalise_text
 from mixvec.training.config import load_config
+from tools import command_parser
 from tools.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
 from tools.score import comparison, read_rows
 
@@ -45,9 +46,7 @@ BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.decode", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("decode", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a complete recognition run")
     parser.add_argument(
         "keys", metavar="key=value", nargs="*", help="of the run's configuration, such as data.test=DIR"
@@ -62,7 +61,9 @@ def main() -> None:
         raise UserError("--sweep chooses the weights of an n-gram: give --lm too")
     if args.beam is not None and args.beam < 1:
         raise UserError(f"--beam {args.beam} must be at least 1")
-    config = read_run(args.run, args.keys)
+    if not (args.run / "config.yaml").is_file() or not (args.run / "hub" / "config.json").is_file():
+        raise UserError(f"{args.run}: no fine-tuning run with a model in it; give its run.dir")
+    config = load_config(FinetuneConfig, [str(args.run / "config.yaml"), *args.keys], __doc__ or "")
     model = load_model(args.run / "hub")
     if not isinstance(model, CtcRecognizer):
         raise UserError(f"{args.run}: a {type(model).__name__}; only a recogniser's output can be searched")
@@ -72,18 +73,7 @@ def main() -> None:
     decode(args, config, model, {split: corpus for split, corpus in corpora.items() if len(corpus.utterances)})
 
 
-def read_run(run: Path, keys: list[str]) -> FinetuneConfig:
-    """The configuration of a run.
-
-    Raises:
-        UserError: there is no such run, or it has no model yet.
-    """
-    if not (run / "config.yaml").is_file() or not (run / "hub" / "config.json").is_file():
-        raise UserError(f"{run}: no fine-tuning run with a model in it; give its run.dir")
-    return load_config(FinetuneConfig, [str(run / "config.yaml"), *keys], __doc__ or "")
-
-
-def decode(args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, corpora: dict[str, Corpus]) -> None:
+def decode(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpora: dict[str, Corpus]) -> None:
     """Search the test data, or the validation data where there is none, and print the gain over greedy search."""
     split = "test" if "test" in corpora else "valid"
     if split not in corpora or (args.sweep and "valid" not in corpora):
@@ -110,9 +100,7 @@ def decode(args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognize
     print("\n".join(comparison(files, [read_rows(file) for file in files])))
 
 
-def ngram_beam(
-    args: argparse.Namespace, config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus, split: str
-) -> NgramBeam:
+def ngram_beam(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus, split: str) -> NgramBeam:
     """The search that ``--lm`` asks for; prints which words of the corpus its lexicon lacks."""
     characters = config.asr.units == "characters"
     tokenizer = Tokenizer(model.vocabulary) if characters else load_tokenizer(args.run, model.vocabulary)

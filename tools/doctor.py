@@ -9,7 +9,6 @@ remedy, and the exit code is then 1. ``accelerate env`` prints the versions of P
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import io
 import os
@@ -23,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from mixvec.errors import run_cli
 from mixvec.training.manifest import damage
+from tools import command_parser
 
 RUN_GB = 6.0
 """Disk that a run of `base` takes: two checkpoints of 1.9 GB, and a third one while it is written."""
@@ -41,9 +41,7 @@ class Finding(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.doctor", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("doctor", __doc__)
     parser.add_argument("run", metavar="RUN", nargs="?", type=Path, default=Path("runs"), help="a run directory (runs)")
     wrong = False
     for found in findings(parser.parse_args().run):

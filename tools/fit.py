@@ -9,24 +9,20 @@ A tenth of the free memory is left over.
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-
 import torch
 from accelerate.utils import find_executable_batch_size
 
 from mixvec.errors import UserError, run_cli
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
+from tools import command_parser
 from tools.bench.ours import training, training_step
 
 SHARE = 0.9
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.fit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("fit", __doc__)
     parser.add_argument("keys", metavar="CONFIG.yaml | key=value", nargs="+", help="as python -m pretrain takes them")
     config = load_config(PretrainConfig, parser.parse_args().keys, __doc__ or "")
     if not torch.cuda.is_available():
@@ -37,36 +33,23 @@ def main() -> None:
     torch.cuda.set_per_process_memory_fraction(SHARE * free / total)
     print(f"{torch.cuda.get_device_name()}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free")
 
-    def update(clips: int) -> None:
+    def update(clips: int) -> float:
         print(f"  batch.max_s={clips * config.data.max_s:g} ...", flush=True)
         model, loss = training(config, clips, config.data.max_s, "cuda")
         step = training_step(model, loss, "cuda")
         step()
         step()  # with the moments that the first one has made
+        return clips * config.data.max_s
 
-    found = largest(update, max(1, int(config.batch.update_s / config.data.max_s))) * config.data.max_s
-    print(f"batch.max_s={found:g} is the largest that fits; now {config.batch.max_s:g}")
-
-
-def largest(update: Callable[[int], None], most: int) -> int:
-    """The number of utterances that ``update`` takes without running out of memory, ``most`` or less.
-
-    Raises:
-        UserError: not even one fits.
-    """
-
-    def attempt(clips: int) -> int:
-        update(clips)
-        return clips
-
+    most = max(1, int(config.batch.update_s / config.data.max_s))
     try:
-        found: int = find_executable_batch_size(attempt, starting_batch_size=most)()
+        found = find_executable_batch_size(update, starting_batch_size=most)()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise
         raise UserError("not one utterance of data.max_s fits: lower data.max_s, set encoder.checkpointing=true, "
                         "or take a smaller size") from error  # fmt: skip
-    return found
+    print(f"batch.max_s={found:g} is the largest that fits; now {config.batch.max_s:g}")
 
 
 if __name__ == "__main__":

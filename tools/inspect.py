@@ -10,7 +10,6 @@ The batch plan is that of the first epoch on one rank, under ``batch`` and ``dat
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections import Counter
@@ -30,7 +29,7 @@ from mixvec.data.utterances import Utterances
 from mixvec.errors import redacted, run_cli
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
-from tools import picture
+from tools import command_parser, picture
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "small.yaml"
 EDGES_S = (0, 0.5, 1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 60, 300, 1800, 7200)
@@ -41,9 +40,7 @@ EXAMPLES, LABELS = 3, 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.inspect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("inspect", __doc__)
     parser.add_argument("data", metavar="DATA", help="a folder, manifest, archive, hub name, glob, or list [A,B]")
     parser.add_argument("keys", metavar="key=value", nargs="*", help="of the configuration, such as data.max_s=20")
     parser.add_argument("--config", metavar="CONFIG.yaml", type=Path, help="whose batches to plan (configs/small.yaml)")

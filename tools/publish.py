@@ -11,7 +11,6 @@ compared. On any failure or interruption DIR stays as it was.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -39,6 +38,7 @@ from mixvec.hub import OWN_FILES, check_replaceable, load_model, read_config, re
 from mixvec.model import HEADS
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.training.manifest import sha256
+from tools import command_parser
 
 RULE = """\
 TARGET is a folder if it exists, begins with . / or ~, has not exactly one slash, or its parent is a folder that exists;
@@ -54,10 +54,7 @@ Result = TypeVar("Result")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.publish", description="Publish a model to a folder or to the hub, and check it.",
-        epilog=RULE, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_parser("publish", f"{__doc__}\n{RULE}")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a model folder")
     parser.add_argument("--to", metavar="TARGET", required=True, help="a folder, or org/name on the hub")
     parser.add_argument("--private", action="store_true", help="on the hub, visible to its owners only")

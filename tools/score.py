@@ -11,7 +11,6 @@ known, else utterances. Texts are scored as they are, normalised by the run (``d
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -23,6 +22,7 @@ import numpy as np
 from finetune.scoring import Errors, by_length, clusters_of, compare, count_characters, count_words, rate_of
 from mixvec.errors import UserError, run_cli
 from mixvec.text import TextStyle, normalise_text
+from tools import command_parser
 
 MOST_SPEAKERS = 20
 MOST_CONFUSIONS = 10
@@ -30,9 +30,7 @@ HEAD = f"{'':28} {'WER %':>6} {'95 %':>15} {'words':>7} {'sub':>6} {'del':>6} {'
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("score", __doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="one or two run directories or .jsonl files")
     parser.add_argument("--split", choices=("test", "valid"), help="of a run; test where it has one")
     parser.add_argument("--text", choices=get_args(TextStyle), help="normalise references and predictions first")

@@ -99,7 +99,7 @@ class Session:
     @property
     def resumed_from(self) -> int:
         """The update of the checkpoint that the log reports to resume from; 0 where it reports none."""
-        found = re.search(r"^(?:going on|resum\w+) from .*/update_(\d+)", self.output, re.MULTILINE)
+        found = re.search(r"^resum\w+ from .*/update_(\d+)", self.output, re.MULTILINE)
         return int(found[1]) if found else 0
 
     def wait_for(self, happened: Callable[[], bool], pause_s: float) -> bool:

@@ -11,7 +11,6 @@ is to the first system of its case, in the same run. A framework that is not ins
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import re
@@ -22,6 +21,7 @@ import torch
 
 from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
+from tools import command_parser
 
 from .measure import Row, measure
 from .suites import SUITES, Preset
@@ -30,9 +30,7 @@ TITLES = ("suite", "case", "system", "seconds (range)", "ratio", "peak MB", "aud
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("bench", __doc__)
     parser.add_argument("suites", metavar="SUITE", nargs="*", help=f"some of {', '.join(SUITES)} (all)")
     parser.add_argument("--preset", choices=get_args(Preset), default="cpu", help="shapes and device (cpu)")
     parser.add_argument("--repeats", type=int, metavar="N", help="timed turns of each system (3; smoke: 2)")

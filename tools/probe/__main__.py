@@ -1,6 +1,21 @@
+"""Several models and baselines on all tasks that the data at hand allow, frozen or fine-tuned, in one table.
+
+    python -m tools.probe runs/small runs/other --data DATA --baselines log-mel,random
+    python -m tools.probe "runs/small-{seed}" --data DATA --baselines scratch --seeds 3 --finetune
+    python -m tools.probe runs/small --data DATA --tasks intent,speaker --plot weights.png run.updates=500
+
+DATA holds corpora as audiofolders, DATA/CORPUS/{train,validation,test}/metadata.jsonl (or .csv), and the labels in them
+choose the tasks: text is probed by recognition (asr), intent or label by classification (intent), slots or entities by
+slot filling (slots), speaker by verification (speaker), emotion and language by classification. The encoder is frozen,
+heads and schedules are those of configs/probe/*.yaml; --finetune trains the encoder too, after configs/*.yaml.
+key=value changes them for all, such as cache.dir=DIR, which computes the frames of a frozen model once for all heads.
+With --seeds N each is repeated N times, and {seed} in the name of a model is replaced by 0, 1, ..., so that each repeat
+takes a pretraining of its own. The table is in OUT/probes.md and OUT/probes.json, written after each run. A run that is
+complete is not repeated; one that fails is noted, and the others continue.
+"""
+
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
@@ -8,21 +23,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tools.probe
 from finetune.config import TASKS
 from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
-from tools import picture
+from tools import command_parser, picture
 
 from .jobs import BASELINES, SEED, TUNED, Job, find_probes, models_of
 from .table import entry, markdown
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.probe", description=tools.probe.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = command_parser("probe", __doc__)
     parser.add_argument("models", metavar="MODEL", nargs="+", help="run directory, model folder or org/name; key=value")
     parser.add_argument("--data", metavar="DATA", type=Path, required=True, help="a folder of corpora")
     parser.add_argument("--out", metavar="OUT", type=Path, default=Path("runs/probe"), help="runs/probe")
