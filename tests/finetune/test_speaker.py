@@ -62,11 +62,7 @@ def test_min_dcf_is_the_least_of_all_thresholds() -> None:
 
 def test_pairs() -> None:
     pairs = all_pairs(["a", "b", "a"], 10)
-    assert list(zip(pairs.first, pairs.second, pairs.same, strict=True)) == [
-        (0, 1, False),
-        (0, 2, True),
-        (1, 2, False),
-    ]
+    assert list(zip(pairs.first, pairs.second, pairs.same, strict=True)) == [(0, 1, False), (0, 2, True), (1, 2, False)]
     speakers = [f"s{i % 7}" for i in range(100)]
     drawn, again = all_pairs(speakers, 300), all_pairs(speakers, 300)
     assert len({*zip(drawn.first, drawn.second, strict=True)}) == 300 and (drawn.first < drawn.second).all()

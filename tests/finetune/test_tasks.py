@@ -72,9 +72,7 @@ def test_blank_only_output_is_named() -> None:
     scores = task.score(scored(["a", "b"], ["", ""]))
     assert scores == {"wer": 1.0, "cer": 1.0, "empty": 1.0}
     assert any("blank-only" in line for line in task.report(scored(["a", "b"], ["", ""]), scores))
-    references = [f"r{i}" for i in range(10)]
-    lines = task.report(scored(references, references), {"empty": 0.5})
-    assert sum("reference:" in line for line in lines) == 3 and not any("blank-only" in line for line in lines)
+    assert not any("blank-only" in line for line in task.report(scored(["a"], ["a"]), {"empty": 0.5}))
 
 
 def test_accuracy_and_macro_f1_are_scikit_learns() -> None:
@@ -150,10 +148,8 @@ def test_augmentation_hides_frames_and_channels_within_each_utterance() -> None:
     assert 0 < (drawn.channels == 0).float().mean() < 1
     assert not torch.equal(drawn.channels[0], drawn.channels[1])
     assert not torch.equal(drawn.time_mask, batch(AugmentConfig(), 4.0, 1.0, epoch=1).time_mask), "anew each epoch"
-    plain = batch(None, 4.0, 1.0)
-    assert not plain.time_mask.any() and (plain.channels == 1).all()
-    none = batch(AugmentConfig(time_prob=0, channel_prob=0), 4.0)
-    assert not none.time_mask.any() and (none.channels == 1).all()
+    for plain in (batch(None, 4.0, 1.0), batch(AugmentConfig(time_prob=0, channel_prob=0), 4.0)):
+        assert not plain.time_mask.any() and (plain.channels == 1).all()
 
 
 def test_a_clip_shorter_than_a_frame_is_filled_up_and_nothing_readable_still_makes_a_batch() -> None:

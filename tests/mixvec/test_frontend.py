@@ -11,14 +11,7 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from mixvec import EncoderConfig, build_encoder
-from mixvec.model.frontend import (
-    ConvLayer,
-    MelFrontEnd,
-    WaveformFrontEnd,
-    mel_filters,
-    normalise,
-    normalised_log_mel,
-)
+from mixvec.model.frontend import ConvLayer, MelFrontEnd, WaveformFrontEnd, mel_filters, normalise, normalised_log_mel
 from mixvec.model.logmel import DEVIATION, MEAN
 
 FRONT_ENDS = ["mel-20ms", "mel-40ms", "waveform"]
