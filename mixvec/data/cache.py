@@ -21,6 +21,7 @@ from typing import TypeVar
 from ..errors import redacted
 
 Result = TypeVar("Result")
+TABLE = "CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value BLOB, checksum INTEGER) WITHOUT ROWID"
 WAIT_S = 30.0
 """How long a write waits for another process's, before this process continues without the cache."""
 
@@ -56,7 +57,7 @@ class Cache:
     def put(self, values: Mapping[bytes, bytes]) -> None:
         """Write these values; once this returns, they outlive the process."""
         rows = [(key, value, zlib.crc32(key + value)) for key, value in values.items()]
-        self._run(lambda database: database.executemany("REPLACE INTO found VALUES (?, ?, ?)", rows))
+        self._run(lambda database: database.executemany("REPLACE INTO found VALUES (?, ?, ?)", rows).close())
 
     def close(self) -> None:
         if self._database is not None:
@@ -70,7 +71,8 @@ class Cache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             database = sqlite3.connect(self.path, WAIT_S, check_same_thread=False)
             database.execute("PRAGMA synchronous = OFF")  # a power cut may damage the file, a killed process cannot
-            database.execute("CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value BLOB, checksum INTEGER)")
+            database.execute("PRAGMA journal_mode = TRUNCATE").close()
+            database.execute(TABLE)
             return database
         except (OSError, sqlite3.OperationalError):  # a read-only folder, a full disk, no locks
             return None
@@ -78,6 +80,7 @@ class Cache:
             return self._open() if self._remove() else None
 
     def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
+        """What ``work`` returns, or None; it returns no cursor, as another thread would free that without the lock."""
         with self._lock:
             try:
                 if self._database is not None:

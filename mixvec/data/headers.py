@@ -22,6 +22,7 @@ from ..errors import UserError
 from .cache import Cache, key_of, scanning
 from .readers.ranges import RemoteFile, is_url, state
 from .readers.rows import Fault, Row, Rows, Stored
+from .readers.tables import TableRow
 
 THREADS = 16
 BATCH_ROWS = 256
@@ -94,7 +95,8 @@ def _look(jobs: dict[Place, Row], cache: Cache) -> Looked:
     contents: dict[Place, tuple[int, int]] = {}
     for place, row in jobs.items():
         try:
-            contents[place] = content_of(place, row.stored)  # before it is opened, so that a change is noticed
+            # before it is opened, so that a change is noticed; a table in memory is as fast, and may name other files
+            contents[place] = (-1, -1) if isinstance(row.stored, TableRow) else content_of(place, row.stored)
         except UserError as error:
             looked[place] = error
     keys = {place: key_of("header", place, content) for place, content in contents.items() if content[1] != -1}

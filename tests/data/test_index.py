@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -187,6 +188,23 @@ def test_writers_at_the_same_time_lose_nothing() -> None:
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
     found = Cache().get([b"%d" % n for n in range(199)])
     assert len(found) == 199 and set(found.values()) <= {b"a" * 99, b"b" * 99}
+
+
+def test_threads_share_a_cache() -> None:
+    """No thread frees a statement of SQLite's while another one uses it."""
+    cache, keys = Cache(), [b"%d" % number for number in range(25_600)]
+    done: list[Future[Any]] = []
+    switching_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            for first in [*range(0, 25_600, 256)] * 4:
+                done.append(pool.submit(cache.get, keys[first : first + 256]))
+                done.append(pool.submit(cache.put, dict.fromkeys(keys[first : first + 256], b"x" * 24)))
+    finally:
+        sys.setswitchinterval(switching_s)
+    assert [future.exception() for future in done if future.exception()] == []
+    assert all(len(cache.get(keys[first : first + 256])) == 256 for first in range(0, 25_600, 256))
 
 
 def test_progress_is_reported_when_it_takes_long(
