@@ -56,6 +56,7 @@ CONFIGS = {
     "small": "a laptop, or one small GPU",
     "base": "the recipe of [arXiv 2407.13377](https://arxiv.org/abs/2407.13377)",
     "base-25hz": "half the frames; not trained yet",
+    "base-units": "what is recommended on GPUs: units, relabelled twice; not trained yet",
     "base-12hz": "a quarter of the frames: for labels, not for spelling; not trained yet",
     "short": "`base-25hz`, a quarter of the updates, on the longest utterances "
     "([arXiv 2601.20896](https://arxiv.org/abs/2601.20896)); not trained yet",

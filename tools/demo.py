@@ -31,7 +31,7 @@ from mixvec.errors import UserError, run_cli
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = {"asr": ("wer", "word error rate"), "intent": ("accuracy", "intent accuracy")}
 STARTS = ("scratch", "pretrained")
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 TUNED = {
     "asr": ("batch.update_s=30", "run.updates=400", "run.eval_every=200", "optim.lr=4e-3", "optim.encoder_lr=4e-3"),
     "intent": ("batch.update_s=20", "run.updates=200", "run.eval_every=100", "optim.lr=2e-3", "optim.encoder_lr=1e-3",
