@@ -9,8 +9,6 @@ Symbols: B batch, T frames, D model width, G codebooks, V units of a codebook.
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixvec.errors import UserError
 from mixvec.model.blocks import zero_gradient
 from mixvec.model.padding import padding_mask
 
@@ -35,6 +32,7 @@ from .base import (
     masked_clips,
     sample_of,
 )
+from .relabel import OwnUnits
 from .targets import PROJECTED, WHITENED, Codebooks, TargetFrames, collect, load_teacher
 
 if TYPE_CHECKING:
@@ -111,42 +109,12 @@ class Units(Objective):
         cosine = config.targets == "random-projection"
         self.codebooks = Codebooks(self.frames.width, config.units, projected, cosine=cosine)
         self.head = nn.Linear(encoder.dim, sum(config.units))
-        if config.relabel:
-            self.relabel_layer = self._relabel_layer()
-            self.teacher = self._snapshot()
-            self.new_codebooks = Codebooks(encoder.dim, (config.relabel_units,))
-            self.new_head = nn.Linear(encoder.dim, config.relabel_units)
+        relabels = bool(config.relabel)
+        self.own = OwnUnits(encoder, config.relabel_layer, config.relabel_units) if relabels else None
         self.register_buffer("fits", torch.zeros((), dtype=torch.int64))  # how many were due so far
         self.register_buffer("relabelled", torch.zeros((), dtype=torch.int64))  # 0 or 1
         self._known: tuple[int, bool] | None = None
         """``fits`` and ``relabelled`` on the host."""
-
-    def _relabel_layer(self) -> int:
-        layers, asked = self.encoder.num_layers, self.config.relabel_layer
-        chosen = math.ceil(layers / 2) if asked is None else asked
-        if not hasattr(self.encoder, "layers"):
-            raise UserError("objective.relabel needs encoder.kind=mixvec")
-        if not 1 <= chosen <= layers:
-            raise UserError(f"objective.relabel_layer={asked}: the encoder has layers 1 to {layers}")
-        return chosen
-
-    def _snapshot(self) -> Any:
-        """A frozen copy of the encoder, as it is now, up to the layer from which units are made."""
-        known = hasattr(self, "teacher")  # a copy of the encoder itself would copy what torch.compile made of it
-        teacher = copy.deepcopy(self.teacher if known else self.encoder)
-        if not known:
-            teacher.layers = teacher.layers[: self.relabel_layer]
-            teacher.num_layers = self.relabel_layer
-        now = self.encoder.state_dict()
-        teacher.load_state_dict({name: now[name] for name in teacher.state_dict()})
-        return teacher.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> Units:
-        """Set the mode of all but the teacher, which never drops anything."""
-        super().train(mode)
-        if self.config.relabel:
-            self.teacher.eval()
-        return self
 
     def describe(self, hours: float) -> list[str]:
         return [f"{' + '.join(map(str, self.config.units))} units of {self.config.targets}"]
@@ -188,42 +156,15 @@ class Units(Objective):
                 f"units: k-means on {len(frames)} frames of {self.config.targets}; perplexity {perplexities} of "
                 f"{', '.join(map(str, self.config.units))}"
             )
-        self._relabel(sample, seed + number, report)
-        return None
-
-    def _relabel(self, sample: Sample, seed: int, report: Callable[[str], None]) -> None:
-        snapshot, count = self._snapshot(), self.config.relabel_units
-
-        def frames_of(waveforms: Tensor, lengths: Tensor) -> Tensor:
-            frames: Tensor = snapshot(waveforms, lengths, every_layer=False).frames
-            return frames.float()
-
-        new = Codebooks(self.encoder.dim, (count,)).to(self.fits.device)
-        frames = collect(sample(self.config.sample_s), frames_of, self.encoder, (count,), self.fits.device)
-        where = f"layer {self.relabel_layer} of {self.encoder.num_layers}"
-        try:
-            (perplexity,) = new.fit(frames, seed)
-        except UserError as error:  # frames that are all alike, or too few: no reason to end a run
-            return report(f"relabel: refused, on {where}: {error}; the old units stay")
-        if perplexity < count / 2:
-            return report(f"relabel: refused, as the new units are degenerate: k-means on {where} has perplexity "
-                          f"{perplexity:.1f} of {count}; the old units stay")  # fmt: skip
-        self.teacher.load_state_dict(snapshot.state_dict())
-        self.new_codebooks.load_state_dict(new.state_dict())
-        generator = torch.Generator().manual_seed(seed)
-        bound = 1 / math.sqrt(self.encoder.dim)
-        with torch.no_grad():
-            for parameter in self.new_head.parameters():
-                drawn = (2 * torch.rand(parameter.shape, generator=generator) - 1) * bound
-                parameter.copy_(drawn)
-        self.relabelled.fill_(1)
-        return report(f"relabel: {count} new units by k-means on {len(frames)} frames of {where}; perplexity "
-                      f"{perplexity:.1f}; the old units keep weight {self.config.old_weight:g}")  # fmt: skip
+        assert self.own is not None
+        accepted, line = self.own.fit(sample(self.config.sample_s), seed + number)
+        if accepted:
+            self.relabelled.fill_(1)
+        return report(line + f"; the old units keep weight {self.config.old_weight:g}" * accepted)
 
     def fitted(self) -> list[Tensor]:
         self._known = None
-        own = list(self.buffers())
-        return [*own, *self.teacher.parameters(), *self.new_head.parameters()] if self.config.relabel else own
+        return list(self.buffers()) + ([] if self.own is None else list(self.own.parameters()))
 
     def prepare(self, batch: MaskedClips, *, recompute: bool = False) -> Prepared:
         """Totals (2,): masked and visible frames."""
@@ -246,14 +187,14 @@ class Units(Objective):
         masked, visible = batch.mask & valid, valid & ~batch.mask
         share = masked / totals[0].clamp(min=1) + self.visible_weight(progress) * visible / totals[1].clamp(min=1)
         labels = self.codebooks(self.frames(batch.waveforms, batch.lengths))
-        known = self._known is not None and self._known[1]
-        sets = [(self.head, labels, self.config.units, self.config.old_weight if known else 1.0)]
+        relabelled = self._known is not None and self._known[1]
+        sets = [(self.head, labels, self.config.units, self.config.old_weight if relabelled else 1.0)]
         loss = hidden.new_zeros((), dtype=torch.float32)
-        if known:
-            new = self.new_codebooks(self.teacher(batch.waveforms, batch.lengths, every_layer=False).frames.float())
-            sets.insert(0, (self.new_head, new, (self.config.relabel_units,), 1.0))
-        elif self.config.relabel:
-            loss = loss + zero_gradient(self.new_head)
+        if self.own is not None and relabelled:
+            new = self.own.labels(batch.waveforms, batch.lengths)
+            sets.insert(0, (self.own.head, new, (self.config.relabel_units,), 1.0))
+        elif self.own is not None:
+            loss = loss + zero_gradient(self.own.head)
         sums: dict[str, Tensor] = {}
         for number, (head, units, counts, weight) in enumerate(sets):
             logits = head(hidden).float()  # (B, T, ΣV)

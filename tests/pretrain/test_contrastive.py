@@ -256,3 +256,10 @@ def test_it_learns() -> None:
     row = model.metrics(step_of(model.eval(), batch, totals).sums, 1.0)
     assert row["contrastive_loss"] < 1.0 < np.log(7)
     assert row["code_perplexity"] > 2.5
+
+
+def test_a_short_budget_is_warned_of_at_the_start() -> None:
+    """Learned targets take hundreds of hours; the warning names the key that does not."""
+    model = build()
+    assert len(model.describe(1000.0)) == 1
+    assert any("objective.kind=units" in line for line in model.describe(12.5))

@@ -88,8 +88,8 @@ def test_loss_and_gradients_equal_a_loop(relabel: tuple[float, ...]) -> None:
         (model.head, model.codebooks(model.frames(batch.waveforms, batch.lengths)), (7, 5), 0.3 if relabel else 1.0)
     ]
     if relabel:
-        new = model.new_codebooks(model.teacher(batch.waveforms, batch.lengths).frames)
-        sets.append((model.new_head, new, (6,), 1.0))
+        new = model.own.labels(batch.waveforms, batch.lengths)
+        sets.append((model.own.head, new, (6,), 1.0))
     loss, correct = torch.zeros(()), 0
     for head, units, counts, weight in sets:
         terms: dict[bool, list[Tensor]] = {True: [], False: []}
@@ -99,7 +99,7 @@ def test_loss_and_gradients_equal_a_loop(relabel: tuple[float, ...]) -> None:
                 for book, count in enumerate(counts):
                     own, start = logits[start : start + count], start + count
                     terms[bool(batch.mask[row, t])].append(-own.log_softmax(0)[units[row, t, book]] / len(counts))
-                    first = head is (model.new_head if relabel else model.head)
+                    first = head is (model.own.head if relabel else model.head)
                     correct += int(first and batch.mask[row, t] and own.argmax() == units[row, t, book])
         masked, visible = (torch.stack(terms[hidden_]).sum() * 1.0 for hidden_ in (True, False))
         loss = loss + weight * (masked / totals[0] + 0.5 * visible / totals[1])
