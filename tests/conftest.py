@@ -33,7 +33,7 @@ if not torch.cuda.is_available():
 SLOW = (
     "test_input_forms.py", "test_packaging.py", "data/test_stream.py", "data/test_stream_remote.py",
     "data/test_fuzz.py", "finetune/test_train.py", "finetune/test_health.py", "pretrain/test_bad_input.py",
-    "pretrain/test_health.py", "pretrain/test_probe.py", "pretrain/test_train.py", "training/test_faults.py",
+    "pretrain/test_probe.py", "pretrain/test_train.py", "training/test_faults.py",
     "training/test_restarts.py", "training/test_signals.py",
 )  # fmt: skip
 """Files whose tests are whole runs or processes of their own: each of them has the marker slow."""

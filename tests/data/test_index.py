@@ -183,6 +183,7 @@ for number in range(100):
 """
 
 
+@pytest.mark.slow
 def test_writers_at_the_same_time_lose_nothing() -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=ROOT) for name in "ab"]
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]

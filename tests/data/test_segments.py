@@ -209,6 +209,7 @@ def test_what_is_silent_or_unreadable_is_counted_with_its_reason(folder: Path) -
     }
 
 
+@pytest.mark.slow
 def test_a_run_hears_the_speech_of_long_recordings(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

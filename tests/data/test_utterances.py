@@ -76,6 +76,7 @@ def test_what_is_not_there_is_refused() -> None:
     assert table != [Utterance("a", 1.0)] and table != 3 and Utterances() == []
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_take_little(tmp_path: Path) -> None:
     """At most 250 bytes each, names of 70 bytes included."""
     tracemalloc.start()

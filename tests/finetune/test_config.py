@@ -31,6 +31,7 @@ def test_an_impossible_value_is_an_error_that_names_the_key(key: str) -> None:
     assert key.split("=")[0] in str(raised.value)
 
 
+@pytest.mark.slow
 def test_reading_a_configuration_imports_no_data_stack() -> None:
     heavy = "accelerate,datasets,pyarrow,fsspec,pandas,scipy,sklearn,sentencepiece,transformers,fairseq2,tensorboard"
     code = f"import sys, finetune.config; print([name for name in {heavy.split(',')} if name in sys.modules])"

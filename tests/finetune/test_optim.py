@@ -32,6 +32,7 @@ def test_each_layer_learns_slower_than_the_one_above(shape: EncoderConfig) -> No
     assert scales[id(model.output.weight)] == 1.0 and len(groups) == shape.num_layers + 2
 
 
+@pytest.mark.slow
 def test_freeze_then_thaw_masks_and_speed_with_attention_and_decay(corpus: Path, tmp_path: Path) -> None:
     """The first layers move least; a frozen encoder not at all."""
     assert pretrain(corpus, tmp_path / "encoder", "run.updates=1") == 0

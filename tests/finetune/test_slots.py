@@ -207,6 +207,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("decoder", "head"), [("none", "SlotTagger"), ("attention", "HybridTagger")])
 def test_it_can_learn_its_training_data_and_its_model_answers(
     orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decoder: str,

@@ -62,6 +62,7 @@ def test_a_resumed_run_keeps_its_tokenizer_and_refuses_another(tmp_path: Path) -
         build_tokenizer("bpe", 24, TEXTS, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_with_pieces_and_attention_resumes_to_the_same_bits(corpus: Path, tmp_path: Path) -> None:
     keys = ("size=tiny", *SMALLEST, "asr.units=bpe", "asr.vocabulary_size=40", "run.eval_every=2", "run.updates=4",
             "asr.decoder=attention", "asr.beam=2", "data.augment.speed=[0.9,1.1]")  # fmt: skip

@@ -55,6 +55,7 @@ def shell(*words: object, stdout: int | None = subprocess.PIPE) -> subprocess.Co
     return subprocess.run(command, cwd=ROOT, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_as_a_user_runs_it(models: Path, audio: Path) -> None:
     done = shell("transcribe", "--model", models / "run", audio / "b é.wav", audio / "broken.wav")
     text = CtcRecognizer.from_pretrained(models / "run").transcribe(read_audio(audio / "b é.wav").unsqueeze(0))[0]
@@ -63,6 +64,7 @@ def test_as_a_user_runs_it(models: Path, audio: Path) -> None:
     assert done.stderr.splitlines() == [f"error: {audio / 'broken.wav'}: " + NO_AUDIO]
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet(models: Path, audio: Path) -> None:
     read, write = os.pipe()
     os.close(read)

@@ -55,6 +55,7 @@ def text_scores(model: HybridRecognizer, encoded: EncoderOutput) -> dict[tuple[i
     return {text: score for text, score in found.items() if text in ending} or found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @torch.no_grad()
 def test_a_wide_search_finds_the_best_text_of_all(share: float) -> None:

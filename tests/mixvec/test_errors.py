@@ -31,6 +31,7 @@ def ended(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_met_by_a_thread_is_reported_once_and_other_faults_keep_their_traceback() -> None:
     done = ended(THREAD.format(error="OSError(errno.ENOSPC, 'full')"))
     assert done.returncode == 1
@@ -71,6 +72,7 @@ def test_what_is_secret_in_a_url_is_left_out(said: str, told: str) -> None:
     assert str(UserError(said)) == told
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_whatever_the_name_of_the_file() -> None:
     code = (
         "from mixvec.errors import UserError, run_cli\n@run_cli\ndef main(): raise UserError('a\\nb\\r.wav: no such')"

@@ -40,6 +40,7 @@ def exported(model: nn.Module, masked: bool) -> Any:
     return torch.export.export(Plain(model), given, dynamic_shapes=tuple(shapes)).module()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "lengths"])
 @pytest.mark.parametrize(("kind", "head"), [*((kind, False) for kind in KINDS), ("conformer", True)])
 @torch.no_grad()

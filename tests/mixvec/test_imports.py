@@ -38,6 +38,7 @@ def test_importing_mixvec_does_not_load_the_compiler() -> None:
     assert run(f"{code} if m in set(sys.modules) - before])") == "[]"
 
 
+@pytest.mark.slow
 def test_everything_but_wav2vec2_works_without_fairseq2() -> None:
     """Both applications import, every other kind of encoder is built, and the error names the extra."""
     code = """

@@ -74,6 +74,7 @@ def test_the_path_of_a_config_may_hold_an_equals_sign(
     assert load("data.train=a/b.yaml").data.train == "a/b.yaml", "a value, not a config"
 
 
+@pytest.mark.slow
 def test_the_config_imports_nothing_of_the_data() -> None:
     code = (
         "import sys, pretrain.config\n"

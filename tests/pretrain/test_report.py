@@ -108,6 +108,7 @@ def test_a_session_that_is_over_reaches_no_further() -> None:
     assert "(near 150000)" in found["schedule-too-long"]
 
 
+@pytest.mark.slow
 def test_a_short_healthy_run_prints_no_warning(corpus: Path, tmp_path: Path, capsys: Output) -> None:
     keys = ("objective.mask_prob=0.3", "encoder.dropout=0", "encoder.layer_drop=0", "run.updates=120",
             "run.log_every=60", "run.max_hours=1")  # fmt: skip
@@ -127,6 +128,7 @@ def test_a_rate_far_too_high_collapses_codebook_and_dimensions(corpus: Path, tmp
     assert {"collapsed-codebook", "dimensional-collapse"} <= warned(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_rate_of_nothing_is_stuck_at_chance(corpus: Path, tmp_path: Path, capsys: Output) -> None:
     assert pretrain(corpus, tmp_path / "run", "optim.lr=0", "run.updates=100", "run.log_every=100") == 0
     assert warned(capsys.readouterr().out) == {"stuck-at-chance"}
@@ -154,6 +156,7 @@ def test_a_gradient_that_is_not_finite(
     assert all(math.isfinite(found["contrastive_loss"]) for found in rows(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_starved_loader(corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Utterance.read
 
@@ -188,6 +191,7 @@ def test_stop_on_ends_with_a_checkpoint_and_an_error(corpus: Path, tmp_path: Pat
     assert pretrain(corpus, tmp_path / "run", *COLLAPSE) == 0, "without the key it goes on"
 
 
+@pytest.mark.slow
 def test_stop_on_ends_all_ranks(corpus: Path, tmp_path: Path) -> None:
     keys = [f"data.train={corpus}/unlabelled", f"run.dir={tmp_path / 'run'}", f"run.stop_on=[{','.join(DIAGNOSES)}]"]
     done = command("pretrain", *PRETRAIN, *COLLAPSE, *keys, ranks=2)

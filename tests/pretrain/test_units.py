@@ -241,6 +241,7 @@ def test_degenerate_new_units_are_refused_with_a_line() -> None:
     assert not fresh.due(0.9) and not bool(fresh.relabelled) and "refused" in lines[-1]
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted_with_a_relabelling_in_between(corpus: Path, tmp_path: Path) -> None:
     keys = ("run.updates=8", "run.save_every=3", "objective.relabel=[0.6]", "objective.relabel_units=10",
             "encoder.dropout=0.1", "encoder.layer_drop=0.2", "batch.max_s=10")  # fmt: skip

@@ -32,6 +32,7 @@ def fit_on_a_device(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     fit.main()
 
 
+@pytest.mark.slow
 def test_the_largest_size_that_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fit_on_a_device(monkeypatch, room=3)
     lines = capsys.readouterr().out.splitlines()

@@ -126,6 +126,7 @@ def test_a_compiled_run_learns_what_an_eager_one_does(
     assert weights(tmp_path / "true").keys() == weights(tmp_path / "false").keys()
 
 
+@pytest.mark.slow
 def test_where_compiling_fails_the_run_continues_without_it(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
