@@ -127,8 +127,8 @@ class Run:
         if not changed:
             return
         if fixed := [change for change in changed if not change.startswith("data.")]:
-            raise UserError(f"run.dir={self.dir}: the model's outputs have changed since its last checkpoint: "
-                            f"{'; '.join(fixed)}. Restore the data, or choose another run.dir")  # fmt: skip
+            raise UserError(f"run.dir={self.dir}: what it learns has changed since its last checkpoint: "
+                            f"{'; '.join(fixed)}. Restore it, or choose another run.dir")  # fmt: skip
         if not self.config.run.accept_new_data:
             raise UserError(
                 f"run.dir={self.dir}: the data has changed since its last checkpoint: {'; '.join(changed)}. Restore "
