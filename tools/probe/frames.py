@@ -188,25 +188,30 @@ def dtw_distances(words: list[Tensor]) -> Tensor:
 def _best_paths(cost: Tensor, lengths: Tensor) -> Tensor:
     """The mean cost (P,) along the cheapest monotonic path through cost (P, T, T'), T' cut to ``lengths``.
 
-    A step goes one frame on in either word or in both; of equally cheap paths the shortest counts.
+    A step goes one frame on in either word or in both. All cells (i, j) of a diagonal i + j = d are reached from the
+    two diagonals before it, so that each is one operation.
     """
     pairs, rows, columns = cost.shape
-    total = torch.full((pairs, rows, columns), torch.inf)
-    steps = torch.zeros(pairs, rows, columns)
-    for i in range(rows):
-        for j in range(columns):
-            before = [(i - 1, j - 1), (i - 1, j), (i, j - 1)]
-            before = [(a, b) for a, b in before if a >= 0 and b >= 0]
-            if not before:
-                total[:, i, j], steps[:, i, j] = cost[:, i, j], 1.0
-                continue
-            sums = torch.stack([total[:, a, b] for a, b in before])
-            best, which = sums.min(0)
-            total[:, i, j] = best + cost[:, i, j]
-            steps[:, i, j] = torch.stack([steps[:, a, b] for a, b in before]).gather(0, which.unsqueeze(0))[0] + 1
-    last = lengths - 1
-    rows_at = torch.arange(pairs)
-    return total[rows_at, -1, last] / steps[rows_at, -1, last]
+    row = torch.arange(rows)
+    before, older = (torch.full((pairs, rows + 1), torch.inf) for _ in range(2))  # cell i is at i + 1
+    before_steps, older_steps = torch.zeros(pairs, rows + 1), torch.zeros(pairs, rows + 1)
+    result = torch.zeros(pairs)
+    for diagonal in range(rows + columns - 1):
+        column = diagonal - row
+        sums = torch.stack([older[:, :-1], before[:, :-1], before[:, 1:]])  # both, the first word, the second
+        best, which = sums.min(0)
+        steps = torch.stack([older_steps[:, :-1], before_steps[:, :-1], before_steps[:, 1:]])
+        steps = steps.gather(0, which.unsqueeze(0))[0] + 1
+        if diagonal == 0:
+            best[:, 0], steps[:, 0] = 0.0, 1.0
+        inside = (column >= 0) & (column < columns)
+        total = torch.where(inside, best + cost[:, row, column.clamp(0, columns - 1)], torch.inf)
+        ends = lengths - 1 == diagonal - (rows - 1)
+        result[ends] = total[ends, -1] / steps[ends, -1]
+        older, older_steps = before, before_steps
+        before = torch.nn.functional.pad(total, (1, 0), value=torch.inf)
+        before_steps = torch.nn.functional.pad(steps, (1, 0))
+    return result
 
 
 def measure(encoder: Any, train: Any, test: Any, words: list[Word]) -> list[dict[str, float]]:
