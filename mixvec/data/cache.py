@@ -22,6 +22,8 @@ from ..errors import redacted
 
 Result = TypeVar("Result")
 TABLE = "CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value BLOB, checksum INTEGER) WITHOUT ROWID"
+DAMAGE = (sqlite3.DatabaseError, UnicodeError, MemoryError, OverflowError)
+"""What a damaged file makes SQLite raise: an error of its own schema, of a text in it, or of a size."""
 WAIT_S = 30.0
 """How long a write waits for another process's, before this process continues without the cache."""
 
@@ -50,9 +52,10 @@ class Cache:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values of those of these keys (at most a thousand) that are known."""
-        query = f"SELECT * FROM found WHERE key IN ({','.join('?' * len(keys))})"
+        query = f"SELECT key, value, checksum FROM found WHERE key IN ({','.join('?' * len(keys))})"
         rows = self._run(lambda database: database.execute(query, keys).fetchall()) or []
-        return {key: value for key, value, checksum in rows if zlib.crc32(key + value) == checksum}
+        whole = [row for row in rows if isinstance(row[0], bytes) and isinstance(row[1], bytes)]  # damage may be NULL
+        return {key: value for key, value, checksum in whole if zlib.crc32(key + value) == checksum}
 
     def put(self, values: Mapping[bytes, bytes]) -> None:
         """Write these values; once this returns, they outlive the process."""
@@ -76,7 +79,7 @@ class Cache:
             return database
         except (OSError, sqlite3.OperationalError):  # a read-only folder, a full disk, no locks
             return None
-        except sqlite3.DatabaseError:
+        except DAMAGE:
             return self._open() if self._remove() else None
 
     def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
@@ -86,7 +89,7 @@ class Cache:
                 if self._database is not None:
                     with self._database as transaction:
                         return work(transaction)
-            except sqlite3.DatabaseError as error:
+            except DAMAGE as error:
                 self.close()
                 if not isinstance(error, sqlite3.OperationalError):
                     self._remove()

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -139,6 +140,18 @@ def test_a_damaged_cache_is_never_an_error_and_never_a_wrong_length(folder: Path
     opens.clear()
     check(find(folder), folder)
     assert opens == ["noise.wav"]
+
+
+def test_a_row_of_another_type_is_not_known(cache: Path) -> None:
+    """What a flipped bit in a record's header makes of a value: nothing, a text or a number."""
+    written = Cache()
+    written.put({b"a": b"one", b"b": b"two"})
+    written.close()
+    for value in ("NULL", "'text'", "7", "1.5"):
+        with sqlite3.connect(cache) as database:
+            database.execute(f"UPDATE found SET value = {value} WHERE key = ?", (b"a",))
+        database.close()
+        assert Cache().get([b"a", b"b"]) == {b"b": b"two"}
 
 
 def test_where_no_cache_can_be_written_nothing_is_reported(
