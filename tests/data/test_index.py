@@ -6,11 +6,9 @@ import errno
 import fcntl
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,7 +18,7 @@ import soundfile
 
 from mixvec.audio import AudioHeader, audio_header
 from mixvec.data import headers
-from mixvec.data.cache import Cache, cache_folder
+from mixvec.data.cache import cache_folder
 from mixvec.data.readers.rows import Row
 from mixvec.data.sources import Corpus, find_utterances
 from tests.readers import write
@@ -142,18 +140,6 @@ def test_a_damaged_cache_is_never_an_error_and_never_a_wrong_length(folder: Path
     assert opens == ["noise.wav"]
 
 
-def test_a_row_of_another_type_is_not_known(cache: Path) -> None:
-    """What a flipped bit in a record's header makes of a value: nothing, a text or a number."""
-    written = Cache()
-    written.put({b"a": b"one", b"b": b"two"})
-    written.close()
-    for value in ("NULL", "'text'", "7", "1.5"):
-        with sqlite3.connect(cache) as database:
-            database.execute(f"UPDATE found SET value = {value} WHERE key = ?", (b"a",))
-        database.close()
-        assert Cache().get([b"a", b"b"]) == {b"b": b"two"}
-
-
 def test_where_no_cache_can_be_written_nothing_is_reported(
     folder: Path, cache: Path, opens: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,42 +169,6 @@ def test_an_interrupted_search_keeps_what_it_found(folder: Path, opens: Opens, m
     opens.clear()
     check(find(folder), folder)
     assert known.isdisjoint(opens)
-
-
-WRITER = """
-import sys
-from mixvec.data.cache import Cache
-for number in range(100):
-    cache = Cache()
-    cache.put({b"%d" % n: sys.argv[1].encode() * 99 for n in range(number, number + 100)})
-    assert set(cache.get([b"%d" % n for n in range(number, number + 100)]).values()) <= {b"a" * 99, b"b" * 99}, "a part"
-    cache.close()
-"""
-
-
-@pytest.mark.slow
-def test_writers_at_the_same_time_lose_nothing() -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=ROOT) for name in "ab"]
-    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
-    found = Cache().get([b"%d" % n for n in range(199)])
-    assert len(found) == 199 and set(found.values()) <= {b"a" * 99, b"b" * 99}
-
-
-def test_threads_share_a_cache() -> None:
-    """No thread frees a statement of SQLite's while another one uses it."""
-    cache, keys = Cache(), [b"%d" % number for number in range(25_600)]
-    done: list[Future[Any]] = []
-    switching_s = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(16) as pool:
-            for first in [*range(0, 25_600, 256)] * 4:
-                done.append(pool.submit(cache.get, keys[first : first + 256]))
-                done.append(pool.submit(cache.put, dict.fromkeys(keys[first : first + 256], b"x" * 24)))
-    finally:
-        sys.setswitchinterval(switching_s)
-    assert [future.exception() for future in done if future.exception()] == []
-    assert all(len(cache.get(keys[first : first + 256])) == 256 for first in range(0, 25_600, 256))
 
 
 def test_progress_is_reported_when_it_takes_long(
