@@ -19,7 +19,7 @@ help: ## list the targets
 
 install: $(stamp) ## install mixvec and all it needs into .venv
 
-demo: $(stamp) ## pretrain, fine-tune, publish and transcribe on synthetic speech (10 minutes on 2 cores)
+demo: $(stamp) ## pretrain, fine-tune, publish and transcribe on synthetic speech
 	$(bin)/python -m tools.demo
 
 smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs

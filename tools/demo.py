@@ -1,6 +1,6 @@
 """The whole path on synthesised speech: pretrain, fine-tune with and without it, publish, transcribe, one table.
 
-    python -m tools.demo            about ten minutes on 2 cores; everything in runs/demo
+    python -m tools.demo            on 2 cores or more; everything in runs/demo
     python -m tools.demo --smoke    the same path in a minute or two, too short to learn; in runs/smoke
 
 Each step is a command that is printed as anyone would type it. ``results.json`` holds the table's figures.
