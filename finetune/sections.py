@@ -29,6 +29,9 @@ class LabelledData:
     label: Any = None
     """Which fields of a row make its label: a name, or a list of names, joined by ``|``; null: the first of
     intent, label, keyword and command."""
+    minutes: float | None = None
+    """Train on at most this many minutes of ``train``: utterances drawn by ``run.seed``; null: all. Each seed draws
+    its own, and more minutes contain those of fewer."""
     min_s: float = 0.1
     """Shorter utterances are skipped."""
     max_s: float = 30.0
@@ -41,6 +44,10 @@ class LabelledData:
     augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
     """Augmentation of the waveforms of ``train``, never of ``valid`` or ``test``; none by default. The masks over
     features are in ``augment``, at the top level. ``min_s`` and ``max_s`` apply before a change of speed."""
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None and not self.minutes > 0:
+            raise ValueError(f"data.minutes={self.minutes} must be above 0, or null for all of data.train")
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
         corpus.check_skipped(data.max_skipped, source)
         if split != "test":
             corpus.keep_durations(data.min_s, data.max_s)
+        if split == "train" and data.minutes is not None:
+            corpus.utterances = corpus.utterances.drawn(60 * data.minutes, config.run.seed)
+            if not corpus.utterances:
+                raise UserError(f"data.minutes={data.minutes:g}: no utterance of {source} is as short")
         if not corpus.utterances:
             raise UserError(f"{source}: no utterance between data.min_s and data.max_s in it")
         found[split] = corpus

@@ -177,6 +177,13 @@ class Utterances(Sequence[Utterance]):
         kept[order[before_s < share * durations_s.sum() * (1 - 1e-12)]] = True
         return self.where(kept)
 
+    def drawn(self, seconds: float, seed: int) -> Utterances:
+        """At most ``seconds`` of utterances, in order, drawn at random by ``seed``; more seconds contain fewer."""
+        drawn = np.random.default_rng(seed).permutation(len(self))
+        kept = np.zeros(len(self), dtype=bool)
+        kept[drawn[np.cumsum(self.durations_s[drawn]) <= seconds]] = True
+        return self.where(kept)
+
     def segments(self, numbers: np.ndarray, starts_s: np.ndarray, durations_s: np.ndarray) -> Utterances:
         """Segments of utterances: of which one (M,), where in it they start (M,), how long they are (M,).
 

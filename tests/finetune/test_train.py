@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune.config import FinetuneConfig
+from finetune.sections import FinetuneRun, LabelledData
+from finetune.setup import find_corpora
 from mixvec import Classifier, CtcRecognizer, UserError
 from mixvec.hub import load_encoder
 from tests.runs import (
@@ -63,6 +66,22 @@ def test_fine_tuning_starts_from_the_pretrained_weights(corpus: Path, pretrained
     assert identical(kept, source), "a frozen encoder does not move"
     assert finetune("asr", corpus, tmp_path / "whole", *keys[:1], *keys[2:], "freeze=0") == 0
     assert not identical(load_encoder(tmp_path / "whole").state_dict(), source)
+
+
+def test_minutes_draw_utterances_by_the_seed_and_more_contain_fewer(corpus: Path) -> None:
+    found = find_corpora(FinetuneConfig(data=LabelledData(train=str(corpus / "asr/train"))))["train"].utterances
+
+    def drawn(minutes: float, seed: int) -> set[str]:
+        data = LabelledData(train=str(corpus / "asr/train"), minutes=minutes)
+        utterances = find_corpora(FinetuneConfig(data=data, run=FinetuneRun(seed=seed)))["train"].utterances
+        assert utterances.durations_s.sum() <= 60 * minutes
+        return {utterance.source for utterance in utterances}
+
+    half = found.durations_s.sum() / 120
+    assert drawn(half / 2, 0) < drawn(half, 0) and drawn(half, 0) != drawn(half, 1)
+    assert drawn(4 * half, 0) == {utterance.source for utterance in found}
+    with pytest.raises(UserError, match=r"data\.minutes=0\.001"):
+        drawn(0.001, 0)
 
 
 @pytest.mark.parametrize(("label", "change"), [("alert", "'alert'"), ("extra", "'extra'")])
