@@ -53,15 +53,23 @@ def named(key: str) -> Iterator[None]:
 def run_cli(main: Callable[[], None]) -> None:
     """Run a command line's ``main``; a ``UserError`` ends in one line on stderr and exit code 1.
 
-    Ctrl-C ends with code 130. A full disk is reported in the same way; threads that run into it (TensorBoard's
-    writer) pass it on to the main thread and print no traceback.
+    Ctrl-C ends with code 130, and output that its reader (``| head``) has closed with 141, as a shell reports it. A
+    full disk is reported like a ``UserError``; threads that run into it (TensorBoard's writer) pass it on to the main
+    thread and print no traceback.
     """
     _quieten_threads()
     try:
-        main()
+        try:
+            main()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except UserError as error:
         print(" ".join(f"error: {error}".splitlines()), file=sys.stderr)  # a file's name may hold a line break
         sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's own flush at the end
+        sys.exit(141)
     except OSError as error:
         if error.errno not in FILESYSTEM_ERRORS:
             raise

@@ -1,7 +1,7 @@
 """Long recordings, cut virtually: segments of at most ``data.max_s``, found before training and read by seeking.
 
 Without ``data.gate`` the segments of a recording are of even length and cover all of it, so an epoch reads everything
-once; with it they are where there is speech (``gate.py``). Only recordings longer than ``data.max_s`` are cut.
+once; with it they are where there is speech (``mixvec/gate.py``). Only recordings longer than ``data.max_s`` are cut.
 
 To find speech every long recording is read once; what was found is kept in the cache, never any audio.
 """
@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from ..gate import find_speech, frame_levels
 from .cache import Cache, key_of
 from .config import DataConfig
-from .gate import find_speech, frame_levels
 from .headers import content_of, opened, place_of, progress_bar
 from .sources import Corpus
 from .utterances import Utterance
@@ -156,7 +156,9 @@ def _find(recording: Utterance, data: DataConfig) -> np.ndarray:
     if len(levels_db) * frame_s < data.min_s:
         raise UserError(f"{recording.source}: only {len(levels_db) * frame_s:.2f} s of its "
                         f"{recording.duration_s:.2f} s could be decoded")  # fmt: skip
-    return find_speech(levels_db, frame_s, data.min_s, data.max_s, data.gate)
+    gate = data.gate
+    assert gate.below_db is not None
+    return find_speech(levels_db, frame_s, data.min_s, data.max_s, gate.below_db, gate.silence_s, gate.pad_s)
 
 
 def _cores() -> int:

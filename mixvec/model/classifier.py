@@ -50,9 +50,10 @@ class Classifier(TaskModel):
         """Each utterance's labels with their probabilities, the likeliest first."""
         return self.rank(self(waveforms, lengths))
 
-    def answer(self, waveforms: Tensor) -> dict[str, Any]:
-        ranked = self.understand(waveforms)[0]
-        return {"label": next(iter(ranked)), "probabilities": {label: round(p, 6) for label, p in ranked.items()}}
+    def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        ranked = self.rank(self.head(encoded))
+        return [{"label": next(iter(row)), "probabilities": {label: round(p, 6) for label, p in row.items()}}
+                for row in ranked]  # fmt: skip
 
     def rank(self, logits: Tensor) -> list[dict[str, float]]:
         """Logits (B, N) to each utterance's labels with their probabilities, the likeliest first."""

@@ -78,8 +78,8 @@ class CtcRecognizer(CtcModel):
         """The text of each utterance: greedy CTC."""
         return self.decode(self.head(encoded), encoded.lengths)
 
-    def answer(self, waveforms: Tensor) -> dict[str, Any]:
-        return {"text": self.transcribe(waveforms)[0]}
+    def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        return [{"text": text} for text in self.read(encoded)]
 
     def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[str]:
         """Greedy CTC, (B, T, V) and (B,) to B texts: each frame's best token, repeats merged, blanks dropped."""

@@ -59,8 +59,8 @@ class SpeakerEmbedder(TaskModel):
         """Waveforms (B, S) to embeddings (B, E): the cosine of two is the similarity of their speakers."""
         return self(waveforms, lengths)  # type: ignore[no-any-return]
 
-    def answer(self, waveforms: Tensor) -> dict[str, Any]:
-        return {"embedding": [round(x, 6) for x in self.embed(waveforms)[0].tolist()]}
+    def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        return [{"embedding": [round(x, 6) for x in embedding]} for embedding in self.head(encoded).tolist()]
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"kind": self.kind, "width": self.asked_width, "embedding": self.embedding}

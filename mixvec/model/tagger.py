@@ -35,8 +35,8 @@ class SlotTagger(CtcModel):
         """Each utterance's ``intent``, ``text`` and ``slots`` from the encoder's output."""
         return self.decode(self.head(encoded), encoded.lengths)
 
-    def answer(self, waveforms: Tensor) -> dict[str, Any]:
-        return self.understand(waveforms)[0]
+    def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        return self.read(encoded)
 
     def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[dict[str, Any]]:
         """The best token of each frame, repeats merged, blanks dropped, tags read. (B, T, V), (B,) to B answers."""

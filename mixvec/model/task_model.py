@@ -79,6 +79,6 @@ class TaskModel(Pretrained, nn.Module):
         """
         raise NotImplementedError(f"{cls.__name__}.restored")
 
-    def answer(self, waveforms: Tensor) -> dict[str, Any]:
-        """What the command line prints for one file (1, S): ``text`` or ``label`` first, plain JSON values."""
-        raise NotImplementedError(f"{type(self).__name__}.answer")
+    def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        """What the command line prints for each utterance (B): ``text`` or ``label`` first, plain JSON values."""
+        raise NotImplementedError(f"{type(self).__name__}.answers")

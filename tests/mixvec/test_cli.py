@@ -101,14 +101,14 @@ def test_json_lines(run: Run, models: Path, audio: Path) -> None:
     done = run("understand", "--json", "--model", models / "intent", audio / "a", audio / "b é.wav")
     assert done.code == 0 and "é" in done.out
     first, second = map(json.loads, done.lines)
-    assert list(first) == ["path", "label", "probabilities", "seconds"]
+    assert list(first) == ["path", "label", "probabilities", "seconds", "speech"] and first["speech"]
     assert (first["path"], first["seconds"], second["seconds"]) == (str(audio / "a" / "z.FLAC"), 0.7, 0.5)
     assert set(first["probabilities"]) == set(LABELS) and abs(sum(first["probabilities"].values()) - 1) < 1e-4
     assert first["label"] == max(first["probabilities"], key=first["probabilities"].get)
     (row,) = map(json.loads, run("understand", "--json", "--top", 1, "--model", models / "intent", audio / "a").lines)
     assert list(row["probabilities"]) == [row["label"]]
     (row,) = map(json.loads, run("transcribe", "--json", "--model", models / "run", audio / "a").lines)
-    assert list(row) == ["path", "text", "seconds"] and row["text"]
+    assert list(row) == ["path", "text", "seconds", "speech"] and row["text"]
 
 
 def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_too_long_for_the_memory(
     def full(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr(Classifier, "forward", full)
+    monkeypatch.setattr(Classifier, "head", full)
     done = run("understand", "--model", models / "intent", audio / "b é.wav")
     assert (done.code, done.out) == (1, "")
     assert "b é.wav: 0 s of audio do not fit into memory; cut it into parts" in done.err

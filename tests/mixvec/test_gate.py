@@ -10,16 +10,16 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvec.data.config import GateConfig
-from mixvec.data.gate import FLOOR_DB, FRAME_S, find_speech, frame_levels
+from mixvec.gate import FLOOR_DB, FRAME_S, find_speech, frame_levels
 from tests.readers import spoken
 
-GATE = GateConfig(below_db=35.0)
+Gate = tuple[float, float, float]
+GATE: Gate = (35.0, 0.5, 0.1)
 
 
-def found(path: Path, min_s: float = 1.0, max_s: float = 30.0, gate: GateConfig = GATE) -> list[tuple[float, float]]:
+def found(path: Path, min_s: float = 1.0, max_s: float = 30.0, gate: Gate = GATE) -> list[tuple[float, float]]:
     levels_db, frame_s = frame_levels(str(path), 0.0, soundfile.info(path).duration)
-    return [(float(begin), float(end)) for begin, end in find_speech(levels_db, frame_s, min_s, max_s, gate)]
+    return [(float(begin), float(end)) for begin, end in find_speech(levels_db, frame_s, min_s, max_s, *gate)]
 
 
 def assert_near(bounds_s: list[tuple[float, float]], meant: list[tuple[float, float]], off_s: float = 0.045) -> None:
@@ -34,8 +34,8 @@ def test_speech_is_found_where_it_was_put(tmp_path: Path, rate_hz: int, gain: fl
     """At any rate and level, with a tenth of a second on each side; pauses under half a second do not part it."""
     path = spoken(tmp_path / "a.wav", 20.0, [(2.0, 5.0), (5.4, 8.0), (9.0, 12.5), (16.0, 19.95)], rate_hz, gain)
     assert_near(found(path), [(1.9, 8.1), (8.9, 12.6), (15.9, 20.0)])
-    assert_near(found(path, gate=GateConfig(35.0, 1.5, 0.3)), [(1.7, 12.8), (15.7, 20.0)])
-    assert_near(found(path, gate=GateConfig(35.0, 0.2, 0.0)), [(2.0, 5.0), (5.4, 8.0), (9.0, 12.5), (16.0, 19.95)])
+    assert_near(found(path, gate=(35.0, 1.5, 0.3)), [(1.7, 12.8), (15.7, 20.0)])
+    assert_near(found(path, gate=(35.0, 0.2, 0.0)), [(2.0, 5.0), (5.4, 8.0), (9.0, 12.5), (16.0, 19.95)])
 
 
 def test_clicks_and_offsets_are_no_speech(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_stretches_keep_their_bounds_and_lose_no_speech(
     rng = np.random.default_rng(seed)
     levels_db = np.repeat(rng.uniform(-90, -10, frames), rng.integers(1, 60, frames))[:frames]
     max_s = min_s * ratio
-    bounds_s = find_speech(levels_db, FRAME_S, min_s, max_s, GateConfig(below_db, silence_s, pad_s))
+    bounds_s = find_speech(levels_db, FRAME_S, min_s, max_s, below_db, silence_s, pad_s)
     lengths_s = bounds_s[:, 1] - bounds_s[:, 0]
     assert (lengths_s >= min_s - 1e-6).all() and (lengths_s <= max_s + 1e-6).all()
     assert (bounds_s[1:, 0] >= bounds_s[:-1, 1]).all()

@@ -15,8 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..audio import audio_blocks
-from .config import GateConfig
+from .audio import audio_blocks
 
 FRAME_S = 0.02
 BLOCK_FRAMES = 1 << 16
@@ -28,6 +27,8 @@ QUIET_FRAMES = 11
 """A cut is made in the middle of the quietest so many frames."""
 CUT_FROM = 2 / 3
 """A run that is too long is cut in the last third of what may be kept of it."""
+SILENCE_S, PAD_S = 0.5, 0.1
+"""Silences at least so long are skipped; so much of them is kept on each side of speech."""
 
 
 def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tuple[np.ndarray, float]:
@@ -43,15 +44,23 @@ def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tup
     for rate_hz, block in audio_blocks(file, start_s, duration_s, BLOCK_FRAMES):
         hop = round(rate_hz * FRAME_S)
         rest = np.concatenate([rest, block])
-        whole = len(rest) // hop * hop
-        with np.errstate(invalid="ignore", over="ignore"):
-            energies = rest[:whole].reshape(-1, hop).var(axis=1)  # (frames,)
-        levels.append(10 * np.log10(np.maximum(np.where(np.isfinite(energies), energies, 0), 1e-12)))
-        rest = rest[whole:]
+        levels.append(levels_of(rest, hop))
+        rest = rest[len(levels[-1]) * hop :]
     return np.concatenate(levels), hop / rate_hz
 
 
-def find_speech(levels_db: np.ndarray, frame_s: float, min_s: float, max_s: float, gate: GateConfig) -> np.ndarray:
+def levels_of(samples: np.ndarray, hop: int) -> np.ndarray:
+    """Energies of the whole frames of ``hop`` samples in a waveform (S,): dB of full scale (F,)."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        energies = samples[: len(samples) // hop * hop].reshape(-1, hop).var(axis=1)  # (frames,)
+    levels: np.ndarray = 10 * np.log10(np.maximum(np.where(np.isfinite(energies), energies, 0), 1e-12))
+    return levels
+
+
+def find_speech(
+    levels_db: np.ndarray, frame_s: float, min_s: float, max_s: float, below_db: float, silence_s: float = SILENCE_S,
+    pad_s: float = PAD_S,
+) -> np.ndarray:  # fmt: skip
     """Segments of speech, in order and apart: begin and end in seconds (K, 2); none where all is silence.
 
     Each lasts from ``min_s`` to ``max_s``: a shorter one is widened into the silence around it, a longer one is cut
@@ -59,16 +68,16 @@ def find_speech(levels_db: np.ndarray, frame_s: float, min_s: float, max_s: floa
 
     Args:
         levels_db: (F,) of ``frame_levels``, of at least ``min_s`` seconds.
+        below_db: frames so far under the loud level are silence.
     """
-    assert gate.below_db is not None
     levels_db = np.maximum(levels_db, FLOOR_DB)
-    loud = levels_db > max(FLOOR_DB, float(np.quantile(levels_db, LOUD_QUANTILE)) - gate.below_db)
+    loud = levels_db > max(FLOOR_DB, float(np.quantile(levels_db, LOUD_QUANTILE)) - below_db)
     speech = np.convolve(loud, np.ones(CONTEXT_FRAMES), "same") > CONTEXT_FRAMES / 2
     begin, end = frame_s * np.flatnonzero(np.diff(speech, prepend=False, append=False)).reshape(-1, 2).T
-    begin, end = _joined(begin, end, gate.silence_s)
+    begin, end = _joined(begin, end, silence_s)
     last_s = frame_s * len(levels_db)
-    begin = np.clip(begin - gate.pad_s, 0, max(0.0, last_s - min_s))
-    end = np.minimum(np.maximum(end + gate.pad_s, begin + min_s), last_s)
+    begin = np.clip(begin - pad_s, 0, max(0.0, last_s - min_s))
+    end = np.minimum(np.maximum(end + pad_s, begin + min_s), last_s)
     mean_db = np.convolve(levels_db, np.full(QUIET_FRAMES, 1 / QUIET_FRAMES), "same")
     parts = [part for run in zip(*_joined(begin, end, 0.0), strict=True)
              for part in _cut(*run, mean_db, frame_s, min_s, max_s)]  # fmt: skip

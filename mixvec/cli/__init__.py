@@ -1,0 +1,26 @@
+"""The ``mixvec`` command: published models on audio, and training, wherever it is typed.
+
+    mixvec transcribe --model MODEL FILES... [--json] [--text-dir DIR] [--srt | --vtt]
+    mixvec understand --model MODEL FILES... [--json] [--top N]
+    mixvec embed --model MODEL FILES... [--json]
+    mixvec features --model MODEL FILES... --to DIR
+
+``mixvec COMMAND --help`` has all options.
+"""
+
+from __future__ import annotations
+
+from ..errors import run_cli
+
+
+def main() -> None:
+    """Run the command line: exit 0, 1 where a file or the model failed, 2 for wrong usage, 130 after Ctrl-C, 141 where
+    the reader of the output, such as ``head``, has closed it."""
+    run_cli(_main)
+
+
+def _main() -> None:
+    from .commands import run_command
+    from .parser import parser
+
+    run_command(parser().parse_args())
