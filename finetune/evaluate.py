@@ -21,6 +21,7 @@ from mixvec.training.export import save_model, training_facts
 from mixvec.training.run import Run
 
 from .batch import LabelledBatch
+from .config import FinetuneConfig
 from .frozen import encode
 from .health import diagnose_score
 from .tasks import LabelledTask as Task
@@ -72,10 +73,19 @@ def evaluate(run: Run, task: Task, model: Any, data: Updates[LabelledBatch], spl
 
 
 def is_better(score: float, best: float | None, *, higher: bool) -> bool:
-    """Whether ``score`` beats ``best``: a tie keeps the earlier checkpoint, and any number beats NaN."""
-    if best is None or math.isnan(best):
-        return best is None or not math.isnan(score)
+    """Whether ``score`` beats ``best``, as any number beats None. NaN beats nothing, and a tie keeps the earlier."""
+    if best is None or math.isnan(score):
+        return not math.isnan(score)
     return score > best if higher else score < best
+
+
+def selection(config: FinetuneConfig, task: Task) -> list[str]:
+    """Lines on how the best checkpoint is chosen, where that is not what ``best_by`` and ``data.valid`` suggest."""
+    if config.data.valid is None:
+        return ["WARNING data.valid is not set: no checkpoint is chosen by its score, and the last model is kept"]
+    if task.score_name == "cer" and config.best_by == "wer" and config.task == "asr":
+        return ["the training texts have no spaces: the character error rate decides which checkpoint is the best"]
+    return []
 
 
 def keep_best(
@@ -87,9 +97,13 @@ def keep_best(
         the exit code to end with, where ``run.stop_on`` names a diagnosis of the scores or too much was undecodable.
     """
     scores, rows, _, error = evaluate(run, task, model, data, "valid", f" at update {state.update}")
-    score = scores[task.score_name]
-    if is_better(score, state.best, higher=task.higher_is_better):
-        state.best, state.best_update, state.best_loss = score, state.update, state.loss
+    score, tie = scores[task.score_name], scores[task.tie_name] if task.tie_name else None
+    better = is_better(score, state.best, higher=task.higher_is_better)
+    if tie is not None and score == state.best:
+        better = is_better(tie, state.best_tie, higher=False)
+    if better:
+        state.best, state.best_tie = score, tie
+        state.best_update, state.best_loss = state.update, state.loss
         save_model(run, model, facts(run, state, corpora, "valid", scores))
     found = diagnose_score(score, task.score_name, len(rows), state, run.config.run)
     run.log.warn({"update": state.update, **{f"valid_{k}": v for k, v in scores.items()}}, "", found)
@@ -106,7 +120,9 @@ def finish(
     Raises:
         UserError: more than ``data.max_skipped`` of the data could not be decoded.
     """
-    if "valid" not in data:
+    if state.best is None:
+        if "valid" in data:
+            run.log.print(f"WARNING no {task.score_name} on data.valid was a number: the last model is kept")
         state.best_update = state.update
         save_model(run, model, facts(run, state, corpora))
     run.writes.wait()
@@ -134,7 +150,8 @@ def finish(
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.writes.wait()
-    run.log.print(f"the scores are in {run.dir / 'results.json'}")
+    where = f"the scores are in {run.dir / 'results.json'}"
+    run.log.print(where if splits else "not scored, as neither data.valid nor data.test is set: the last model is kept")
 
 
 def write_rows(path: Path, rows: list[Scored]) -> None:

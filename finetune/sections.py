@@ -145,8 +145,8 @@ class TaskConfig:
     task: str = "asr"
     """A file in finetune/tasks: asr, intent, slots, …"""
     best_by: Literal["wer", "cer"] = "wer"
-    """For task=asr: the error rate on ``data.valid`` that decides which checkpoint is the best; cer for languages
-    written without spaces, or where hardly any word is right."""
+    """For task=asr: the error rate on ``data.valid`` that decides which checkpoint is the best; the other decides ties.
+    Where the training texts have no spaces it is cer in any case."""
     data: LabelledData = field(default_factory=LabelledData)
     head: HeadConfig = field(default_factory=HeadConfig)
     run: FinetuneRun = field(default_factory=FinetuneRun)

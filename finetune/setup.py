@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixvec import EncoderConfig, UserError, build_encoder
+from mixvec import Encoder, EncoderConfig, UserError, build_encoder
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Loaded, LoaderConfig, Updates
 from mixvec.data.sources import Corpus, find_utterances
@@ -50,10 +50,13 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
     return found
 
 
-def build_model(config: FinetuneConfig, task: Task) -> Any:
+def build_model(config: FinetuneConfig, task: Task, opened: Encoder | None = None) -> Any:
     """The encoder with the task's head: pretrained weights where ``pretrained`` names them, else drawn from the seed.
 
     With ``baseline`` the encoder is log-mel features, or one of the same shape with random weights.
+
+    Args:
+        opened: the encoder of ``pretrained`` where it has been loaded already.
 
     Raises:
         UserError: neither ``pretrained`` nor ``size`` is given, or there is no such model.
@@ -64,7 +67,7 @@ def build_model(config: FinetuneConfig, task: Task) -> Any:
         if config.size is None:
             raise UserError("set pretrained=RUN, or size=tiny (small, base, …) to start from scratch")
         return task.build(build_encoder(config.encoder))
-    source: Any = open_encoder(config.pretrained)
+    source: Any = opened or open_encoder(config.pretrained)
     if isinstance(source, TransformersEncoder):
         if config.baseline is not None or config.dropout is not None:
             raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline are for mixvec's "

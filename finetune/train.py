@@ -18,7 +18,8 @@ from mixvec.training.randomness import seed_update
 from mixvec.training.run import Run
 
 from .config import FinetuneConfig
-from .evaluate import finish, keep_best
+from .continued import keep_head, previous_model
+from .evaluate import finish, keep_best, selection
 from .frozen import encode, is_frozen
 from .health import Window, report
 from .setup import (
@@ -44,9 +45,11 @@ def train(config: FinetuneConfig) -> int:
     run = Run(config, accelerator)
     corpora = find_corpora(config)
     task = task_class(config.task)(config, corpora["train"])
-    model = build_model(config, task).to(accelerator.device)
+    previous = previous_model(config, task)
+    model = build_model(config, task, previous and previous.model.encoder).to(accelerator.device)
+    notes = [*keep_head(model, previous, config.pretrained), *selection(config, task)]
     data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
-    run.log.print(describe(config, model, corpora))
+    run.log.print("\n".join([describe(config, model, corpora), *notes]))
     choose_kernels(run, model.encoder)
     optim = config.optim
     groups = parameter_groups(optim, model, config.head.layers_lr)

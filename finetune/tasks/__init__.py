@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from mixvec import Encoder
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
+from mixvec.model import TaskModel
 from mixvec.model.output import EncoderOutput
 
 from ..batch import LabelledBatch
@@ -39,6 +41,10 @@ class LabelledTask(Protocol):
     score_name: str
     """The score that decides which checkpoint is the best, a key of ``score``."""
     higher_is_better: bool
+    tie_name: str | None = None
+    """The score that decides between two checkpoints of the same ``score_name``; None: the earlier is kept."""
+    models: tuple[type[Any], ...]
+    """The classes of the models that ``build`` may return."""
     label_keys: tuple[str, ...]
     """The keys of a row that carry this task's label; ``tools.probe`` runs the task on corpora that have one."""
     tuned_config: str | None = None
@@ -53,6 +59,15 @@ class LabelledTask(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """The vocabulary or labels that the model's outputs stand for, as plain JSON; a resumed run needs the same."""
+
+    def adopt(self, model: TaskModel, source: Path) -> str:
+        """Take over the vocabulary or labels of a model fine-tuned before, so that its head can be kept; where this
+        task has others, a text on what the model lacks.
+
+        Args:
+            source: the model's folder or run directory.
+        """
+        return lacking(next(iter(self.fingerprint().values())), model)
 
     def build(self, encoder: Encoder) -> Any:
         """A ``mixvec.model.TaskModel`` for this task on ``encoder``, its head with random weights."""
@@ -91,6 +106,12 @@ class LabelledTask(Protocol):
         """``details`` of results.json for each split, as plain JSON values: intervals, counts, how labels were
         normalised. Its ``text``, if any, is in the model card too."""
         return {}
+
+
+def lacking(own: list[str], model: TaskModel) -> str:
+    """Which of these tokens or labels a model does not have, for a message; empty where it has all of them."""
+    lost = [name for name in own if name not in set(model.stored())]
+    return f"it lacks {', '.join(map(repr, lost[:8]))}" if lost else ""
 
 
 def task_class(name: str) -> type[LabelledTask]:

@@ -10,19 +10,24 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mixvec import CtcRecognizer, Encoder, HybridRecognizer, UserError
+from mixvec.atomic import whole_file
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
+from mixvec.model import TaskModel
 from mixvec.model.ctc import CtcModel
 from mixvec.model.output import EncoderOutput
-from mixvec.text import TEXT_STYLES, normalise_text
+from mixvec.text import PIECE_SPACE, TEXT_STYLES, normalise_text
 from mixvec.training.config import check_at_least
 
 from ..batch import LabelledBatch
 from ..ctc import loss_sum, skip_too_long
 from ..scoring import clusters_of, count_characters, count_words, error_rates, rate_of
 from ..sections import TaskConfig
-from ..tokenizer import TokenizerKind, build_tokenizer
+from ..tokenizer import MODEL, Tokenizer, TokenizerKind, build_tokenizer, load_tokenizer
 from . import LabelledTask, Scored
+
+SPACED = 0.05
+"""Where a smaller share of the training texts has a space, words mean nothing and the character error rate decides."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +61,10 @@ class AsrConfig:
 class Task(LabelledTask):
     """Recognition of text. The vocabulary comes from the training text (``asr.units``)."""
 
-    score_name, higher_is_better = "wer", False
+    score_name, higher_is_better, tie_name = "wer", False, "cer"
     label_keys: tuple[str, ...] = ("text",)
     tuned_config: str | None = "asr.yaml"
-    models: tuple[Any, Any] = CtcRecognizer, HybridRecognizer
+    models: tuple[type[Any], ...] = CtcRecognizer, HybridRecognizer
     """Without and with an attention decoder."""
     vocabulary: list[str]
 
@@ -68,16 +73,33 @@ class Task(LabelledTask):
         Raises:
             UserError: the training data has no text, or no tokenizer can be trained on it (``build_tokenizer``).
         """
-        self.config, self.asr, self.score_name = config, config.section(AsrConfig), config.best_by
+        self.config, self.asr = config, config.section(AsrConfig)
         train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         if not train.utterances:
             raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
         texts = (self.reference(u) for u in train.utterances)
         self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, Path(config.run.dir))
         self.vocabulary = self.tokenizer.vocabulary
+        spaced = sum(" " in self.reference(u) for u in train.utterances)
+        self.score_name = config.best_by if spaced >= SPACED * len(train.utterances) else "cer"
+        self.tie_name = "cer" if self.score_name == "wer" else "wer"
 
     def fingerprint(self) -> dict[str, Any]:
         return {"vocabulary": self.vocabulary}
+
+    def adopt(self, model: TaskModel, source: Path) -> str:
+        tokenizer = Tokenizer(list(model.stored()))
+        if self.asr.units != "characters":
+            if not (source / MODEL).is_file():
+                return f"{source / MODEL}, which cuts texts into its pieces, is missing"
+            tokenizer = load_tokenizer(source, tokenizer.vocabulary)
+        if unknown := tokenizer.unknown(token.replace(PIECE_SPACE, "") for token in self.vocabulary[1:]):
+            return f"it lacks {', '.join(map(repr, list(unknown)[:8]))}"
+        if self.asr.units != "characters":
+            with whole_file(Path(self.config.run.dir) / MODEL) as new:
+                new.write_bytes((source / MODEL).read_bytes())
+        self.tokenizer, self.vocabulary = tokenizer, tokenizer.vocabulary
+        return ""
 
     def build(self, encoder: Encoder) -> Any:
         head, asr, (plain, hybrid) = self.config.head, self.asr, self.models

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import eq
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor
 from mixvec import Classifier, Encoder, ProbeClassifier, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
+from mixvec.model import TaskModel
 from mixvec.model.output import EncoderOutput
 
 from ..batch import LabelledBatch
 from ..sections import TaskConfig
-from . import LabelledTask, Scored
+from . import LabelledTask, Scored, lacking
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Task(LabelledTask):
     """
 
     score_name, higher_is_better = "accuracy", True
+    models: tuple[type[Any], ...] = (Classifier, ProbeClassifier)
     label_keys: tuple[str, ...] = ("label",)
     tuned_config: str | None = "intent.yaml"
     key = "intent"
@@ -62,6 +65,14 @@ class Task(LabelledTask):
 
     def fingerprint(self) -> dict[str, Any]:
         return {"classes": self.labels}
+
+    def adopt(self, model: TaskModel, source: Path) -> str:
+        if self.fields and self.labels != model.stored():
+            return "its labels are others, which cannot be taken apart into the fields of data.label"
+        if not (lost := lacking(self.labels, model)):
+            self.labels = list(model.stored())
+            self._numbers = {label: i for i, label in enumerate(self.labels)}
+        return lost
 
     def build(self, encoder: Encoder) -> Classifier:
         if (head := self.config.head).kind != "own":

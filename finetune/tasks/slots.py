@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mixvec import HybridTagger, SlotTagger, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
+from mixvec.model import TaskModel
 from mixvec.model.tags import is_tag, read_tags, tagged
 from mixvec.text import build_vocabulary
 
@@ -22,7 +24,7 @@ from ..annotation import Annotation, annotation_of
 from ..ctc import skip_too_long
 from ..sections import TaskConfig
 from ..slu_score import f1, pairs_of, slu_counts, understanding_scores
-from . import Scored
+from . import Scored, lacking
 from .asr import AsrConfig
 from .asr import Task as AsrTask
 from .intent import label_of
@@ -37,7 +39,7 @@ class SlotConfig:
 class Task(AsrTask):
     """Slot filling, with the models of recognition. Characters, types of slots and intents are the training data's."""
 
-    score_name, higher_is_better = "slu_f1", True
+    score_name, higher_is_better, tie_name = "slu_f1", True, None
     label_keys: tuple[str, ...] = ("slots", "entities")
     tuned_config = "slots.yaml"
     models = SlotTagger, HybridTagger
@@ -61,6 +63,12 @@ class Task(AsrTask):
         tags = {token for token in tokens if is_tag(token)}
         self.vocabulary = [*build_vocabulary(tokens - tags), *sorted(tags)]
         self._numbers = {token: i for i, token in enumerate(self.vocabulary)}
+
+    def adopt(self, model: TaskModel, source: Path) -> str:
+        if not (lost := lacking(self.vocabulary, model)):
+            self.vocabulary = list(model.stored())
+            self._numbers = {token: i for i, token in enumerate(self.vocabulary)}
+        return lost
 
     def _annotation(self, utterance: Utterance) -> tuple[Annotation | None, str]:
         """The annotation, or None and the reason."""

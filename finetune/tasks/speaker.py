@@ -17,13 +17,14 @@ from mixvec import Encoder, SpeakerEmbedder, UserError
 from mixvec.data.readers.rows import SPEAKER_KEYS
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
+from mixvec.model import TaskModel
 from mixvec.model.output import EncoderOutput
 from mixvec.training.config import check_at_least
 
 from ..batch import LabelledBatch
 from ..sections import TaskConfig
 from ..verification import Trials, all_pairs, cosines, equal_error_rate, min_dcf, placed, read_trials
-from . import LabelledTask, Scored
+from . import LabelledTask, Scored, lacking
 from .intent import cross_entropy_sum, label_of, labels_in
 
 
@@ -54,6 +55,7 @@ class Task(LabelledTask):
     """Speaker verification. ``speaker.trials`` applies to the splits that have its files, usually test."""
 
     score_name, higher_is_better = "eer", False
+    models: tuple[type[Any], ...] = (SpeakerEmbedder,)
     label_keys: tuple[str, ...] = SPEAKER_KEYS
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
@@ -74,6 +76,12 @@ class Task(LabelledTask):
 
     def fingerprint(self) -> dict[str, Any]:
         return {"speakers": self.speakers}
+
+    def adopt(self, model: TaskModel, source: Path) -> str:
+        if not (lost := lacking(self.speakers, model)):
+            self.speakers = list(model.stored())
+            self._numbers = {speaker: i for i, speaker in enumerate(self.speakers)}
+        return lost
 
     def build(self, encoder: Encoder) -> SpeakerEmbedder:
         head = self.config.head

@@ -61,6 +61,8 @@ class RunState:
     """Log lines in a row with an outlying gradient norm."""
     best: float | None = None
     """The best validation score so far."""
+    best_tie: float | None = None
+    """The score that decides between two checkpoints with that score (``LabelledTask.tie_name``)."""
     best_update: int = 0
     best_loss: float | None = None
     """Mean training loss at the log line before the best score."""

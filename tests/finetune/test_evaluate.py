@@ -11,9 +11,13 @@ import pytest
 import soundfile
 
 from finetune import evaluate
+from finetune.config import FinetuneConfig
+from finetune.sections import LabelledData
 from finetune.tasks import Scored
 from finetune.tasks.asr import Task as AsrTask
 from mixvec import UserError
+from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance, Utterances
 from tests.runs import SMALLEST, finetune, rows
 
 KEYS = ("size=tiny", *SMALLEST, "run.updates=2", "run.eval_every=1", "run.save_every=9")
@@ -87,7 +91,52 @@ def test_nothing_decoded_is_all_wrong(corpus: Path, tmp_path: Path) -> None:
 def test_any_number_beats_nan_and_a_tie_keeps_the_earlier() -> None:
     nan = math.nan
     for higher in (True, False):
-        assert evaluate.is_better(0.5, None, higher=higher) and evaluate.is_better(nan, None, higher=higher)
-        assert evaluate.is_better(0.5, nan, higher=higher) and not evaluate.is_better(nan, nan, higher=higher)
+        assert evaluate.is_better(0.5, None, higher=higher) and not evaluate.is_better(nan, None, higher=higher)
         assert not evaluate.is_better(nan, 0.5, higher=higher) and not evaluate.is_better(0.5, 0.5, higher=higher)
         assert evaluate.is_better(0.6, 0.5, higher=higher) is higher
+
+
+def kept(folder: Path, capsys: Output) -> tuple[int, str]:
+    """The update whose model a run kept, and what the run printed."""
+    return json.loads((folder / "results.json").read_text())["best_update"], capsys.readouterr().out
+
+
+def test_the_character_error_rate_breaks_ties_of_words(
+    corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every word is wrong in each of three evaluations, and the second has the fewest wrong characters."""
+    rates = iter([0.9, 0.4, 0.7, *[0.4] * 9])
+    monkeypatch.setattr(AsrTask, "score", lambda self, rows: {"wer": 1.0, "cer": next(rates), "empty": 0.0})
+    keys = (*KEYS[:-3], "run.updates=3", "run.eval_every=1", "run.save_every=2")
+    assert finetune("asr", corpus, tmp_path / "run", *keys) == 0
+    assert kept(tmp_path / "run", capsys)[0] == 2
+
+
+def test_a_first_score_that_is_not_a_number_is_not_the_best(
+    corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([math.nan, 0.8, *[0.8] * 9])
+    monkeypatch.setattr(AsrTask, "score", lambda self, rows: {"wer": next(scores), "cer": 0.5, "empty": 0.0})
+    assert finetune("asr", corpus, tmp_path / "run", *KEYS) == 0
+    assert kept(tmp_path / "run", capsys)[0] == 2
+    monkeypatch.setattr(AsrTask, "score", lambda self, rows: {"wer": math.nan, "cer": math.nan, "empty": 0.0})
+    assert finetune("asr", corpus, tmp_path / "none", *KEYS) == 0
+    update, out = kept(tmp_path / "none", capsys)
+    assert update == 2 and "WARNING no wer on data.valid" in out and (tmp_path / "none/hub/model.safetensors").exists()
+
+
+def test_without_validation_data_a_line_names_the_key(corpus: Path, tmp_path: Path, capsys: Output) -> None:
+    assert finetune("asr", corpus, tmp_path / "run", *KEYS, "data.valid=null", "data.test=null") == 0
+    update, out = kept(tmp_path / "run", capsys)
+    assert update == 2 and "WARNING data.valid is not set" in out and "the scores are in" not in out
+
+
+@pytest.mark.parametrize(
+    ("texts", "name"), [(["天地人", "山水"], "cer"), (["one", "two"], "cer"), (["a b", "c"], "wer")]
+)
+def test_texts_without_spaces_are_judged_by_characters(texts: list[str], name: str) -> None:
+    train = Corpus("some", Utterances(Utterance(f"{i}.wav", 2.0, text=text) for i, text in enumerate(texts)))
+    config = FinetuneConfig(data=LabelledData(train="some", valid="other"))
+    task = AsrTask(config, train)
+    assert (task.score_name, task.tie_name) == (name, "wer" if name == "cer" else "cer")
+    assert bool(evaluate.selection(config, task)) == (name == "cer")
