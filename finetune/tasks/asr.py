@@ -61,7 +61,8 @@ class AsrConfig:
 class Task(LabelledTask):
     """Recognition of text. The vocabulary comes from the training text (``asr.units``)."""
 
-    score_name, higher_is_better, tie_name = "wer", False, "cer"
+    score_name, higher_is_better = "wer", False
+    tie_name: str | None = "cer"
     label_keys: tuple[str, ...] = ("text",)
     tuned_config: str | None = "asr.yaml"
     models: tuple[type[Any], ...] = CtcRecognizer, HybridRecognizer

@@ -39,7 +39,8 @@ class SlotConfig:
 class Task(AsrTask):
     """Slot filling, with the models of recognition. Characters, types of slots and intents are the training data's."""
 
-    score_name, higher_is_better, tie_name = "slu_f1", True, None
+    score_name, higher_is_better = "slu_f1", True
+    tie_name = None
     label_keys: tuple[str, ...] = ("slots", "entities")
     tuned_config = "slots.yaml"
     models = SlotTagger, HybridTagger
