@@ -101,6 +101,12 @@ class MelTables:
             self._elsewhere[device] = filters.to(device), window.to(device)
         return self._elsewhere[device]
 
+    def power(self, x: Tensor) -> Tensor:
+        """The power spectrum (B, T, bins) of x (B, S) in fp32; frame t is the window from sample t · hop on."""
+        window = self.on(x.device)[1]
+        found = torch.stft(x, WINDOW_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True)
+        return (found.real.square() + found.imag.square()).transpose(1, 2)
+
 
 def mel_filters(mel_bins: int) -> Tensor:
     """Triangular filters (bins, M) on the mel scale m(f) = 2595 log10(1 + f / 700), from 0 Hz to 8 kHz, unnormalised.
@@ -125,13 +131,11 @@ def log_mel(waveforms: Tensor, lengths: Tensor | None, tables: MelTables) -> Ten
     """
     half = WINDOW_SAMPLES // 2
     waveforms = torch.nn.functional.pad(normalise(waveforms, lengths), (half, half))  # frame t starts at t · hop
-    filters, window = tables.on(waveforms.device)
+    filters, _ = tables.on(waveforms.device)
 
     def tile(first: int, end: int | None) -> Tensor:
         x = waveforms[:, first * HOP_SAMPLES : None if end is None else (end - 1) * HOP_SAMPLES + WINDOW_SAMPLES]
-        x = torch.stft(x, WINDOW_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True)
-        power = x.real.square() + x.imag.square()  # (B, bins, T)
-        return (power.transpose(1, 2) @ filters).clamp(min=1e-6).log()
+        return (tables.power(x) @ filters).clamp(min=1e-6).log()
 
     return in_tiles(tile, (waveforms.shape[1] - WINDOW_SAMPLES) // HOP_SAMPLES + 1, waveforms)
 

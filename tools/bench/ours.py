@@ -15,9 +15,12 @@ from torch.optim import AdamW
 from mixvec import CtcRecognizer, build_encoder
 from mixvec.data.batches import Clip
 from mixvec.data.utterances import Utterance
+from mixvec.hub import load_model, save_folder
 from mixvec.kernels.select import choose_branches
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.mixing import build_mixer
+from mixvec.onnx_export import export_onnx
+from mixvec.onnx_model import load_onnx
 from mixvec.training.config import load_config
 from mixvec.training.randomness import seed_update, to_device
 from pretrain.config import PretrainConfig
@@ -64,6 +67,22 @@ def inference(keys: Sequence[str], clips: int, length_s: float, device: str) -> 
             model.transcribe(audio)
 
     return Work(step, parameters(model))
+
+
+def published(file: str, clips: int, length_s: float) -> Work:
+    """Waveforms to text with greedy CTC, by a model folder or an ONNX file, on the CPU."""
+    model: Any = load_onnx(file) if file.endswith(".onnx") else load_model(file)
+    audio = noise(clips, length_s, "cpu")
+    stored = Path(file) if file.endswith(".onnx") else Path(file) / "model.safetensors"
+    return Work(lambda: model.transcribe(audio), f"{stored.stat().st_size / 1e6:.1f} MB")
+
+
+def publish(folder: Path, keys: Sequence[str]) -> None:
+    """A recogniser with random weights, as the folder ``eager`` and as ``fp32.onnx`` and ``int8.onnx``."""
+    torch.manual_seed(0)
+    save_folder(CtcRecognizer(build_encoder(load("base", keys).encoder), VOCABULARY), folder / "eager")
+    for name in ("fp32", "int8"):
+        export_onnx(folder / "eager", folder / f"{name}.onnx", int8=name == "int8")
 
 
 def update(config: str, keys: Sequence[str], clips: int, length_s: float, device: str) -> Work:

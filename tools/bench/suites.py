@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Literal
 
 from . import ours, peers, stored
@@ -54,6 +58,19 @@ def update(preset: Preset) -> list[Case]:
     return [Case(f"{name}, {clips} x {length_s} s", systems, clips * length_s) for name, systems in groups.items()]
 
 
+def inference(preset: Preset) -> list[Case]:
+    """A recogniser of ``small`` as PyTorch runs it, as an ONNX file in fp32 and in int8, by the length of the audio."""
+    if preset == "gpu":
+        return []  # the files are for CPUs
+    scratch = Path(mkdtemp(prefix="mixvec-bench-"))
+    atexit.register(rmtree, scratch, ignore_errors=True)
+    ours.publish(scratch, ("size=small", *(TOY if preset == "smoke" else ())))
+    files = {"eager": "eager", "ONNX fp32": "fp32.onnx", "ONNX int8": "int8.onnx"}
+    return [Case(f"recogniser, 1 x {length_s} s",
+                 {name: System(ours.published, (str(scratch / file), 1, length_s)) for name, file in files.items()},
+                 length_s) for length_s in ((2,) if preset == "smoke" else (2, 10, 60, 300))]  # fmt: skip
+
+
 def data(preset: Preset) -> list[Case]:
     """FLAC files in a folder to the end of the first epoch, in one process."""
     clips, length_s = (6, 2) if preset == "smoke" else (60, 15)
@@ -74,7 +91,7 @@ def checkpoint(preset: Preset) -> list[Case]:
 
 
 SUITES: dict[str, Callable[[Preset], list[Case]]] = {
-    "mixers": mixers, "update": update, "data": data, "checkpoint": checkpoint,
+    "mixers": mixers, "inference": inference, "update": update, "data": data, "checkpoint": checkpoint,
 }  # fmt: skip
 
 
