@@ -4,6 +4,7 @@
     mixvec understand --model MODEL FILES... [--json] [--top N]
     mixvec embed --model MODEL FILES... [--json]
     mixvec features --model MODEL FILES... --to DIR
+    mixvec export --model MODEL --to model.onnx [--int8]
 
 ``mixvec COMMAND --help`` has all options.
 """
@@ -21,6 +22,8 @@ def main() -> None:
 
 def _main() -> None:
     from .commands import run_command
+    from .export import run_export
     from .parser import parser
 
-    run_command(parser().parse_args())
+    args = parser().parse_args()
+    run_export(args) if args.command == "export" else run_command(args)

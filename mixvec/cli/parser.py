@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 
 from ..version import __version__
+from .export import add_export
 
 EPILOG = """\
-MODEL is a model folder, a run directory, or org/name[@revision] on the hub. FILES are audio (any rate, any channels),
-folders of it, manifests and every other form of data that mixvec reads, URLs (https://, hf://, s3://, ...), or - for
-standard input. For one file the answer is printed alone; for several, each line is the file, a tab and the answer. A
-file that cannot be read is reported on stderr, the others are processed, and the exit code is 1. Audio shorter than the
-model's shortest input is padded with silence."""
+MODEL is a model folder, a run directory, org/name[@revision] on the hub, or an .onnx file of `mixvec export`. FILES are
+audio (any rate, any channels), folders of it, manifests and every other form of data that mixvec reads, URLs (https://,
+hf://, s3://, ...), or - for standard input. For one file the answer is printed alone; for several, each line is the
+file, a tab and the answer. A file that cannot be read is reported on stderr, the others are processed, and the exit code
+is 1. Audio shorter than the model's shortest input is padded with silence."""
 COMMANDS = {
     "transcribe": ("transcribe each file", "path, text, seconds (of audio), speech"),
     "understand": (
@@ -31,13 +32,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     top.add_argument("--version", action="version", version=f"mixvec {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed,export}")
     for name, (does, fields) in COMMANDS.items():
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
-        command.add_argument("--model", required=True, metavar="MODEL", help="model folder, run directory or org/name")
+        command.add_argument(
+            "--model", required=True, metavar="MODEL", help="folder, run directory, org/name or .onnx file"
+        )
         command.add_argument("files", nargs="+", metavar="FILES", help="audio, folders, manifests, URLs, or -")
         command.add_argument("--json", action="store_true", help=f"one JSON object per line: {fields}")
         command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (the GPU where there is one)")
@@ -52,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
                 "--whole", action="store_true", default=False,
                 help="long recordings in one pass; without it they are cut in their pauses",
             )  # fmt: skip
+    add_export(commands)
     return top
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..hub import load_model, read_config
+from ..hub import ENCODER, load_model, read_config
 from ..locate import resolve
 from ..model import HEADS, TaskModel
 from ..model.ctc import CtcModel
@@ -96,20 +96,44 @@ def load_predictor(command: str, name: str, device: torch.device, layers: str = 
     Raises:
         UserError: there is no such model, it is one for something else, or it has no such layer.
     """
+    if name.endswith(".onnx"):
+        return _onnx_predictor(command, name, layers)
     folder = resolve(name)
     if command == "features":
         model = load_model(folder)
         encoder = model.encoder if isinstance(model, TaskModel) else model
         return LayerPredictor(encoder, _layers(layers, encoder.num_layers), device)
-    architecture = read_config(folder)["architecture"]
+    _check(command, read_config(folder)["architecture"], name)
+    model = load_model(folder)
+    assert isinstance(model, TaskModel)
+    return TorchPredictor(model, device)
+
+
+def _onnx_predictor(command: str, name: str, layers: str) -> Predictor:
+    """The model in a file of ``mixvec export``, computed on the CPU."""
+    from ..onnx_model import load_onnx
+
+    model = load_onnx(name)
+    if command == "features":
+        if isinstance(model, TaskModel) or layers != "last":
+            raise UserError(f"{name}: of an ONNX file only an encoder's has frames, those of the last layer; give the "
+                            "model folder")  # fmt: skip
+        return LayerPredictor(model, [model.num_layers], torch.device("cpu"))
+    _check(command, type(model).__name__ if isinstance(model, TaskModel) else ENCODER, name)
+    assert isinstance(model, TaskModel)
+    return TorchPredictor(model, torch.device("cpu"))
+
+
+def _check(command: str, architecture: str, name: str) -> None:
+    """
+    Raises:
+        UserError: the model ``name`` is one for something else than ``command``.
+    """
     head = HEADS.get(architecture)
     if head is None or head.command != command:
         remedy = f"use it with `mixvec {head.command}`" if head else "fine-tune it first, with `python -m finetune`"
         wanted = " or ".join(name for name, head in HEADS.items() if head.command == command)
         raise UserError(f"{name}: a {architecture}, and {command} needs a {wanted}: {remedy}")
-    model = load_model(folder)
-    assert isinstance(model, TaskModel)
-    return TorchPredictor(model, device)
 
 
 def _layers(asked: str, count: int) -> list[int]:

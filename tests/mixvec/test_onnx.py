@@ -13,12 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixvec import Classifier, CtcRecognizer, HybridRecognizer, UserError, build_encoder
+from mixvec import Classifier, CtcRecognizer, HybridRecognizer, UserError, build_encoder, cli
 from mixvec.audio import read_audio
+from mixvec.cli.predictor import load_predictor
 from mixvec.hub import save_folder
 from mixvec.model.frontend import MelTables, normalised_log_mel
 from mixvec.onnx_export import DftTables, export_onnx
 from mixvec.onnx_model import OnnxEncoder, load_onnx
+from tests.commands import in_process
 from tests.tiny_models import LABELS, MEL, VOCABULARY, WAV2VEC2, encoder, recogniser, scattered, write_wav
 
 SMALL = replace(MEL, num_layers=1)
@@ -83,6 +85,26 @@ def test_the_file_alone_is_enough_without_torch(files: Path, tmp_path: Path) -> 
     assert isinstance(recogniser, CtcRecognizer)
     text = recogniser.transcribe(read_audio(tmp_path / "speech.wav").unsqueeze(0))[0]
     assert text and done.stdout.strip() == text
+
+
+def test_commands_take_the_file(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = in_process(cli.main, monkeypatch, capsys)
+    speech = write_wav(tmp_path / "speech.wav", 1.0, 8_000)
+    text = run("transcribe", "--no-gate", "--model", files / "asr.onnx", speech)
+    recogniser = HybridRecognizer.from_pretrained(files / "asr")
+    waveform = read_audio(speech).unsqueeze(0)
+    assert text.out.strip() == CtcRecognizer.read(recogniser, recogniser.encoder(waveform))[0] and text.code == 0
+    answer = json.loads(run("understand", "--no-gate", "--json", "--model", files / "int8.onnx", speech).out)
+    assert answer["label"] in LABELS and sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+    wrong = run("transcribe", "--model", files / "int8.onnx", speech)
+    assert wrong.code == 1 and "int8.onnx: a Classifier" in wrong.err and wrong.err.count("\n") == 1
+    monkeypatch.setattr("mixvec.onnx_export._graph", lambda *_: onnx.load(files / "asr.onnx"))
+    assert run("export", "--model", files / "asr", "--to", tmp_path / "again.onnx").out.count("\n") == 1
+    wrong = run("export", "--model", files / "asr", "--to", tmp_path)
+    assert wrong.code == 1 and f"--to {tmp_path}" in wrong.err
+    assert (tmp_path / "again.onnx").read_bytes() == (files / "asr.onnx").read_bytes()
 
 
 def test_what_cannot_be_exported_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
@@ -155,3 +177,6 @@ def test_an_encoder_gives_frames(tmp_path: Path) -> None:
     own, own_lengths, _ = outputs(model, *given)
     assert torch.equal(lengths, own_lengths)
     torch.testing.assert_close(frames, own, rtol=0, atol=1e-4)
+    features = load_predictor("features", str(tmp_path / "enc.onnx"), torch.device("cpu"))
+    found = features.predict([given[0][0], given[0][1, :4_000]])[1].output  # (1, T, D)
+    torch.testing.assert_close(found, own[1:, : own_lengths[1]], rtol=0, atol=1e-4)
