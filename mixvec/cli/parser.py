@@ -11,7 +11,7 @@ EPILOG = """\
 MODEL is a model folder, a run directory, org/name[@revision] on the hub, or an .onnx file of `mixvec export`. FILES are
 audio (any rate, any channels), folders of it, manifests and every other form of data that mixvec reads, URLs (https://,
 hf://, s3://, ...), or - for standard input. For one file the answer is printed alone; for several, each line is the
-file, a tab and the answer. A file that cannot be read is reported on stderr, the others are processed, and the exit code
+file, a tab and the answer. A file that cannot be read is reported on stderr, the others are processed, the exit code
 is 1. Audio shorter than the model's shortest input is padded with silence."""
 COMMANDS = {
     "transcribe": ("transcribe each file", "path, text, seconds (of audio), speech"),
