@@ -35,6 +35,9 @@ class FinetuneConfig(TaskConfig):
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     dropout: float | None = None
     """Dropout of a pretrained encoder while it is fine-tuned; null: as in pretraining."""
+    streaming: bool = False
+    """Fine-tune the encoder to stream, as ``encoder.streaming`` does in pretraining; one that was pretrained without
+    gets constants in place of its normalisation over utterances."""
     freeze: float = 0.0
     """The share of the run in which the encoder is frozen; 1 is a frozen probe. From scratch it is 0 or 1."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -58,6 +61,8 @@ class FinetuneConfig(TaskConfig):
             raise ValueError(f"task={self.task}: no such task; choose among {', '.join(TASKS)}")
         if self.pretrained is not None and (self.size is not None or self.encoder != EncoderConfig()):
             raise ValueError("pretrained brings its own encoder: leave out size and encoder.*, or pretrained")
+        if self.streaming and self.baseline == "log-mel":
+            raise ValueError("streaming=true needs an encoder; baseline=log-mel has none")
         if not 0.0 <= self.freeze <= 1.0:
             raise ValueError(f"freeze={self.freeze} must be in [0, 1]")
         if self.baseline == "scratch" and self.freeze == 1.0:

@@ -66,17 +66,25 @@ def build_model(config: FinetuneConfig, task: Task, opened: Encoder | None = Non
     if config.pretrained is None:
         if config.size is None:
             raise UserError("set pretrained=RUN, or size=tiny (small, base, …) to start from scratch")
-        return task.build(build_encoder(config.encoder))
+        return task.build(
+            build_encoder(replace(config.encoder, streaming=config.streaming or config.encoder.streaming))
+        )
     source: Any = opened or open_encoder(config.pretrained)
     if isinstance(source, TransformersEncoder):
-        if config.baseline is not None or config.dropout is not None:
-            raise UserError(f"{config.pretrained}: its encoder is transformers'; dropout and baseline are for mixvec's "
-                            "own and for wav2vec 2.0")  # fmt: skip
+        if config.baseline is not None or config.dropout is not None or config.streaming:
+            raise UserError(f"{config.pretrained}: its encoder is transformers'; streaming is for mixvec's own, "
+                            "dropout and baseline for those and for wav2vec 2.0")  # fmt: skip
         return task.build(source)
     shape = source.config if config.dropout is None else replace(source.config, dropout=config.dropout)
+    if config.streaming:
+        try:
+            shape = replace(shape, streaming=True)
+        except ValueError as error:
+            raise UserError(f"{config.pretrained}: {error}") from None
     model = task.build(build_encoder(shape))
     if config.baseline is None:
-        model.encoder.load_state_dict(source.state_dict())
+        constants = {name: value for name, value in model.encoder.named_buffers() if name.startswith("front_end.")}
+        model.encoder.load_state_dict(constants | source.state_dict())
     return model
 
 

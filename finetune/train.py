@@ -13,6 +13,7 @@ import torch
 from mixvec.training.compiling import choose_kernels
 from mixvec.training.device import start_accelerator
 from mixvec.training.faults import memory_named
+from mixvec.training.normalise import measure_normalisation
 from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
 from mixvec.training.randomness import seed_update
 from mixvec.training.run import Run
@@ -55,6 +56,7 @@ def train(config: FinetuneConfig) -> int:
     groups = parameter_groups(optim, model, config.head.layers_lr)
     optimizer = accelerator.prepare(adamw(groups, optim, accelerator.device))
     state = run.resume(model, optimizer, fingerprints(task, data))
+    measure_normalisation(run, model.encoder, data["train"].sample)
     window = Window(run.elapsed_s)
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (place, loaded) in zip(todo, data["train"].start(state.place), strict=False):

@@ -26,8 +26,8 @@ from .hub import load_model, read_config
 from .locate import resolve
 from .model import HEADS, Classifier, HybridRecognizer, HybridTagger, SpeakerEmbedder
 from .model.encoder import SpeechEncoder
-from .model.frontend import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, MelTables
 from .model.logmel import LogMelEncoder
+from .model.mel import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, MelTables
 from .model.task_model import TaskModel
 
 OPSET = 20

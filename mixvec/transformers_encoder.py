@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from .by_length import by_length
 from .errors import UserError
-from .model.frontend import SAMPLE_RATE_HZ, Length, centred_view, conv_length, normalise
+from .model.frontend import SAMPLE_RATE_HZ, Length, centred_view, conv_length
+from .model.mel import normalise
 from .model.output import EncoderOutput
 from .model.padding import padding_mask, zero_padding
 from .model.protocol import Encoder

@@ -16,7 +16,8 @@ from .by_length import by_length
 from .errors import UserError
 from .model.blocks import zero_gradient
 from .model.config import EncoderConfig
-from .model.frontend import Length, WaveformFrontEnd, centred_view, conv_length, normalise
+from .model.frontend import Length, WaveformFrontEnd, centred_view, conv_length
+from .model.mel import normalise
 from .model.mixing import build_mixer
 from .model.output import EncoderOutput
 from .model.padding import padding_mask, zero_padding

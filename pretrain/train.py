@@ -20,6 +20,7 @@ from mixvec.training.compiling import choose_kernels, start_compiling
 from mixvec.training.device import start_accelerator
 from mixvec.training.export import save_model, training_facts
 from mixvec.training.faults import memory_named
+from mixvec.training.normalise import measure_normalisation
 from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
 from mixvec.training.randomness import seed_update, to_device
 from mixvec.training.run import Run
@@ -56,6 +57,7 @@ def train(config: PretrainConfig) -> int:
     start_compiling(run, objective.encoder)
     probe = open_probe(run, objective.encoder)
     state = run.resume(model, optimizer, {"data.train": updates.fingerprint()} | objective.fingerprint())
+    measure_normalisation(run, objective.encoder, updates.sample)
     window = Window(run.elapsed_s)
     model.train()
     todo = range(state.update + 1, config.run.updates + 1)

@@ -2,6 +2,7 @@
 
 Symbols: B batch, T frames, D model width. A block takes x (B, T, D) and a mask (B, T), True at real frames or None,
 and gives (B, T, D). What lies under the padding never reaches a real frame: it is zeroed before each convolution.
+With a context (``context.py``) frames see chunks of the past; a state carries it from one call to the next.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, noop_context_fn
 
 from .config import EncoderConfig
+from .context import Context, convolve_chunks
 from .mixing import activation, build_mixer
 from .noise import Dropout
 from .padding import zero_padding
@@ -45,8 +47,11 @@ class Depthwise(nn.Module):
         """Frames to each side that a frame sees."""
         self.conv = nn.Conv1d(dim, dim, kernel, padding=self.reach, groups=dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.conv(zero_padding(x, mask).transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
+        x = zero_padding(x, mask)
+        if context is not None:
+            return convolve_chunks(x, self.conv, self.reach, context)
+        return self.conv(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class ConvModule(nn.Module):
@@ -65,9 +70,9 @@ class ConvModule(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
         x = F.glu(self.gate(self.norm_in(x)), dim=-1)
-        x = self.act(self.norm(self.depthwise(x, mask)))
+        x = self.act(self.norm(self.depthwise(x, mask, context)))
         return self.dropout(self.out(x))  # type: ignore[no-any-return]
 
 
@@ -106,13 +111,20 @@ class ConformerBlock(nn.Module):
         self.ffn_out = FeedForward(dim, config.ffn_dim, config.dropout, act)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return remembered(self.training and self.checkpointing, self._run, x, mask)
+    def forward(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
+        run = self._run if context is None else partial(self._run_chunks, context=context)
+        return remembered(self.training and self.checkpointing, run, x, mask)
 
     def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = in_tiles(partial(self._enter, x), x.shape[1], x)
         x = x + self.dropout(self.mixer(self.mixer_norm(x), mask))
         return in_tiles(partial(self._leave, x, mask), x.shape[1], x)
+
+    def _run_chunks(self, x: Tensor, mask: Tensor | None, *, context: Context) -> Tensor:
+        x = x + 0.5 * self.ffn_in(x)
+        x = x + self.dropout(self.mixer(self.mixer_norm(x), mask, context))
+        x = x + self.conv(x, mask, context)
+        return self.norm(x + 0.5 * self.ffn_out(x))  # type: ignore[no-any-return]
 
     def _enter(self, x: Tensor, first: int, end: int | None) -> Tensor:
         x = x[:, first:end]
@@ -137,9 +149,10 @@ class ConvGating(nn.Module):
         self.down = nn.Linear(config.ffn_dim // 2, config.dim)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
         content, gate = F.gelu(self.up(x)).chunk(2, dim=-1)
-        return self.down(self.dropout(content * self.depthwise(self.norm(gate), mask)))  # type: ignore[no-any-return]
+        gate = self.depthwise(self.norm(gate), mask, context)
+        return self.down(self.dropout(content * gate))  # type: ignore[no-any-return]
 
 
 class BranchformerBlock(nn.Module):
@@ -162,12 +175,16 @@ class BranchformerBlock(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.norm = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return remembered(self.training and self.checkpointing, self._run, x, mask)
+    def forward(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
+        run = partial(self._run, context=context)
+        return remembered(self.training and self.checkpointing, run, x, mask)
 
-    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        mixed = self.dropout(self.mixer(self.mixer_norm(x), mask))  # (B, T, D), or (B, 1, D) with lite
-        local = in_tiles(partial(self._local, x, mask), x.shape[1], x)  # (B, T, D)
+    def _run(self, x: Tensor, mask: Tensor | None, *, context: Context | None) -> Tensor:
+        mixed = self.dropout(self.mixer(self.mixer_norm(x), mask, context))  # (B, T, D); (B, 1, D) with lite
+        if context is None:
+            local = in_tiles(partial(self._local, x, mask), x.shape[1], x)  # (B, T, D)
+        else:
+            local = self.dropout(self.local(self.local_norm(x), mask, context))
         w_mixed, w_local = self.merge.weight.chunk(2, dim=1)
         merged = F.linear(local, w_local, self.merge.bias) + F.linear(mixed, w_mixed)
         return self.norm(x + self.dropout(self.merge_act(merged)))  # type: ignore[no-any-return]

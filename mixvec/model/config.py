@@ -31,6 +31,12 @@ class EncoderConfig:
     """Width of the front end's convolutions, and of the features that are the pretraining targets."""
     conv_strides: tuple[int, ...] = (2, 1)
     """Strides of the mel front end's convolutions over 10 ms frames: (2, 1) gives 20 ms, (2, 2) 40 ms."""
+    normalise: Literal["utterance", "fixed"] = "utterance"
+    """utterance: log-mel, or the waveform, at zero mean and unit variance over each utterance. fixed: by constants
+    measured once on the training audio and stored with the weights, as a stream needs."""
+    streaming: bool = False
+    """Train to stream as well (arXiv 2409.07165): ``normalise=fixed``, and six updates in ten hide the future: they
+    draw chunks of 0.32 to 1.28 s, three in four of these with 2 to 32 chunks of past, the others with all of it."""
     dim: int = 768
     """Width of the model."""
     num_layers: int = 12
@@ -58,6 +64,10 @@ class EncoderConfig:
     selective, results of matrix products and convolutions are kept, and only the operations between are recomputed."""
 
     def __post_init__(self) -> None:
+        if self.streaming:
+            object.__setattr__(self, "normalise", "fixed")
+        if self.normalise == "fixed" and self.kind != "mixvec":
+            raise ValueError(f"encoder.normalise=fixed and encoder.streaming need encoder.kind=mixvec, not {self.kind}")
         for name in ("mel_bins", "conv_channels", "dim", "num_layers", "ffn_dim", "conv_kernel", "heads"):
             if getattr(self, name) < (0 if self.kind == "log-mel" and name == "num_layers" else 1):
                 raise ValueError(f"encoder.{name}={getattr(self, name)} must be at least 1")

@@ -5,11 +5,13 @@ Symbols: B batch, S samples, T frames, D model width, V vocabulary size.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .context import Context
 from .output import EncoderOutput
 from .protocol import Encoder
 from .task_model import Layers, TaskModel
@@ -88,6 +90,37 @@ class CtcRecognizer(CtcModel):
         for row, length in zip(best, frame_lengths.tolist(), strict=True):
             texts.append(self.spell(torch.unique_consecutive(row[:length]).tolist()))
         return texts
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        samples: Tensor,
+        state: dict[str, Tensor] | None = None,
+        context: Context | None = None,
+        *,
+        final: bool = False,
+    ) -> tuple[list[str], dict[str, Tensor]]:
+        """The next pieces of the texts of B streams that advance together, as ``SpeechEncoder.stream`` encodes them.
+
+        The pieces of a stream, joined, are its text by greedy CTC, but for spaces at either end.
+
+        Args:
+            samples: (B, S) the next samples at 16 kHz. state, context, final: as in ``SpeechEncoder.stream``.
+
+        Raises:
+            ValueError: the encoder cannot stream, or there is no context.
+        """
+        stream = getattr(self.encoder, "stream", None)
+        if stream is None:
+            raise ValueError(f"{type(self.encoder).__name__} cannot stream; mixvec's own encoder can")
+        last = samples.new_zeros(len(samples), dtype=torch.int64) if state is None else state["last"]
+        encoded, state = stream(samples, state, context, final=final, every_layer=self.every_layer)
+        best = torch.cat([last.unsqueeze(1), self.head(encoded).argmax(-1)], dim=1)  # (B, 1 + T)
+        texts = []
+        for row in best.tolist():
+            tokens = [token for before, token in pairwise(row) if token not in (before, 0)]
+            texts.append("".join(self.vocabulary[token] for token in tokens).replace(self.space, " "))
+        return texts, state | {"last": best[:, -1]}
 
     def spell(self, tokens: list[int]) -> str:
         """The text of a sequence of tokens, blanks dropped."""

@@ -1,44 +1,28 @@
 """Front ends: 16 kHz waveforms to features, the targets of pretraining and the input of the encoder.
 
 Symbols: B batch, S samples, M mel bins, C channels, T frames. Each frame is computed from its own utterance alone:
-samples beyond an utterance's length are set to zero, and no normalisation runs over them.
+samples beyond an utterance's length are set to zero, and no normalisation runs over them. A front end that streams is
+normalised by constants, so that a frame depends on ``window_samples`` samples alone.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .mel import HALF_WINDOW, HOP_SAMPLES, WINDOW_SAMPLES, MelTables, normalise, normalised_log_mel, spectrogram
+from .mel import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
 from .padding import padding_mask, zero_padding
 from .tiling import in_tiles
 
-SAMPLE_RATE_HZ = 16_000
-HOP_SAMPLES = 160  # 10 ms
-WINDOW_SAMPLES = 400  # 25 ms
 CONV_KERNEL = 3
+UNMEASURED_GAIN = 16.0
+"""The gain of a front end that is normalised by constants, until they are measured: that of common speech."""
 
 Length = TypeVar("Length", int, Tensor)
-
-
-def normalise(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-    """Each utterance (B, S) at zero mean and unit variance over its own samples; zero beyond them."""
-    waveforms = waveforms.float()
-    if lengths is None:
-        return torch.nn.functional.layer_norm(waveforms, waveforms.shape[-1:])
-    mask = padding_mask(lengths, waveforms.shape[1])
-    return zero_padding(_standardise(waveforms.unsqueeze(-1), mask).squeeze(-1), mask)
-
-
-def _standardise(x: Tensor, mask: Tensor) -> Tensor:
-    """x (B, T, C) at zero mean and unit variance over the valid frames, for each channel."""
-    count = mask.sum(dim=1).clamp(min=1).view(-1, 1, 1)
-    mean = zero_padding(x, mask).sum(dim=1, keepdim=True) / count
-    variance = zero_padding((x - mean).square(), mask).sum(dim=1, keepdim=True) / count
-    return (x - mean) * torch.rsqrt(variance + 1e-5)
 
 
 class ConvLayer(nn.Module):
@@ -79,80 +63,59 @@ def convolved(convs: Iterable[Any], norm: nn.LayerNorm, x: Tensor) -> Tensor:
     return in_tiles(tile, frames, x)
 
 
-class MelTables:
-    """The mel filters (bins, M) and the window (samples,), in fp32 on any device that asks.
+class FrontEnd(nn.Module):
+    """What both front ends share: normalisation by constants, which a stream needs, in place of the utterance's own.
 
-    They are no buffers of a module, which ``model.bfloat16()`` would round and an initialisation on the meta device
-    would lose.
+    The constants are buffers, measured once on training audio by ``measure`` and stored with the weights: the waveform
+    is multiplied by ``gain``; a mel front end then subtracts ``mel_mean`` (M,) and divides by ``mel_deviation`` (M,).
+    Until they are measured they are those of common speech.
     """
 
-    def __init__(self, mel_bins: int) -> None:
-        self.mel_bins = mel_bins
-        with torch.device("cpu"):
-            self._cpu = mel_filters(mel_bins), torch.hann_window(WINDOW_SAMPLES, dtype=torch.float32)
-        self._elsewhere: dict[torch.device, tuple[Tensor, Tensor]] = {}
+    hop_samples: int
+    window_samples: int
+    """Samples that a frame sees, from ``hop_samples`` times its number on."""
+    lead_samples = 0
+    """Zeros before the first sample of an utterance."""
+    gain: Tensor
 
-    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Filters and window on ``device``, copied there once."""
-        if device.type == "cpu":
-            return self._cpu
-        if device not in self._elsewhere:
-            filters, window = self._cpu
-            self._elsewhere[device] = filters.to(device), window.to(device)
-        return self._elsewhere[device]
+    def __init__(self, *, fixed: bool) -> None:
+        super().__init__()
+        self.fixed = fixed
+        if fixed:
+            self.register_buffer("gain", torch.full((), UNMEASURED_GAIN))
 
-    def power(self, x: Tensor) -> Tensor:
-        """The power spectrum (B, T, bins) of x (B, S) in fp32; frame t is the window from sample t · hop on."""
-        window = self.on(x.device)[1]
-        found = torch.stft(x, WINDOW_SAMPLES, HOP_SAMPLES, window=window, center=False, return_complex=True)
-        return (found.real.square() + found.imag.square()).transpose(1, 2)
+    @property
+    def look_ahead_samples(self) -> int:
+        """Samples after its own hop that a frame sees."""
+        return self.window_samples - self.hop_samples - self.lead_samples
 
+    def scaled(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        """Waveforms (B, S) times ``gain`` in fp32, zero beyond ``lengths``, with the zeros of either end."""
+        mask = None if lengths is None else padding_mask(lengths, waveforms.shape[1])
+        waveforms = zero_padding(waveforms.float() * self.gain.float(), mask)
+        return torch.nn.functional.pad(waveforms, (self.lead_samples, self.lead_samples))
 
-def mel_filters(mel_bins: int) -> Tensor:
-    """Triangular filters (bins, M) on the mel scale m(f) = 2595 log10(1 + f / 700), from 0 Hz to 8 kHz, unnormalised.
+    def local(self, waveforms: Tensor) -> Tensor:
+        """Features (B, T, C) of scaled waveforms (B, S): frame t of samples t · hop to t · hop + window alone."""
+        raise NotImplementedError
 
-    Filter i rises from edge i to edge i + 1 and falls to edge i + 2, of M + 2 edges that are equally spaced in mel.
-    """
-    frequencies = torch.linspace(0, SAMPLE_RATE_HZ // 2, WINDOW_SAMPLES // 2 + 1, dtype=torch.float32)  # (bins,) in Hz
-    highest = 2595.0 * math.log10(1.0 + SAMPLE_RATE_HZ / 2 / 700.0)
-    edges = torch.linspace(0.0, highest, mel_bins + 2, dtype=torch.float32)
-    edges = 700.0 * (10.0 ** (edges / 2595.0) - 1.0)  # (M + 2,) in Hz
-    width = edges[1:] - edges[:-1]
-    distance = edges.unsqueeze(0) - frequencies.unsqueeze(1)  # (bins, M + 2)
-    rising, falling = -distance[:, :-2] / width[:-1], distance[:, 2:] / width[1:]
-    return torch.minimum(rising, falling).clamp(min=0.0)
+    @torch.no_grad()
+    def measure(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        """Set the constants from training audio.
 
+        Args:
+            batches: waveforms (B, S) and lengths (B,).
 
-def log_mel(waveforms: Tensor, lengths: Tensor | None, tables: MelTables) -> Tensor:
-    """Log-mel (B, T, M) of waveforms (B, S), each at unit variance over its own samples; in fp32.
-
-    A frame is centred on a multiple of the hop. Zeros precede the first sample and follow the last, so that a frame at
-    either end is the same alone and in a padded batch.
-    """
-    half = WINDOW_SAMPLES // 2
-    waveforms = torch.nn.functional.pad(normalise(waveforms, lengths), (half, half))  # frame t starts at t · hop
-    filters, _ = tables.on(waveforms.device)
-
-    def tile(first: int, end: int | None) -> Tensor:
-        x = waveforms[:, first * HOP_SAMPLES : None if end is None else (end - 1) * HOP_SAMPLES + WINDOW_SAMPLES]
-        return (tables.power(x) @ filters).clamp(min=1e-6).log()
-
-    return in_tiles(tile, (waveforms.shape[1] - WINDOW_SAMPLES) // HOP_SAMPLES + 1, waveforms)
+        Raises:
+            ValueError: there is nothing but silence.
+        """
+        power = sum(float(zero_padding(x, padding_mask(n, x.shape[1])).double().square().sum()) for x, n in batches)
+        if not power > 0:
+            raise ValueError("normalise=fixed cannot be measured on silence")
+        self.gain.fill_((sum(int(n.sum()) for _, n in batches) / power) ** 0.5)
 
 
-@torch.no_grad()
-def normalised_log_mel(waveforms: Tensor, lengths: Tensor | None, tables: MelTables) -> Tensor:
-    """Log-mel (B, T, M) of waveforms (B, S) at zero mean and unit variance per utterance and bin; fp32, no gradient."""
-    with torch.autocast(waveforms.device.type, enabled=False):
-        mel = log_mel(waveforms, lengths, tables)
-        if lengths is None:
-            mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
-        else:
-            mask = padding_mask(lengths // HOP_SAMPLES + 1, mel.shape[1])
-        return zero_padding(_standardise(mel, mask), mask)
-
-
-class MelFrontEnd(nn.Module):
+class MelFrontEnd(FrontEnd):
     """Log-mel and convolutions over time (arXiv 2407.13377): with strides (2, 1), one frame per 20 ms.
 
     The waveform is normalised per utterance; 80 log-mel bins (25 ms window, 10 ms hop) are normalised per utterance
@@ -160,8 +123,15 @@ class MelFrontEnd(nn.Module):
     fp32 and takes no gradient.
     """
 
-    def __init__(self, mel_bins: int, channels: int, strides: tuple[int, ...]) -> None:
-        super().__init__()
+    lead_samples = HALF_WINDOW
+    mel_mean: Tensor
+    mel_deviation: Tensor
+
+    def __init__(self, mel_bins: int, channels: int, strides: tuple[int, ...], *, fixed: bool = False) -> None:
+        super().__init__(fixed=fixed)
+        if fixed:
+            self.register_buffer("mel_mean", torch.full((mel_bins,), -1.0))
+            self.register_buffer("mel_deviation", torch.full((mel_bins,), 4.5))
         self.strides = strides
         self.tables = MelTables(mel_bins)
         widths = [mel_bins] + [channels] * len(strides)
@@ -170,6 +140,7 @@ class MelFrontEnd(nn.Module):
             span, hop = span + (CONV_KERNEL - 1) * hop, hop * stride
         self.mel_view = 0, hop, span
         self.hop_samples = hop * HOP_SAMPLES
+        self.window_samples = WINDOW_SAMPLES + (span - 1) * HOP_SAMPLES
         self.convs = nn.ModuleList(
             ConvLayer(widths[i], channels, CONV_KERNEL, stride, bias=False) for i, stride in enumerate(strides)
         )
@@ -184,12 +155,31 @@ class MelFrontEnd(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
-        x = normalised_log_mel(waveforms, lengths, self.tables)
-        x = x.transpose(1, 2).to(self.norm.weight.dtype)  # (B, M, 100 frames/s)
+        if self.fixed:
+            return self.local(self.scaled(waveforms, lengths))
+        return self._convolved(normalised_log_mel(waveforms, lengths, self.tables))
+
+    def local(self, waveforms: Tensor) -> Tensor:
+        with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
+            mel = (spectrogram(waveforms, self.tables) - self.mel_mean.float()) / self.mel_deviation.float()
+        return self._convolved(mel)
+
+    def _convolved(self, mel: Tensor) -> Tensor:
+        x = mel.transpose(1, 2).to(self.norm.weight.dtype)  # (B, M, 100 frames/s)
         return convolved(self.convs, self.norm, x)
 
+    @torch.no_grad()
+    def measure(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+        super().measure(batches)
+        rows = [(self.scaled(x, n), n // HOP_SAMPLES + 1) for x, n in batches]
+        mel = torch.cat(
+            [row[: int(n)] for x, ns in rows for row, n in zip(spectrogram(x, self.tables), ns, strict=True)]
+        )
+        self.mel_mean.copy_(mel.mean(0))
+        self.mel_deviation.copy_(mel.std(0).clamp(min=0.1))
 
-class WaveformFrontEnd(nn.Module):
+
+class WaveformFrontEnd(FrontEnd):
     """The seven convolutions of wav2vec 2.0 LARGE (arXiv 2006.11477): LayerNorm in each, one frame per 20 ms.
 
     BASE's GroupNorm normalises over time, hence over padding, and is not offered here.
@@ -198,9 +188,9 @@ class WaveformFrontEnd(nn.Module):
     KERNELS = (10, 3, 3, 3, 3, 2, 2)
     STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.hop_samples = 320
+    def __init__(self, channels: int, *, fixed: bool = False) -> None:
+        super().__init__(fixed=fixed)
+        self.hop_samples, self.window_samples = 320, 400
         self.mel_view = centred_view(400, self.hop_samples)
         layers = zip(self.KERNELS, self.STRIDES, strict=True)
         self.convs = nn.ModuleList(
@@ -217,8 +207,10 @@ class WaveformFrontEnd(nn.Module):
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
-        x = normalise(waveforms, lengths).unsqueeze(1).to(self.norm.weight.dtype)  # (B, 1, S)
-        return convolved(self.convs, self.norm, x)
+        return self.local(self.scaled(waveforms, lengths) if self.fixed else normalise(waveforms, lengths))
+
+    def local(self, waveforms: Tensor) -> Tensor:
+        return convolved(self.convs, self.norm, waveforms.unsqueeze(1).to(self.norm.weight.dtype))  # of (B, 1, S)
 
 
 def centred_view(view_samples: int, hop_samples: int) -> tuple[int, int, int]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from .config import EncoderConfig
-from .frontend import HOP_SAMPLES, WINDOW_SAMPLES, Length, MelTables, log_mel
+from .frontend import Length
+from .mel import HOP_SAMPLES, WINDOW_SAMPLES, MelTables, log_mel
 from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
 from .protocol import Encoder

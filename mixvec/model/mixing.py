@@ -1,7 +1,8 @@
 """Token mixers: SummaryMixing, linear in time, and self-attention with the same signature.
 
 Symbols: B batch, T frames, D model width, H heads, D' the width of f and s (here D' = D).
-A mixer takes x (B, T, D) and a mask (B, T), True at valid frames, or None where there is no padding.
+A mixer takes x (B, T, D) and a mask (B, T), True at valid frames, or None where there is no padding; and, to stream,
+a context in N chunks of C frames with the state that the chunks before left (``context.py``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import EncoderConfig
+from .context import Context, in_chunks, means_over_context
 from .noise import Dropout
 
 Branches: TypeAlias = Callable[
@@ -125,20 +127,40 @@ class SummaryMixing(nn.Module):
             self.combine = nn.Linear(2 * dim, dim)
             self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` to (B, 1, D)."""
-        dtype = compute_dtype(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None, context: Context | None = None) -> Tensor:
+        """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` and no context to (B, 1, D).
+
+        With ``context``, s̄ is the mean over the frames of a chunk and of those before it that it sees
+        (arXiv 2409.07165), by chunk sums and prefix sums, in O(T).
+        """
+        dtype, frames = compute_dtype(x), x.shape[1]
         weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
         w1, b1, w2, b2 = (weight.to(dtype) for weight in weights)
-        local, sums = self.branches(x.to(dtype), mask, w1, b1, w2, b2, self.gelu)
-        count = x.shape[1] if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
-        summary: Tensor = self.summary_norm((sums / count).to(self.first.weight.dtype)).to(local.dtype)  # (B, D)
+        if context is None:
+            local, sums = self.branches(x.to(dtype), mask, w1, b1, w2, b2, self.gelu)
+            count = frames if mask is None else mask.sum(dim=1, keepdim=True).clamp(min=1)
+            means = sums / count  # (B, D)
+        else:
+            if mask is None:
+                mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            chunks, valid = in_chunks(x.to(dtype), context.chunk_frames), in_chunks(mask, context.chunk_frames)
+            parts = self.branches(chunks.flatten(0, 1), valid.flatten(0, 1), w1, b1, w2, b2, self.gelu)
+            local = parts[0] if self.lite else parts[0].reshape(len(x), -1, x.shape[2])[:, :frames]  # (B, T, D)
+            means = means_over_context(parts[1].view(*valid.shape[:2], -1), valid.sum(2), context)  # (B, N, D)
+        summary: Tensor = self.summary_norm(means.to(self.first.weight.dtype)).to(local.dtype)  # (B, D) or (B, N, D)
         if self.lite:
-            return summary.unsqueeze(1)
+            return over_frames(summary, context, frames)
         w_local, w_summary = self.combine.weight.chunk(2, dim=1)
         mixed = F.linear(self.dropout(self.local_norm(local)), w_local)  # (B, T, D)
-        late = F.linear(self.dropout(summary), w_summary, self.combine.bias).unsqueeze(1)
+        late = over_frames(F.linear(self.dropout(summary), w_summary, self.combine.bias), context, frames)
         return self.act(mixed.add_(late) if self.allow_inplace else mixed + late)  # type: ignore[no-any-return]
+
+
+def over_frames(summary: Tensor, context: Context | None, frames: int) -> Tensor:
+    """A summary per utterance (B, D) as (B, 1, D), which broadcasts; one per chunk (B, N, D) as (B, T, D)."""
+    if context is None:
+        return summary.unsqueeze(1)
+    return summary.repeat_interleave(context.chunk_frames, dim=1)[:, :frames]
 
 
 class SelfAttention(nn.Module):
@@ -154,16 +176,60 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """x (B, T, D), mask (B, T) or None, to (B, T, D)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None, context: Context | None = None) -> Tensor:
+        """x (B, T, D), mask (B, T) or None, to (B, T, D).
+
+        With ``context``, a frame attends to its chunk and to those before it that it sees: window by window, in
+        O(T · left), or over the whole past in O(T²) where ``left_chunks`` is None, whose state grows with the stream.
+        """
         batch, frames, dim = x.shape
         qkv = self.qkv(x).view(batch, frames, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
         keys = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, T)
+        if context is not None:
+            if mask is None:
+                mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            q, k, v, keys = attend_in_chunks(q, k, v, mask, context)
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=keys, dropout_p=self.dropout if self.training else 0.0
         )
+        if mixed.dim() == 5:
+            mixed = mixed.transpose(1, 2).flatten(2, 3)[:, :, :frames]  # (B, N, H, C, D/H) to (B, H, T, D/H)
         return self.out(mixed.transpose(1, 2).reshape(batch, frames, dim))  # type: ignore[no-any-return]
+
+
+def attend_in_chunks(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, context: Context
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries, keys and values of attention in chunks, and which keys a query may see.
+
+    Args:
+        q, k, v: (B, H, T, D/H). mask: (B, T).
+        context: its state keeps the frames before, ``keys`` and ``values`` (B, H, P, D/H) and ``valid`` (B, P).
+
+    Returns:
+        With limited context windows of W = (left + 1)·C keys, all with a dimension N after B: (B, N, H, C, D/H),
+        twice (B, N, H, W, D/H), and (B, N, 1, C, W). With the whole past q, then (B, H, P + T, D/H) twice, and
+        (B, 1, T, P + T). A query that would see nothing, which is padding, sees everything: no row is NaN.
+    """
+    size, left = context.chunk_frames, context.left_chunks
+    past = 0 if left is None else left * size
+    empty = k.new_zeros(k.shape[0], k.shape[1], past, k.shape[3])
+    k = torch.cat([context.earlier("keys", empty), k], dim=2)
+    v = torch.cat([context.earlier("values", empty), v], dim=2)
+    valid = torch.cat([context.earlier("valid", mask.new_zeros(len(mask), past)), mask], dim=1)
+    kept = 0 if left is None else k.shape[2] - past  # of whole chunks, when more follow
+    for name, value in (("keys", k[:, :, kept:]), ("values", v[:, :, kept:]), ("valid", valid[:, kept:])):
+        context.keep(name, value)
+    if left is None:
+        number = torch.arange(k.shape[2], device=k.device) // size
+        seen = (number <= number[k.shape[2] - q.shape[2] :, None]) & valid[:, None, None, :]  # (B, 1, T, P + T)
+    else:
+        wide = past + size
+        q = in_chunks(q.transpose(1, 2), size).transpose(2, 3)  # (B, N, H, C, D/H)
+        k, v = (in_chunks(y.transpose(1, 2), size).flatten(1, 2).unfold(1, wide, size).transpose(3, 4) for y in (k, v))
+        seen = in_chunks(valid, size).flatten(1, 2).unfold(1, wide, size)[:, :, None, None, :]  # (B, N, 1, 1, W)
+    return q, k, v, seen | ~seen.any(-1, keepdim=True)
 
 
 def build_mixer(config: EncoderConfig) -> SummaryMixing | SelfAttention:

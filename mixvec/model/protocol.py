@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .frontend import SAMPLE_RATE_HZ, Length, MelTables, normalised_log_mel
+from .frontend import SAMPLE_RATE_HZ, Length
+from .mel import MelTables, normalised_log_mel
 from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mixvec.errors import UserError
-from mixvec.model.frontend import HOP_SAMPLES, MelTables, log_mel
+from mixvec.model.mel import HOP_SAMPLES, MelTables, log_mel
 from mixvec.model.padding import padding_mask, zero_padding
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
 from mixvec import EncoderConfig, build_encoder
-from mixvec.model.frontend import ConvLayer, MelFrontEnd, WaveformFrontEnd, mel_filters, normalise, normalised_log_mel
+from mixvec.model.frontend import ConvLayer, MelFrontEnd, WaveformFrontEnd
 from mixvec.model.logmel import DEVIATION, MEAN
+from mixvec.model.mel import mel_filters, normalise, normalised_log_mel
 
 FRONT_ENDS = ["mel-20ms", "mel-40ms", "waveform"]
 SHORTEST = {"mel-20ms": 960, "mel-40ms": 960, "waveform": 400}

@@ -17,7 +17,7 @@ from mixvec import Classifier, CtcRecognizer, HybridRecognizer, UserError, build
 from mixvec.audio import read_audio
 from mixvec.cli.predictor import load_predictor
 from mixvec.hub import save_folder
-from mixvec.model.frontend import MelTables, normalised_log_mel
+from mixvec.model.mel import MelTables, normalised_log_mel
 from mixvec.onnx_export import DftTables, export_onnx
 from mixvec.onnx_model import OnnxEncoder, load_onnx
 from tests.commands import in_process

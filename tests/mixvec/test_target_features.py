@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixvec import Encoder, EncoderConfig, build_encoder
-from mixvec.model.frontend import MelTables, normalised_log_mel
+from mixvec.model.mel import MelTables, normalised_log_mel
 from tests.tiny_models import MEL, WAV2VEC2, WAVEFORM, speech
 
 BASE = replace(WAV2VEC2, front_end="waveform-groupnorm", mixer="attention")

@@ -19,7 +19,7 @@ from torch import Tensor
 from mixvec import EncoderConfig, UserError, build_encoder
 from mixvec.data.batches import Clip, loaded_of
 from mixvec.data.utterances import Utterance
-from mixvec.model.frontend import MelTables, log_mel
+from mixvec.model.mel import MelTables, log_mel
 from mixvec.training.config import load_config
 from mixvec.training.randomness import seed_update
 from pretrain.config import PretrainConfig
