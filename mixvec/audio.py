@@ -73,19 +73,6 @@ def _checked(samples: Samples, path: str | Path | BinaryIO) -> Tensor:
     return torch.from_numpy(samples)
 
 
-def audio_blocks(
-    path: str | Path | BinaryIO, start_s: float, duration_s: float | None, block_frames: int
-) -> Iterator[tuple[int, Samples]]:
-    """A segment of a file at its own rate, in blocks: the rate in Hz, and the samples (S,), channels averaged.
-
-    Raises:
-        UserError: the file is missing or unreadable.
-    """
-    with _sound(path) as file:
-        for block in _mono(file, path, start_s, duration_s, block_frames):
-            yield file.samplerate, block
-
-
 @contextmanager
 def _sound(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
     import soundfile  # only now, as what is given waveforms needs no libsndfile

@@ -11,14 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
 
-from .audio import audio_blocks
-
 FRAME_S = 0.02
-BLOCK_FRAMES = 1 << 16
 LOUD_QUANTILE = 0.95
 FLOOR_DB = -70.0
 """dB of full scale; anything below is silence, whatever the recording's level."""
@@ -31,26 +27,11 @@ SILENCE_S, PAD_S = 0.5, 0.1
 """Silences at least so long are skipped; so much of them is kept on each side of speech."""
 
 
-def frame_levels(file: str | BinaryIO, start_s: float, duration_s: float) -> tuple[np.ndarray, float]:
-    """Energies of a segment of a file, in frames of about 20 ms: dB of full scale (F,), and the seconds of a frame.
-
-    It is read once, in blocks: an hour takes 0.7 MB. A constant offset counts as silence, and so do values that are not
-    finite.
-
-    Raises:
-        UserError: the file cannot be decoded.
-    """
-    levels, rest, hop, rate_hz = [np.zeros(0, np.float32)], np.zeros(0, np.float32), 1, 1
-    for rate_hz, block in audio_blocks(file, start_s, duration_s, BLOCK_FRAMES):
-        hop = round(rate_hz * FRAME_S)
-        rest = np.concatenate([rest, block])
-        levels.append(levels_of(rest, hop))
-        rest = rest[len(levels[-1]) * hop :]
-    return np.concatenate(levels), hop / rate_hz
-
-
 def levels_of(samples: np.ndarray, hop: int) -> np.ndarray:
-    """Energies of the whole frames of ``hop`` samples in a waveform (S,): dB of full scale (F,)."""
+    """Energies of the whole frames of ``hop`` samples in a waveform (S,): dB of full scale (F,).
+
+    A constant offset counts as silence, and so do values that are not finite.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         energies = samples[: len(samples) // hop * hop].reshape(-1, hop).var(axis=1)  # (frames,)
     levels: np.ndarray = 10 * np.log10(np.maximum(np.where(np.isfinite(energies), energies, 0), 1e-12))
@@ -67,7 +48,7 @@ def find_speech(
     where it is quietest.
 
     Args:
-        levels_db: (F,) of ``frame_levels``, of at least ``min_s`` seconds.
+        levels_db: (F,) of ``levels_of``, of at least ``min_s`` seconds.
         below_db: frames so far under the loud level are silence.
     """
     levels_db = np.maximum(levels_db, FLOOR_DB)

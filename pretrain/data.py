@@ -91,11 +91,7 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
     run.skips.note(corpus.skipped, fresh=True)
     if not corpus.utterances:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
-    cut = cut_long(corpus, data, run.on_main)
-    run.skips.note(corpus.skipped, fresh=True)
-    if not corpus.utterances:
-        raise UserError(f"data.train={data.train}: all of it is silence at data.gate.below_db={data.gate.below_db:g}")
-    if cut.recordings:
+    if (cut := cut_long(corpus, data)).recordings:
         run.log.print(f"{cut} (data.max_s={data.max_s:g})")
     if data.longest_share < 1.0:
         count = len(corpus.utterances)

@@ -34,11 +34,10 @@ from mixvec.data.batches import read_clip
 from mixvec.data.sources import Corpus
 from mixvec.errors import UserError, run_cli
 from mixvec.hub import load_model
-from mixvec.model.beam import prefix_beam
 from mixvec.text import normalise_text
 from mixvec.training.config import load_config
 from tools import command_parser
-from tools.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
+from tools.lexicon import NgramBeam, out_of_vocabulary, prefix_beam, tokenize_words, words_of
 from tools.score import comparison, read_rows
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -90,7 +89,7 @@ def decode(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpor
         found = ngram.decode(log_probs, weight, bonus, beam)
     else:
         greedy, log_probs = outputs(config, model, corpora[split])
-        found = [list(prefix_beam(own, beam)[0][0]) for own in log_probs]
+        found = prefix_beam(log_probs, beam)
     searched = spelled(model, greedy, found)
     files = [args.run / f"{split}-greedy.jsonl", args.run / f"{split}-{'lm' if args.lm else 'beam'}.jsonl"]
     write_rows(files[0], greedy)

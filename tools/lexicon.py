@@ -1,4 +1,4 @@
-"""Beam search over the words of an n-gram language model: flashlight-text with KenLM, through torchaudio."""
+"""Beam search over the output of CTC, alone or over the words of an n-gram: flashlight-text, through torchaudio."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from mixvec import UserError
 from mixvec.text import BLANK, SPACE, TextStyle, normalise_text
 
 MARKS = ("<s>", "</s>", "<unk>")
+BLANK_NUMBER = 0
 OTHER_TOKENS = -1e4
 """Log-probability of all other tokens in the frame that ends the last word."""
 
@@ -86,6 +88,32 @@ def words_of(path: Path) -> list[str]:
     return found
 
 
+def prefix_beam(log_probs: Sequence[Tensor], beam: int) -> list[list[int]]:
+    """The most probable token sequence for each utterance's log-probabilities (T, V), summed over its alignments.
+
+    Prefix search (Graves et al. 2006; Hannun et al., arXiv 1408.2873, algorithm 1), exact where ``beam`` holds every
+    prefix.
+
+    Raises:
+        UserError: flashlight-text is not installed.
+    """
+    size = log_probs[0].shape[1]
+    search = _ctc_decoder()(
+        lexicon=None, tokens=list(map(str, range(size))), lm=None, beam_size=beam, beam_size_token=min(beam, size),
+        beam_threshold=float("inf"), log_add=True, blank_token=str(BLANK_NUMBER), sil_token=str(BLANK_NUMBER),
+    )  # fmt: skip
+    best = [search(own.float().unsqueeze(0))[0][0].tokens.tolist() if len(own) else [] for own in log_probs]
+    return [[token for token in tokens if token != BLANK_NUMBER] for tokens in best]
+
+
+def _ctc_decoder() -> Any:
+    try:
+        from torchaudio.models.decoder import ctc_decoder
+    except ImportError as error:
+        raise UserError(f"beam search needs flashlight-text: pip install flashlight-text ({error})") from error
+    return ctc_decoder
+
+
 class NgramBeam:
     """Beam search over the words of a lexicon, scored by CTC, an n-gram and a bonus per word."""
 
@@ -94,14 +122,10 @@ class NgramBeam:
         Raises:
             UserError: KenLM cannot read the file, or flashlight-text is not installed.
         """
-        try:
-            from torchaudio.models.decoder import ctc_decoder
+        self._make = _ctc_decoder()
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import create_word_dict, load_words
 
-            self._make = ctc_decoder
-            from flashlight.lib.text.decoder.kenlm import KenLM
-            from flashlight.lib.text.dictionary import create_word_dict, load_words
-        except ImportError as error:
-            raise UserError(f"an n-gram needs flashlight-text: pip install flashlight-text ({error})") from error
         self.vocabulary, self.characters = list(vocabulary), SPACE in vocabulary
         self._folder = tempfile.TemporaryDirectory(prefix="mixvec-lexicon-")
         self._lexicon = str(Path(self._folder.name) / "lexicon.txt")

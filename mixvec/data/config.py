@@ -7,19 +7,6 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """What counts as silence in recordings longer than ``data.max_s``."""
-
-    below_db: float | None = None
-    """Frames this many dB below the recording's loud level (its 95th percentile) are silence; 35 suits clean speech,
-    noisier recordings need less. null: nothing is silence, and all of a recording is used."""
-    silence_s: float = 0.5
-    """Silences at least this long are skipped."""
-    pad_s: float = 0.1
-    """Silence that is kept on each side of speech."""
-
-
-@dataclass(frozen=True)
 class WaveformAugmentConfig:
     """Augmentation of the waveforms of ``data.train``, in this order; each step is off until its key turns it on."""
 
@@ -76,11 +63,9 @@ class DataConfig:
     min_s: float = 1.0
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
-    """Longer utterances are cut into segments of even length, at most this, that cover all of it; or by ``gate``."""
+    """Longer utterances are cut into segments of even length, at most this, that cover all of it."""
     longest_share: float = 1.0
     """Only the longest utterances, after cutting, that make up this share of the hours (arXiv 2601.20896)."""
-    gate: GateConfig = field(default_factory=GateConfig)
-    """An energy gate for recordings longer than ``max_s``; off unless ``below_db`` is set."""
     workers: int = 2
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
@@ -96,9 +81,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not 0.0 < self.longest_share <= 1.0:
             raise ValueError(f"data.longest_share={self.longest_share} is a share of the hours: above 0, at most 1")
-        if self.gate.below_db is not None and not self.gate.below_db > 0:
-            raise ValueError(f"data.gate.below_db={self.gate.below_db} must be above 0 dB, or null for no gate")
         if self.stream and self.temperature != 1.0:
             raise ValueError("data.temperature needs the hours of each corpus, unknown to data.stream; set weights")
-        if self.stream and (self.longest_share < 1.0 or self.gate.below_db is not None):
-            raise ValueError("data.longest_share and data.gate look at all utterances first, which data.stream cannot")
+        if self.stream and self.longest_share < 1.0:
+            raise ValueError("data.longest_share looks at all utterances first, which data.stream cannot")

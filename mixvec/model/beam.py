@@ -1,4 +1,4 @@
-"""Search over the output of CTC: the most probable texts, and the probability that a text has a given beginning.
+"""The probability, by the output of CTC, that a text has a given beginning.
 
 Symbols: T frames, V vocabulary size, K hypotheses, C candidates. Token 0 is the blank.
 """
@@ -11,49 +11,6 @@ import torch
 from torch import Tensor
 
 BLANK = 0
-
-
-def prefix_beam(log_probs: Tensor, beam: int) -> list[tuple[tuple[int, ...], float]]:
-    """The most probable token sequences and their log-probabilities, the best first, at most ``beam``.
-
-    Prefix search (Graves et al. 2006; Hannun et al., arXiv 1408.2873, algorithm 1): each prefix has the summed
-    probability of all its alignments so far, separately for those that end in a blank and those that do not. It
-    is exact where ``beam`` holds every prefix.
-
-    Args:
-        log_probs: (T, V), normalised over V.
-        beam: prefixes kept after each frame, and the number of most probable tokens tried at each frame.
-    """
-    kept: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
-    best, tokens = log_probs.float().cpu().topk(min(beam, log_probs.shape[1]), dim=1)
-    for values, tried in zip(best.tolist(), tokens.tolist(), strict=True):
-        found: dict[tuple[int, ...], tuple[float, float]] = {}
-        for prefix, (blank, spoken) in kept.items():
-            total = _add(blank, spoken)
-            for token, value in zip(tried, values, strict=True):
-                if token == BLANK:
-                    _gather(found, prefix, total + value, -math.inf)
-                elif prefix and token == prefix[-1]:
-                    _gather(found, prefix, -math.inf, spoken + value)
-                    if blank > -math.inf:
-                        _gather(found, (*prefix, token), -math.inf, blank + value)
-                else:
-                    _gather(found, (*prefix, token), -math.inf, total + value)
-        ranked = sorted(found.items(), key=lambda item: (-_add(*item[1]), item[0]))
-        kept = dict(ranked[:beam])
-    return [(prefix, _add(*parts)) for prefix, parts in kept.items()]
-
-
-def _gather(found: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...], a: float, b: float) -> None:
-    blank, spoken = found.get(prefix, (-math.inf, -math.inf))
-    found[prefix] = _add(blank, a), _add(spoken, b)
-
-
-def _add(a: float, b: float) -> float:
-    """log(exp a + exp b)."""
-    if a < b:
-        a, b = b, a
-    return a if b == -math.inf else a + math.log1p(math.exp(b - a))
 
 
 class PrefixScores:

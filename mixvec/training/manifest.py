@@ -44,10 +44,11 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def sha256(path: Path) -> str:
-    """Hexadecimal; read in pieces of a mebibyte."""
+def sha256(*paths: Path) -> str:
+    """The hexadecimal sum of files, one after another; read in pieces of a mebibyte."""
     total = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            total.update(piece)
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                total.update(piece)
     return total.hexdigest()

@@ -10,14 +10,13 @@ V units of a codebook, N frames of a sample.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torchaudio.functional import compute_deltas, create_dct
 
 from mixvec.errors import UserError
 from mixvec.model.mel import HOP_SAMPLES, MelTables, log_mel
@@ -190,9 +189,9 @@ class TargetFrames(nn.Module):
         encoder = self._encoder[0]
         mel = log_mel(waveforms, lengths, self._tables)  # (B, 100 frames/s, M)
         count = lengths // HOP_SAMPLES + 1
-        cepstra = hold_last(mel @ cosines(MEL_BINS, CEPSTRA, mel.device), count)
-        first = hold_last(differences(cepstra), count)
-        x = torch.cat([cepstra, first, differences(first)], dim=-1)  # (B, 100 frames/s, 39)
+        cepstra = hold_last(mel @ create_dct(CEPSTRA, MEL_BINS, "ortho").to(mel.device), count)
+        first = hold_last(compute_deltas(cepstra.mT).mT, count)
+        x = torch.cat([cepstra, first, compute_deltas(first.mT).mT], dim=-1)  # (B, 100 frames/s, 39)
         mask = padding_mask(count, x.shape[1])
         total = count.view(-1, 1, 1)
         mean = zero_padding(x, mask).sum(1, keepdim=True) / total
@@ -227,6 +226,7 @@ def load_teacher(encoder: Any, name: str, layer: int | None) -> tuple[Any, int, 
     """
     from mixvec.hub import open_encoder
     from mixvec.locate import resolve
+    from mixvec.training.manifest import sha256
 
     teacher = open_encoder(name).requires_grad_(False).eval()
     chosen = math.ceil(2 * teacher.num_layers / 3) if layer is None else layer
@@ -239,17 +239,7 @@ def load_teacher(encoder: Any, name: str, layer: int | None) -> tuple[Any, int, 
         own, theirs = (round(one.sample_rate_hz / one.hop_samples, 1) for one in (encoder, teacher))
         raise UserError(f"objective.teacher={name} has {theirs:g} frames a second, fewer than the encoder's {own:g}: "
                         "choose another teacher, or larger encoder.conv_strides")  # fmt: skip
-    return teacher, chosen, checksum(resolve(name))
-
-
-def checksum(folder: Path) -> str:
-    """The SHA-256 of the weights of a model folder, which may be in several files."""
-    total = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                total.update(piece)
-    return total.hexdigest()
+    return teacher, chosen, sha256(*sorted(resolve(name).glob("*.safetensors")))
 
 
 def centres(encoder: Any, frames: Tensor) -> Tensor:
@@ -259,21 +249,7 @@ def centres(encoder: Any, frames: Tensor) -> Tensor:
     return middle
 
 
-def cosines(bins: int, count: int, device: torch.device) -> Tensor:
-    """The orthonormal cosine transform (bins, count) that turns log-mel into cepstra (DCT-II)."""
-    k, n = torch.arange(count, device=device).float(), torch.arange(bins, device=device).float()
-    table = torch.cos(math.pi / bins * (n.unsqueeze(1) + 0.5) * k) * math.sqrt(2 / bins)
-    table[:, 0] /= math.sqrt(2)
-    return table
-
-
 def hold_last(x: Tensor, lengths: Tensor) -> Tensor:
     """x (B, T, F) whose padding repeats the last frame, so that differences there do not see the padding."""
     index = torch.minimum(torch.arange(x.shape[1], device=x.device), (lengths - 1).unsqueeze(1))  # (B, T)
     return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-
-def differences(x: Tensor) -> Tensor:
-    """The slope of x (B, T, F) over ±2 frames: Σ_n n (x_{t+n} - x_{t-n}) / 10, edges repeated."""
-    padded = torch.cat([x[:, :1], x[:, :1], x, x[:, -1:], x[:, -1:]], dim=1)
-    return ((padded[:, 3:-1] - padded[:, 1:-3]) + 2 * (padded[:, 4:] - padded[:, :-4])) / 10

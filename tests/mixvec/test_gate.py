@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixvec.gate import FLOOR_DB, FRAME_S, find_speech, frame_levels
+from mixvec.gate import FLOOR_DB, FRAME_S, find_speech, levels_of
 from tests.readers import spoken
 
 Gate = tuple[float, float, float]
@@ -18,8 +18,10 @@ GATE: Gate = (35.0, 0.5, 0.1)
 
 
 def found(path: Path, min_s: float = 1.0, max_s: float = 30.0, gate: Gate = GATE) -> list[tuple[float, float]]:
-    levels_db, frame_s = frame_levels(str(path), 0.0, soundfile.info(path).duration)
-    return [(float(begin), float(end)) for begin, end in find_speech(levels_db, frame_s, min_s, max_s, *gate)]
+    samples, rate_hz = soundfile.read(path, dtype="float32")
+    hop = round(rate_hz * FRAME_S)
+    bounds_s = find_speech(levels_of(samples, hop), hop / rate_hz, min_s, max_s, *gate)
+    return [(float(begin), float(end)) for begin, end in bounds_s]
 
 
 def assert_near(bounds_s: list[tuple[float, float]], meant: list[tuple[float, float]], off_s: float = 0.045) -> None:
@@ -107,6 +109,6 @@ def test_values_that_are_not_finite_are_silence(tmp_path: Path) -> None:
     samples, rate_hz = soundfile.read(path, dtype="float32")
     samples[20_000:24_000], samples[90_000] = np.nan, np.inf
     soundfile.write(path, samples, rate_hz, subtype="FLOAT")
-    levels_db, _ = frame_levels(str(path), 0.0, 12.0)
+    levels_db = levels_of(samples, round(rate_hz * FRAME_S))
     assert np.isfinite(levels_db).all() and levels_db[62:75].max() < -100
     assert_near(found(path), [(0.9, 5.1), (6.9, 11.1)])

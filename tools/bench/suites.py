@@ -9,7 +9,7 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Literal
 
-from . import ours, peers, stored
+from . import ours, peers
 from .measure import Case, System
 
 Preset = Literal["cpu", "gpu", "smoke"]
@@ -71,27 +71,8 @@ def inference(preset: Preset) -> list[Case]:
                  length_s) for length_s in ((2,) if preset == "smoke" else (2, 10, 60, 300))]  # fmt: skip
 
 
-def data(preset: Preset) -> list[Case]:
-    """FLAC files in a folder to the end of the first epoch, in one process."""
-    clips, length_s = (6, 2) if preset == "smoke" else (60, 15)
-    systems = {
-        "mixvec": System(stored.first_epoch, ("mixvec", clips, length_s)),
-        "libsndfile loop": System(stored.first_epoch, ("libsndfile", clips, length_s)),
-        "datasets map": System(stored.first_epoch, ("datasets", clips, length_s), "datasets"),
-    }
-    return [Case(f"first epoch, {clips} x {length_s} s", systems, clips * length_s)]
-
-
-def checkpoint(preset: Preset) -> list[Case]:
-    """A checkpoint of ``base`` in pretraining: what training waits for, what is written meanwhile, resuming."""
-    parts = {"training waits": "copy", "written in the background": "write", "resuming": "load"}
-    keys = TOY if preset == "smoke" else ()
-    return [Case("checkpoint of base", {name: System(stored.checkpoint, (part, keys, device(preset)))
-                                        for name, part in parts.items()})]  # fmt: skip
-
-
 SUITES: dict[str, Callable[[Preset], list[Case]]] = {
-    "mixers": mixers, "inference": inference, "update": update, "data": data, "checkpoint": checkpoint,
+    "mixers": mixers, "inference": inference, "update": update,
 }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ Symbols: N frames, T frames of a word, D width, L layers, V units.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -34,11 +33,14 @@ from mixvec.data.sources import find_utterances
 from mixvec.errors import UserError, run_cli
 from mixvec.hub import load_encoder
 from mixvec.model.config import LOG_MEL, SIZES
+from tools import command_parser
 from tools.corpus import TEST_VOICES, TRAIN_VOICES
 from tools.espeak import SAMPLE_RATE_HZ, Phone, synthesise
 from tools.sentences import everyday
 
 UNITS = 100
+PENALTY = 1e-4
+"""Of the squared weights of the linear classifier, beside the mean cross-entropy."""
 MAX_FRAMES = 20_000
 """Frames that a classifier or k-means is fitted on, and that singular values are taken of."""
 
@@ -106,32 +108,22 @@ def labelled_frames(
 
 def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
     """Accuracy on test frames (N, D) of softmax regression fitted to train frames, which are standardised (L-BFGS)."""
-    mean, deviation = train.mean(0), train.std(0) + 1e-5
-    x, classes = (train - mean) / deviation, int(max(train_labels.max(), test_labels.max())) + 1
-    weight = torch.zeros(x.shape[1], classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(x @ weight + bias, train_labels) + 1e-4 * weight.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    predicted = ((test - mean) / deviation @ weight + bias).argmax(1)
-    return float((predicted == test_labels).float().mean())
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (2 * PENALTY * len(train)), max_iter=100))
+    return float(model.fit(train.numpy(), train_labels.numpy()).score(test.numpy(), test_labels.numpy()))
 
 
 def purity_and_pnmi(units: Tensor, labels: Tensor) -> tuple[float, float]:
     """How well units (N,) tell phonemes (N,): phone purity, and mutual information over the phonemes' entropy."""
-    joint = torch.zeros(int(units.max()) + 1, int(labels.max()) + 1, dtype=torch.float64)
-    joint.index_put_((units, labels), torch.ones(len(units), dtype=torch.float64), accumulate=True)
-    joint /= joint.sum()
-    by_unit, by_phone = joint.sum(1), joint.sum(0)
-    entropy = float(torch.special.entr(by_phone).sum())
-    mutual = entropy + float(torch.special.entr(by_unit).sum()) - float(torch.special.entr(joint).sum())
-    return float(joint.amax(1).sum()), mutual / max(entropy, 1e-12)
+    from sklearn.metrics import mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix, entropy
+
+    joint = contingency_matrix(labels.numpy(), units.numpy())  # (phonemes, units)
+    mutual = float(mutual_info_score(None, None, contingency=joint))
+    return float(joint.max(axis=0).sum() / joint.sum()), mutual / max(float(entropy(labels.numpy())), 1e-12)
 
 
 def rankme(frames: Tensor) -> float:
@@ -263,9 +255,7 @@ def markdown(results: dict[str, list[dict[str, float]]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.probe.frames", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("probe.frames", __doc__)
     parser.add_argument("models", metavar="MODEL", nargs="+", help="run directory, model folder or org/name")
     parser.add_argument("--words", metavar="DATA", help="words with a label and a speaker each, for ABX")
     parser.add_argument("--max-words", metavar="N", type=int, default=300, help="at most so many of them (300)")
