@@ -1,6 +1,6 @@
 """Time and memory of mixvec, of its attention baseline and of other frameworks: equal shapes, one run, one machine.
 
-    python -m tools.bench                                  both suites on the CPU, at the sizes that matter (an hour)
+    python -m tools.bench                                  every suite on the CPU, at the sizes that matter (an hour)
     python -m tools.bench mixers --repeats 7               one of them
     python -m tools.bench --preset gpu --json gpu.json     one CUDA device, bf16
     python -m tools.bench --preset smoke                   toy shapes, to see that everything runs
