@@ -88,3 +88,26 @@ def common_voice(root: Path) -> Path:
             lines.append(f"speaker{number}\t{clip}\tBore da{'!' if number else ''}\t2")
         (root / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return root
+
+
+def aishell(root: Path) -> Path:
+    """``wav/train/S0002/BAC009S0002W0001.wav`` and the transcript of all splits."""
+    lines = []
+    for split, speaker in (("train", "S0002"), ("dev", "S0724"), ("test", "S0764")):
+        for number in range(3):
+            name = f"BAC009{speaker}W{number:04d}"
+            audio(root / "wav" / split / speaker / f"{name}.wav", 0.8)
+            lines.append(f"{name} {'楼市' if number else '出 现'}")
+    (root / "transcript").mkdir()
+    (root / "transcript/aishell_transcript_v0.8.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def tedlium(root: Path) -> Path:
+    """``train/sph/TALK.sph`` and ``train/stm/TALK.stm``, and so for ``dev`` and ``test``."""
+    for split in ("train", "dev", "test"):
+        audio(root / split / "sph/Talk_2010.wav", 3.0).rename(root / split / "sph/Talk_2010.sph")
+        (root / split / "stm").mkdir()
+        lines = [f"Talk_2010 1 Talk_2010 {t} {t + 1} <o,f0,female> {'one two' if t else 'two one'}" for t in range(3)]
+        (root / split / "stm/Talk_2010.stm").write_text("\n".join(lines) + "\n")
+    return root

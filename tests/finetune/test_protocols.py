@@ -15,11 +15,18 @@ from mixvec import SpeechEncoder
 from mixvec.training.config import load_config
 from tests.runs import ROOT, fresh, written
 from tests.tiny_models import encoder
-from tests.voice_corpora import common_voice, iemocap, libri_light, librispeech, trial_list, voxceleb
+from tests.voice_corpora import aishell, common_voice, iemocap, libri_light, librispeech, tedlium, trial_list, voxceleb
 
-CONFIGS = sorted(path for folder in ("librispeech", "mp3s") for path in (ROOT / "configs" / folder).glob("*.yaml"))
+CONFIGS = sorted(
+    path for folder in ("librispeech", "mp3s", "scratch") for path in (ROOT / "configs" / folder).glob("*.yaml")
+)
 BRIEF = ["run.updates=1", "run.eval_every=1", "run.log_every=1", "batch.update_s=4", "data.workers=0",
          "run.precision=fp32"]  # fmt: skip
+SMALLER = {
+    "mp3s": ["head.width=16", "asr.vocabulary_size=12"],
+    "scratch": ["encoder.dim=16", "encoder.num_layers=1", "encoder.ffn_dim=32", "encoder.conv_channels=16",
+                "asr.decoder_layers=1"],
+}  # fmt: skip
 SCORES = {"asr": "wer", "speaker": "eer", "emotion": "unweighted_accuracy"}
 
 
@@ -28,10 +35,13 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The archives, unpacked where the headers' commands look for them."""
     root = tmp_path_factory.mktemp("archives")
     libri_light(root / "librispeech_finetuning")
-    for split in ("train-clean-100", "dev-clean", "dev-other", "test-clean"):
+    for split in ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean"):
         librispeech(root / "LibriSpeech", split)
     common_voice(root / "cy")
     common_voice(root / "eu")
+    common_voice(root / "nl")
+    aishell(root / "data_aishell")
+    tedlium(root / "TEDLIUM_release2")
     voxceleb(root / "VoxCeleb1/dev", speakers=2)
     voxceleb(root / "VoxCeleb1/test", speakers=2, first=21)
     trial_list(root / "VoxCeleb1/veri_test2.txt", first=21)
@@ -54,7 +64,8 @@ def test_the_command_of_the_header_runs(
     small = [
         *BRIEF,
         f"run.dir={tmp_path}",
-        *(["head.width=16", "asr.vocabulary_size=12"] if path.parent.name == "mp3s" else []),
+        *SMALLER.get(path.parent.name, []),
+        *(["asr.vocabulary_size=9"] if path.parent.name == "scratch" and "units: unigram" in path.read_text() else []),
     ]
     fresh()
     with written():
