@@ -49,6 +49,8 @@ class RunState:
     """Fingerprints of the training data, labels and vocabulary, by name."""
     seconds_seen: float = 0.0
     wall_s: float = 0.0
+    energy_j: float | None = 0.0
+    """Drawn by the GPUs of all ranks; None where some GPU, in some session, had no counter."""
     skipped_updates: int = 0
     """Updates left out because the loss or the gradient was not finite, in a row."""
     grad_norms: list[float] = field(default_factory=list)
@@ -185,7 +187,6 @@ def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator)
     """
     try:
         saved = json.loads((path / "state.json").read_text())
-        saved["state"].pop("energy_j", None)  # of earlier versions
         state, ranks, places = RunState(**saved["state"]), int(saved["ranks"]), list(saved["places"])
         moments, generators = load_file(path / "optimizer.safetensors"), load_file(path / "rng.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

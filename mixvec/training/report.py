@@ -1,4 +1,4 @@
-"""What the log row of every run has: the gradient, the time that is left, and memory."""
+"""What the log row of every run has: the gradient, the time that is left, memory and energy."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def common_row(run: Run, state: RunState, norms: list[float]) -> dict[str, Any]:
             fp16's loss scaler left it out.
     """
     finite = [norm for norm in norms if math.isfinite(norm)]
+    state.energy_j = run.energy_j()
     row = {
         "update": state.update,
         "gradient_norm": finite[-1] if finite else math.nan,
@@ -34,7 +35,7 @@ def common_row(run: Run, state: RunState, norms: list[float]) -> dict[str, Any]:
     }
     if run.config.run.max_hours is not None:
         row["session_seconds_left"] = run.config.run.max_hours * 3600 - run.stop.session_s
-    return row
+    return row if state.energy_j is None else row | {"energy_kwh": state.energy_j / 3.6e6}
 
 
 def count_outliers(state: RunState, norms: list[float]) -> int:
@@ -52,7 +53,9 @@ def memory_mb(device: torch.device) -> float:
 
 
 def time_left(row: dict[str, Any]) -> str:
-    """The end of a status line: the time that is left."""
+    """The end of a status line: energy so far where it is known, and the time that is left."""
     left_s = row["seconds_left"]
     unit, name = (3600, "h") if left_s >= 3600 else (60, "min") if left_s >= 60 else (1, "s")
-    return f"{left_s / unit:.{int(name == 'h')}f} {name} left"
+    left = f"{left_s / unit:.{int(name == 'h')}f} {name}"
+    energy = f"{row['energy_kwh']:.3g} kWh  " if "energy_kwh" in row else ""
+    return f"{energy}{left} left"

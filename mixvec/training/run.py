@@ -12,6 +12,7 @@ These are the ranks' codes; torchrun turns each but 0 into 1.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from . import checkpoint
 from .background import Background
 from .checkpoint import RunState
 from .device import leave_process_group
+from .energy import Energy
 from .log import Log
 from .quota import SkipQuota
 from .rundir import open_directory
@@ -115,6 +117,7 @@ class Run:
             other = f" on {ranks} ranks (previously {before}); updates are the same up to rounding"
             self.log.print(f"resuming from {found}{other if ranks != before else ''}")
         self._since = time.monotonic() - state.wall_s
+        self._energy, self._before_j = Energy(self.accelerator), state.energy_j
         self.stop.training, self.stop.can_resume = True, found is not None
         return state
 
@@ -136,7 +139,7 @@ class Run:
 
     def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:
         """Write a checkpoint in the background (``checkpoint.save``). Every rank calls this."""
-        state.wall_s = self.elapsed_s
+        state.wall_s, state.energy_j = self.elapsed_s, self.energy_j()
         plain = self.accelerator.unwrap_model(model)
         folder = self.dir / "checkpoints"
         checkpoint.save(folder, state, plain, optimizer, self.accelerator, self.config.run, self.writes)
@@ -146,6 +149,15 @@ class Run:
     def elapsed_s(self) -> float:
         """Seconds of work so far, earlier sessions included."""
         return time.monotonic() - self._since
+
+    def energy_j(self) -> float | None:
+        """Joules drawn so far by the GPUs of all ranks, earlier sessions included; None where that is not known.
+
+        Every rank calls this.
+        """
+        drawn_j = torch.tensor(self._energy.drawn_j(), dtype=torch.float64, device=self.accelerator.device)
+        total_j = float(self.accelerator.reduce(drawn_j, "sum"))
+        return None if self._before_j is None or math.isnan(total_j) else self._before_j + total_j
 
     def should_stop(self, state: RunState, seconds: float) -> int | None:
         """Count the update's ``seconds`` of audio over all ranks; the exit code to end with, or None to continue.

@@ -21,7 +21,7 @@ from pretrain.config import ProbeConfig
 from pretrain.probe import RIDGE, Probe, choose, layer_accuracies, left_out_accuracy, open_probe, pool
 from tests.runs import PRETRAIN, command, identical, in_forward, pretrain, rows, weights
 
-TIMING = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "probe_s"}
+TIMING = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "energy_kwh", "probe_s"}
 DROPS = ("encoder.dropout=0.1", "encoder.layer_drop=0.2")
 
 

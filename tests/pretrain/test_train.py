@@ -49,7 +49,7 @@ def test_resumed_equals_uninterrupted_bitwise_in_mid_epoch(corpus: Path, tmp_pat
         stop_after(last, corpus, tmp_path / "parts", *keys)
     assert pretrain(corpus, tmp_path / "parts", *keys) == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    timing = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb"}
+    timing = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "energy_kwh"}
     whole, parts = (
         [{k: v for k, v in row.items() if k not in timing} for row in rows(tmp_path / name)]
         for name in ("whole", "parts")

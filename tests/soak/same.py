@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .session import half_written
 
-TIMES = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "seconds", "wall_s"}
+TIMES = {"audio_s_per_s", "seconds_left", "wait_share", "memory_mb", "seconds", "wall_s", "energy_j", "energy_kwh"}
 """Keys that hold how long a run took and what it drew; they may differ."""
 
 

@@ -141,7 +141,7 @@ NUMBERS = st.floats(allow_nan=False) | st.none()
 
 
 @given(st.builds(RunState, update=st.just(1), place=st.lists(st.integers(0, 2**40)), seconds_seen=st.floats(0, 1e12),
-                 grad_norms=st.lists(st.floats(0, 1e30), max_size=3), best=NUMBERS, best_loss=NUMBERS,
+                 energy_j=NUMBERS, grad_norms=st.lists(st.floats(0, 1e30), max_size=3), best=NUMBERS, best_loss=NUMBERS,
                  loss=NUMBERS, best_update=st.integers(0), outlier_updates=st.integers(0),
                  outlier_windows=st.integers(0), skipped_updates=st.integers(0), wall_s=st.floats(0, 1e9),
                  data=st.just({"data.train": {"utterances": 2}})),
