@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from .audio import read_audio
 from .build import build_encoder
 from .errors import UserError
 from .kernels.cpu import branches as _cpu_branches
@@ -23,6 +27,8 @@ from .model.mixing import SelfAttention, SummaryMixing
 from .model.output import EncoderOutput
 from .model.pretrained import Pretrained
 from .model.protocol import Encoder
+from .model.waveforms import Sound
+from .resample import resample
 from .version import __version__
 
 __all__ = [
@@ -59,6 +65,11 @@ def _save(model: Any, folder: str | Path) -> None:
     save_folder(model, folder)
 
 
+def _read(path: str | PathLike[str]) -> Tensor:
+    return read_audio(Path(path))
+
+
 # The network knows neither disks nor kernels; the package provides both.
 Pretrained.loader, Pretrained.saver = staticmethod(_load), staticmethod(_save)
+Sound.reader, Sound.resampler = staticmethod(_read), staticmethod(resample)
 SummaryMixing.default_branches = _cpu_branches

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from .config import EncoderConfig
 from .context import Context, convolve_chunks
-from .mixing import activation, build_mixer
+from .mixing import SplitLinear, activation, build_mixer
 from .noise import Dropout
 from .padding import zero_padding
 from .tiling import in_tiles, with_context
@@ -169,7 +169,7 @@ class BranchformerBlock(nn.Module):
         self.mixer = build_mixer(config)
         self.local_norm = nn.LayerNorm(dim)
         self.local = ConvGating(config)
-        self.merge = nn.Linear(2 * dim, dim)
+        self.merge = SplitLinear(2 * dim, dim)
         mlp = [activation(config.activation), nn.Linear(dim, dim), activation(config.activation)]
         self.merge_act = nn.Sequential(*([] if self.mixer.merges_linearly else mlp))
         self.dropout = Dropout(config.dropout)

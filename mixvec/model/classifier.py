@@ -15,6 +15,7 @@ from .pooling import attention_weights
 from .protocol import Encoder
 from .task_model import Layers, TaskModel
 from .vocabulary import names_of
+from .waveforms import Waveforms
 
 
 class Classifier(TaskModel):
@@ -41,14 +42,16 @@ class Classifier(TaskModel):
         pooled = (weights.to(x.dtype) * x).sum(dim=1)  # (B, D)
         return self.output(self.dropout(self.head_norm(pooled))).float()  # type: ignore[no-any-return]
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None) -> Tensor:
         """Waveforms (B, S) and lengths (B,) to logits (B, N)."""
-        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate))
 
     @torch.inference_mode()
-    def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, float]]:
+    def understand(
+        self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
+    ) -> list[dict[str, float]]:
         """Each utterance's labels with their probabilities, the likeliest first."""
-        return self.rank(self(waveforms, lengths))
+        return self.rank(self(waveforms, lengths, sampling_rate))
 
     def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
         ranked = self.rank(self.head(encoded))

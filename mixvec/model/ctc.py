@@ -17,6 +17,7 @@ from .protocol import Encoder
 from .task_model import Layers, TaskModel
 from .trunks import Kind, TrunkChoice
 from .vocabulary import PIECE_SPACE, SPACE, vocabulary_of
+from .waveforms import Waveforms
 
 
 class CtcModel(TaskModel):
@@ -47,9 +48,11 @@ class CtcModel(TaskModel):
         """Log-probabilities (B, T, V) in fp32 from the encoder's output."""
         return self.output(self.dropout(self.head_norm(self.choice(encoded)))).float().log_softmax(-1)  # type: ignore[no-any-return]
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
-        encoded = self.encoder(waveforms, lengths, every_layer=self.every_layer)
+        encoded = self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate)
         return self.head(encoded), encoded.lengths
 
     def stored(self) -> dict[str, int]:
@@ -72,9 +75,11 @@ class CtcRecognizer(CtcModel):
         return SPACE if SPACE in self.vocabulary else PIECE_SPACE
 
     @torch.inference_mode()
-    def transcribe(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[str]:
+    def transcribe(
+        self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
+    ) -> list[str]:
         """The text of each utterance of (B, S)."""
-        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate))
 
     def read(self, encoded: EncoderOutput) -> list[str]:
         """The text of each utterance: greedy CTC."""

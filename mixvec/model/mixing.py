@@ -79,6 +79,10 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
+class SplitLinear(nn.Linear):
+    """A linear layer whose weight is read in parts; a type of its own, which ``quantize_dynamic`` leaves as it is."""
+
+
 class SummaryMixing(nn.Module):
     """SummaryMixing (arXiv 2307.07421, eq. 1 and 2; LayerNorms as in arXiv 2407.13377).
 
@@ -124,7 +128,7 @@ class SummaryMixing(nn.Module):
         self.summary_norm = nn.LayerNorm(dim) if norm else nn.Identity()
         if not lite:
             self.local_norm = nn.LayerNorm(dim) if norm else nn.Identity()
-            self.combine = nn.Linear(2 * dim, dim)
+            self.combine = SplitLinear(2 * dim, dim)
             self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, context: Context | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from .frontend import SAMPLE_RATE_HZ, Length
 from .mel import MelTables, normalised_log_mel
 from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
+from .waveforms import Waveforms, batch_of, check_length
 
 TARGET_BINS = 80
 
@@ -68,16 +69,31 @@ class Encoder(nn.Module):
         """The configuration as plain JSON values, for ``config.json``."""
         raise NotImplementedError
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, *, every_layer: bool = True) -> EncoderOutput:
+    def forward(
+        self, waveforms: Waveforms, lengths: Tensor | None = None, *, every_layer: bool = True,
+        sampling_rate: int | None = None,
+    ) -> EncoderOutput:  # fmt: skip
         """Waveforms (B, S) at 16 kHz and lengths (B,) in samples to frames, their lengths and every layer's output.
 
         Without ``lengths`` every utterance fills its row. With ``every_layer=False`` inference on an hour of audio
         takes the memory of one layer.
 
+        Args:
+            waveforms: or one waveform, arrays, lists, names of files (``waveforms.Waveforms``).
+            sampling_rate: of the waveforms, in Hz, where that is not 16 kHz; they are resampled.
+
         Raises:
-            ValueError: the batch is shorter than one frame, or ``lengths`` does not fit ``waveforms``.
+            ValueError: a row is empty or, in eval mode, shorter than one frame; ``lengths`` does not fit ``waveforms``.
         """
-        return self.encode(*self.features(waveforms, lengths), every_layer=every_layer)
+        batch, lengths = batch_of(waveforms, lengths, sampling_rate)
+        if lengths is not None and not self.training and not torch.compiler.is_compiling():
+            self.check_batch(batch, lengths)
+            for row, length in enumerate(lengths.tolist()):
+                check_length(length, batch.shape[1], self.min_samples, row)
+        if not isinstance(waveforms, Tensor):
+            device = next((parameter.device for parameter in self.parameters()), batch.device)
+            batch, lengths = batch.to(device), None if lengths is None else lengths.to(device)
+        return self.encode(*self.features(batch, lengths), every_layer=every_layer)
 
     @property
     def min_samples(self) -> int:
@@ -95,6 +111,9 @@ class Encoder(nn.Module):
         if waveforms.dim() != 2 or (lengths is not None and lengths.shape != waveforms.shape[:1]):
             given = None if lengths is None else tuple(lengths.shape)
             raise ValueError(f"waveforms must be (B, S) and lengths (B,), not {tuple(waveforms.shape)} and {given}")
+        if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+            for row, length in enumerate(lengths.tolist()):
+                check_length(length, waveforms.shape[1], 0, row)
         if self.frame_lengths(waveforms.shape[1]) < 1:
             raise ValueError(
                 f"{waveforms.shape[1]} samples are shorter than one frame; pad to at least {self.min_samples}"

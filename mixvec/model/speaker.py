@@ -16,6 +16,7 @@ from .protocol import Encoder
 from .task_model import Layers, TaskModel
 from .trunks import Kind, TrunkChoice
 from .vocabulary import names_of
+from .waveforms import Waveforms
 
 
 class SpeakerEmbedder(TaskModel):
@@ -50,14 +51,14 @@ class SpeakerEmbedder(TaskModel):
         """Embeddings (B, E) to their cosines (B, N) with the speakers of the training data."""
         return embeddings @ nn.functional.normalize(self.directions.float(), dim=-1).T
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None) -> Tensor:
         """Waveforms (B, S) and lengths (B,) to embeddings (B, E)."""
-        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate))
 
     @torch.inference_mode()
-    def embed(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def embed(self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None) -> Tensor:
         """Waveforms (B, S) to embeddings (B, E): the cosine of two is the similarity of their speakers."""
-        return self(waveforms, lengths)  # type: ignore[no-any-return]
+        return self(waveforms, lengths, sampling_rate)  # type: ignore[no-any-return]
 
     def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
         return [{"embedding": [round(x, 6) for x in embedding]} for embedding in self.head(encoded).tolist()]

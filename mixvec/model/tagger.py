@@ -15,6 +15,7 @@ from .output import EncoderOutput
 from .protocol import Encoder
 from .tags import read_tags
 from .vocabulary import vocabulary_of
+from .waveforms import Waveforms
 
 
 class SlotTagger(CtcModel):
@@ -27,9 +28,11 @@ class SlotTagger(CtcModel):
     pipeline, command, example = "automatic-speech-recognition", "understand", "print(model.understand(waveform))"
 
     @torch.inference_mode()
-    def understand(self, waveforms: Tensor, lengths: Tensor | None = None) -> list[dict[str, Any]]:
+    def understand(
+        self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
+    ) -> list[dict[str, Any]]:
         """Each utterance's ``intent``, ``text`` and ``slots``, as in ``read_tags``."""
-        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer))
+        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate))
 
     def read(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
         """Each utterance's ``intent``, ``text`` and ``slots`` from the encoder's output."""

@@ -25,6 +25,7 @@ from mixvec import (
 )
 from mixvec.hub import load_model
 from mixvec.model import HEADS, LayerChoice, TaskModel
+from mixvec.model.ctc import CtcModel
 from mixvec.model.pooling import AttentiveStatistics, MeanPooling
 from mixvec.model.trunks import WIDTHS, TrunkChoice
 from tests.tiny_models import scattered, write_wav
@@ -151,7 +152,9 @@ def every_head(kind: str) -> list[TaskModel]:
 
 def outputs(model: TaskModel, waveforms: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
     """The output of each utterance, without its padding."""
-    made = model(waveforms, lengths)
+    encoded = model.encoder.encode(*model.encoder.features(waveforms, lengths), every_layer=model.every_layer)
+    made = model.head(encoded)
+    made = (made, encoded.lengths) if isinstance(model, CtcModel) else made
     return [row[:count] for row, count in zip(*made, strict=True)] if isinstance(made, tuple) else list(made)
 
 
