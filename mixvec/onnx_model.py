@@ -21,6 +21,7 @@ from .model.output import EncoderOutput
 from .model.protocol import Encoder
 from .model.task_model import TaskModel
 from .model.vocabulary import MalformedError
+from .model.waveforms import Waveforms, batch_of
 
 
 class OnnxEncoder(Encoder):
@@ -34,12 +35,16 @@ class OnnxEncoder(Encoder):
         self.hop_samples, self.mel_view = own.hop_samples, own.mel_view
         self.frame_lengths, self.settings = own.frame_lengths, own.settings  # type: ignore[method-assign]
 
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None, *, every_layer: bool = True) -> EncoderOutput:
+    def forward(
+        self, waveforms: Waveforms, lengths: Tensor | None = None, *, every_layer: bool = True,
+        sampling_rate: int | None = None,
+    ) -> EncoderOutput:  # fmt: skip
         """Waveforms (B, S) at 16 kHz and lengths (B,) to the graph's outputs."""
-        self.check_batch(waveforms, lengths)
+        batch, lengths = batch_of(waveforms, lengths, sampling_rate)
+        self.check_batch(batch, lengths)
         if lengths is None:
-            lengths = torch.full(waveforms.shape[:1], waveforms.shape[1])
-        given = {"waveforms": waveforms.cpu().numpy().astype(np.float32), "lengths": lengths.cpu().numpy()}
+            lengths = torch.full(batch.shape[:1], batch.shape[1])
+        given = {"waveforms": batch.cpu().numpy().astype(np.float32), "lengths": lengths.cpu().numpy()}
         made = [torch.from_numpy(array) for array in self.session.run(None, given)]
         return EncoderOutput(made[0], made[1] if len(made) > 1 else lengths, [made[0]])
 
