@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from mixvec import build_encoder
-from mixvec.errors import run_cli
+from mixvec.errors import UserError, run_cli
 from pretrain.objectives import build_objective
 from tests.commands import Run, in_process
 from tests.runs import ROOT
 from tools.bench import __main__ as bench
-from tools.bench import ours
+from tools.bench import learning, ours
 from tools.bench.measure import Case, System, Work, measure
 from tools.bench.ours import load, training
 from tools.bench.suites import FFN_95M, SUITES, TOY
@@ -95,6 +95,27 @@ def test_a_failure_is_a_line_and_the_others_are_measured() -> None:
     assert 0.9 * BLOCK_MB < rows["fill"]["peak_mb"] < 1.5 * BLOCK_MB and rows["fill"]["ratio"] == 1.0
     peer, other = measure(Case("c", {"peer": System(fail), "other": System(fill)}), 1)
     assert "seconds" not in peer and "seconds" in other and "ratio" not in other
+
+
+@pytest.mark.slow
+def test_learning_trains_and_probes_ours_and_the_peers(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    systems = ["units", "transformers wav2vec 2.0", "fairseq2 wav2vec 2.0"]
+    words = ["bench.learning", f"{corpus}/unlabelled", "--minutes", "0.02", "--seconds", "4", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", [*words, "--systems", ";".join(systems)])
+    learning.main()
+    rows = json.loads((tmp_path / "learning.json").read_text())
+    assert [row["system"] for row in rows] == systems
+    assert all(0 < row["phone"] < 1 and row["updates"] >= 1 and row["hours_seen"] > 0 for row in rows)
+    assert (tmp_path / "learning.svg").stat().st_size > 1000
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    learning.main()  # what is complete is not trained again
+    assert capsys.readouterr().out.count("phone accuracy") == 6
+    assert len(trained) == 3 and trained == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    monkeypatch.setattr(sys, "argv", [*words, "--systems", "fairseq"])
+    with pytest.raises(UserError, match=r"--systems: no system fairseq"):
+        learning.main()
 
 
 def test_our_update_has_the_parameters_that_its_case_names() -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,22 +109,29 @@ def labelled_frames(
 
 def linear_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
     """Accuracy on test frames (N, D) of softmax regression fitted to train frames, which are standardised (L-BFGS)."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (2 * PENALTY * len(train)), max_iter=100))
-    return float(model.fit(train.numpy(), train_labels.numpy()).score(test.numpy(), test_labels.numpy()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a hundred iterations for all alike
+        model.fit(train.numpy(), train_labels.numpy())
+    return float(model.score(test.numpy(), test_labels.numpy()))
 
 
 def purity_and_pnmi(units: Tensor, labels: Tensor) -> tuple[float, float]:
     """How well units (N,) tell phonemes (N,): phone purity, and mutual information over the phonemes' entropy."""
+    from scipy.stats import entropy
     from sklearn.metrics import mutual_info_score
-    from sklearn.metrics.cluster import contingency_matrix, entropy
+    from sklearn.metrics.cluster import contingency_matrix
 
     joint = contingency_matrix(labels.numpy(), units.numpy())  # (phonemes, units)
     mutual = float(mutual_info_score(None, None, contingency=joint))
-    return float(joint.max(axis=0).sum() / joint.sum()), mutual / max(float(entropy(labels.numpy())), 1e-12)
+    return float(joint.max(axis=0).sum() / joint.sum()), mutual / max(
+        float(entropy(np.bincount(labels.numpy()))), 1e-12
+    )
 
 
 def rankme(frames: Tensor) -> float:
