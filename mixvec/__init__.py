@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .audio import read_audio
+from .auto import register as _register
 from .build import build_encoder
 from .errors import UserError
 from .kernels.cpu import branches as _cpu_branches
@@ -73,3 +74,4 @@ def _read(path: str | PathLike[str]) -> Tensor:
 Pretrained.loader, Pretrained.saver = staticmethod(_load), staticmethod(_save)
 Sound.reader, Sound.resampler = staticmethod(_read), staticmethod(resample)
 SummaryMixing.default_branches = _cpu_branches
+_register()

@@ -91,7 +91,7 @@ _BUDGET = {
 }
 
 
-def _front_matter(task: str, tags: list[str], training: dict[str, Any], metrics: dict[str, float]) -> list[str]:
+def _front_matter(task: str | None, tags: list[str], training: dict[str, Any], metrics: dict[str, float]) -> list[str]:
     """The lines of the YAML. Text from outside is quoted: Norwegian is ``no``, which YAML takes for false."""
     lines = ["library_name: mixvec", f"pipeline_tag: {task}"]
     for key, source in (("license", "licence"), ("language", "language")):

@@ -1,17 +1,8 @@
-"""The one form of a model on disk: a hub folder, written whole, read strictly, never unpickled.
-
-config.json               the architecture, the encoder's configuration, how it was trained
-model.safetensors         the weights
-preprocessor_config.json  what the model expects of audio
-vocab.json | labels.json | speakers.json  what the head needs: a recogniser's characters, a classifier's labels
-README.md                 the model card
-"""
+"""Models from hub folders and repositories, read strictly, never unpickled. ``mixvec.folder`` writes them."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from shutil import copymode
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import torch
@@ -20,98 +11,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import wav2vec2_weights
-from .atomic import save_tensors, whole_folder
 from .build import build_encoder
-from .card import model_card
 from .errors import UserError
+from .folder import check_replaceable, read_json, required_files, save_folder, sha256
 from .locate import resolve
 from .model import HEADS, TaskModel
 from .model.config import EncoderConfig
 from .model.encoder import SpeechEncoder
-from .model.frontend import SAMPLE_RATE_HZ
 from .model.protocol import Encoder
+from .model.published import ENCODER, FORMAT
 from .model.vocabulary import MalformedError
 from .transformers_encoder import TransformersEncoder
-from .version import __version__
+
+__all__ = ["FORMAT", "check_replaceable", "load_as", "load_encoder", "load_model", "open_encoder", "read_config",
+           "read_tensors", "required_files", "save_folder"]  # fmt: skip
 
 Model = TypeVar("Model", bound=nn.Module)
-FORMAT = 2
-"""In format 1, of mixvec 0.1.0, ``head_norm`` of heads is called ``norm``."""
-ENCODER = "SpeechEncoder"
 READ = ("mixvec", "wav2vec2")
 """The ``model_type`` of the models that mixvec builds itself."""
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
-OWN_FILES = {ENCODER: (), **{name: (head.stored_as,) for name, head in HEADS.items()}}
-
-
-def required_files(config: dict[str, Any]) -> list[str]:
-    """The files that a complete hub folder with this ``config.json`` holds."""
-    return [*FILES, *OWN_FILES[config["architecture"]]]
-
-
-def save_folder(
-    model: nn.Module,
-    folder: str | Path,
-    training: dict[str, Any] | None = None,
-    weights: dict[str, Tensor] | None = None,
-) -> None:
-    """Write a complete hub folder in one step; the previous content stays until the new folder is complete.
-
-    Args:
-        model: an ``Encoder``, or one with a head (``TaskModel``).
-        training: how it came about, for ``config.json`` and the card: plain JSON values, see ``mixvec.card``.
-        weights: to write in place of the model's own, which may have moved on.
-
-    Raises:
-        UserError: ``folder`` holds files and no model of ours; they would be lost.
-    """
-    check_replaceable(Path(folder))
-    head = model if isinstance(model, TaskModel) else None
-    encoder = head.encoder if head else cast(Encoder, model)
-    config = {
-        "architecture": type(model).__name__ if head else ENCODER,
-        "model_type": "mixvec",
-        "format": FORMAT,
-        "mixvec_version": __version__,
-        "sample_rate_hz": SAMPLE_RATE_HZ,
-        "encoder": encoder.settings(),
-        "head": head.settings() if head else None,
-        "training": training or {},
-    }
-    preprocessor = {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "sampling_rate": SAMPLE_RATE_HZ,
-        "feature_size": 1,
-        "do_normalize": True,
-        "return_attention_mask": True,
-        "padding_side": "right",
-        "padding_value": 0.0,
-    }
-    with whole_folder(folder) as new:
-        tensors = model.state_dict() if weights is None else weights
-        save_tensors(tensors, new / "model.safetensors")
-        _write_json(new / "config.json", config)
-        _write_json(new / "preprocessor_config.json", preprocessor)
-        copymode(new / "config.json", new / "model.safetensors")  # safetensors writes for the owner's eyes only
-        if head:
-            _write_json(new / head.stored_as, head.stored())
-        parameters = sum(t.numel() for t in tensors.values())
-        (new / "README.md").write_text(model_card(config, parameters, type(head) if head else None), "utf-8")
-
-
-def check_replaceable(folder: Path) -> None:
-    """See that a model may be written to ``folder``: it is not there, is empty, or holds a model of ours.
-
-    Raises:
-        UserError: it is a file, or holds anything else.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; choose a folder")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
-    if not isinstance(config, dict) or config.get("model_type") != "mixvec":
-        raise UserError(f"{folder}: holds files and no mixvec model; choose a new or an empty folder")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -123,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise UserError(f"{folder}: not a model folder: it has no config.json, nor a hub/ that has one")
-    config = _read_json(file)
+    config = read_json(file)
     if not isinstance(config, dict) or config.get("model_type") != "mixvec":
         raise UserError(f"{file}: not a mixvec model")
     written = config.get("format")
@@ -132,9 +49,14 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: format {written!r}, written by mixvec {config.get('mixvec_version')}; this one reads up to "
             f"{FORMAT}: upgrade mixvec"
         )
-    if config.get("architecture") not in OWN_FILES:
+    if config.get("architecture") not in (ENCODER, *HEADS):
         raise UserError(f"{file}: unknown architecture {config.get('architecture')!r}: upgrade mixvec")
-    missing = [name for name in required_files(config) if not (folder / name).is_file() and name != "README.md"]
+    head = HEADS.get(config["architecture"])
+    needed, foreign = ["model.safetensors"], "transformers_version" in config
+    needed += [] if foreign else ["preprocessor_config.json"]  # transformers 5 writes processor_config.json
+    if head and (head.stored_as == "vocab.json" or not foreign):
+        needed.append(head.stored_as)  # transformers keeps labels in config.json
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder}: incomplete model folder: {', '.join(missing)} missing; copy or download it again")
     return config
@@ -157,12 +79,12 @@ def open_encoder(name_or_path: str | Path, revision: str | None = None) -> Encod
 
 
 def _model_type(folder: Path) -> str | None:
-    stored = _read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    stored = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
     return str(stored.get("model_type")) if isinstance(stored, dict) and "model_type" in stored else None
 
 
 def _load_wav2vec2(folder: Path) -> Encoder:
-    config = wav2vec2_weights.encoder_config_of(_read_json(folder / "config.json"), folder)
+    config = wav2vec2_weights.encoder_config_of(read_json(folder / "config.json"), folder)
     if not (folder / "model.safetensors").is_file():
         raise UserError(
             f"{folder}: no model.safetensors in it, and pickled or split weights are not read; save it with "
@@ -177,7 +99,7 @@ def _load_wav2vec2(folder: Path) -> Encoder:
 
 def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:
     head, file = HEADS.get(config["architecture"]), folder / "config.json"
-    stored = _read_json(folder / head.stored_as) if head else None
+    stored = _stored(folder, config, head) if head else None
     try:
         encoder = build_encoder(encoder_config_of(config, folder))
         model = head.restored(encoder, stored, config.get("head") or {}) if head else encoder
@@ -186,7 +108,31 @@ def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:
     except (ValueError, TypeError) as error:  # what EncoderConfig cannot see, or an unknown key of the head
         raise UserError(f"{file}: {error}") from error
     load_tensors(model, _renamed(read_tensors(folder), head is not None and config["format"] == 1), folder)
+    _check_bytes(folder, config)
     return model.eval()
+
+
+def _stored(folder: Path, config: dict[str, Any], head: type[TaskModel]) -> Any:
+    """What the head's own file holds; of labels that transformers wrote, what ``config.json`` has."""
+    file, names = folder / head.stored_as, config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    written = [names[key] for key in sorted(names, key=int)] if "transformers_version" in config else None
+    if head.stored_as == "vocab.json" or written is None:
+        return read_json(file)
+    if file.is_file() and read_json(file) != written:
+        raise UserError(f"{file}: other labels than id2label in config.json, which transformers wrote; remove one")
+    return written
+
+
+def _check_bytes(folder: Path, config: dict[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a file is not the one that was written with ``config.json``.
+    """
+    for name, recorded in (config.get("sha256") or {}).items():
+        path = folder / name
+        if path.parent == folder and path.is_file() and (found := sha256(path)) != recorded:
+            raise UserError(f"{path}: changed since it was written: SHA-256 {found[:12]}…, not {recorded[:12]}…; copy "
+                            "or download it again, or, if you meant it, remove sha256 from config.json")  # fmt: skip
 
 
 def _renamed(tensors: dict[str, Tensor], old: bool) -> dict[str, Tensor]:
@@ -286,14 +232,3 @@ def load_tensors(model: nn.Module, tensors: dict[str, torch.Tensor], source: Pat
     if listed:
         raise UserError(f"{source}: the weights do not fit the model: {'; '.join(listed)}")
     model.load_state_dict(tensors)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable JSON ({error})") from error

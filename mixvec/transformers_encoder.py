@@ -148,6 +148,6 @@ def _load(folder: Path) -> tuple[Any, Any, bool]:
         if waveforms:
             scaled = json.loads(stated.read_text("utf-8")).get("do_normalize", True) if stated.is_file() else True
             return model, None, bool(scaled)
-        return model, AutoFeatureExtractor.from_pretrained(folder, local_files_only=True), False  # type: ignore[no-untyped-call]
+        return model, AutoFeatureExtractor.from_pretrained(folder, local_files_only=True), False
     except (OSError, ValueError) as error:
         raise UserError(f"{stated}: cannot be used ({str(error).splitlines()[0]})") from error

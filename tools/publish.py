@@ -11,11 +11,9 @@ compared. On any failure or interruption DIR stays as it was.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
@@ -32,12 +30,11 @@ from torch import Tensor
 
 import mixvec
 from mixvec.atomic import whole_folder
-from mixvec.card import model_card
 from mixvec.errors import FILESYSTEM_ERRORS, UserError, run_cli
-from mixvec.hub import OWN_FILES, check_replaceable, load_model, read_config, read_tensors, required_files
+from mixvec.folder import check_replaceable, known_files, required_files, save_folder, sha256
+from mixvec.hub import load_model, read_config
 from mixvec.model import HEADS
 from mixvec.model.frontend import SAMPLE_RATE_HZ
-from mixvec.training.manifest import sha256
 from tools import command_parser
 
 RULE = """\
@@ -110,8 +107,7 @@ def to_folder(source: Path, config: dict[str, Any], name: str) -> str:
     """
     target = Path(name).expanduser()
     check_replaceable(target)
-    known = {*required_files(config), *(name for names in OWN_FILES.values() for name in names)}
-    foreign = sorted(p.name for p in target.iterdir() if p.name not in known) if target.is_dir() else []
+    foreign = sorted(p.name for p in target.iterdir() if p.name not in known_files()) if target.is_dir() else []
     if foreign:
         raise UserError(f"{target}: {', '.join(foreign[:8])} would be lost there; move it, or choose a new folder")
     with whole_folder(target) as new:
@@ -152,13 +148,8 @@ def to_hub(source: Path, config: dict[str, Any], name: str, private: bool) -> st
 
 
 def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None:
-    """Fill ``folder`` with the files of the model and a card that names ``name``."""
-    for file in required_files(config):
-        shutil.copyfile(source / file, folder / file)
-    parameters = sum(tensor.numel() for tensor in read_tensors(source).values())
-    card = model_card(config, parameters, HEADS.get(config["architecture"]), name)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write the model to ``folder`` in today's format, with this installation's code and a card that names ``name``."""
+    save_folder(load_model(source), folder, config.get("training"), name=name)
 
 
 def check(source: Path, copy: Path) -> None:

@@ -3,15 +3,12 @@
 from .classifier import Classifier
 from .ctc import CtcRecognizer
 from .decoder import HybridRecognizer, HybridTagger
+from .heads import HEADS
 from .probe import ProbeClassifier
 from .speaker import SpeakerEmbedder
 from .tagger import SlotTagger
 from .task_model import LayerChoice, Layers, TaskModel
 from .trunks import Kind
-
-_RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer), (Classifier, SlotTagger, HybridTagger, ProbeClassifier)
-HEADS: dict[str, type[TaskModel]] = {head.__name__: head for head in (*_RECOGNISE, *_UNDERSTAND, SpeakerEmbedder)}
-"""Heads by the ``architecture`` in config.json."""
 
 __all__ = [
     "HEADS",

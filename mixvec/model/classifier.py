@@ -26,6 +26,7 @@ class Classifier(TaskModel):
 
     stored_as, does, title = "labels.json", "classification", "Utterance classifier"
     pipeline, command, example = "audio-classification", "understand", "print(model.understand(waveform))"
+    auto = "AutoModelForAudioClassification"
 
     def __init__(self, encoder: Encoder, labels: list[str], layers: Layers = "last", dropout: float = 0.1) -> None:
         super().__init__(encoder, layers, dropout)

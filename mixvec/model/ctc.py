@@ -27,7 +27,7 @@ class CtcModel(TaskModel):
     for recognition and for slots (arXiv 2105.01051).
     """
 
-    stored_as = "vocab.json"
+    stored_as, auto = "vocab.json", "AutoModelForCTC"
 
     def __init__(
         self, encoder: Encoder, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1,

@@ -26,7 +26,8 @@ class SpeakerEmbedder(TaskModel):
     """
 
     stored_as, does, title = "speakers.json", "speaker verification", "Speaker embedder"
-    pipeline, command, example = "audio-classification", "embed", "print(model.embed(waveform))"
+    pipeline, command, example = None, "embed", "print(model.embed(waveform))"
+    auto = "AutoModelForAudioXVector"
 
     def __init__(
         self, encoder: Encoder, speakers: list[str], layers: Layers = "weighted", dropout: float = 0.0,

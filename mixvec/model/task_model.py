@@ -44,8 +44,10 @@ class TaskModel(Pretrained, nn.Module):
     does: ClassVar[str]
     """What it is fine-tuned for, in messages: speech recognition."""
     title: ClassVar[str]
-    pipeline: ClassVar[str]
-    """The hub's name for the task."""
+    pipeline: ClassVar[str | None]
+    """The hub's name for the task, and transformers' for the pipeline that runs it; None where there is none."""
+    auto: ClassVar[str | None] = None
+    """The Auto class of transformers that loads it; None where only mixvec does."""
     command: ClassVar[str]
     """The ``mixvec`` subcommand that uses it."""
     example: ClassVar[str]
@@ -59,6 +61,10 @@ class TaskModel(Pretrained, nn.Module):
         self.every_layer = layers == "weighted"
         """Whether the head reads every layer of the encoder, or the last alone."""
         self.dropout = Dropout(dropout)
+
+    def head(self, encoded: EncoderOutput) -> Tensor:
+        """The head's output, in fp32, from the encoder's."""
+        raise NotImplementedError(f"{type(self).__name__}.head")
 
     def settings(self) -> dict[str, Any]:
         """The head's own arguments, plain JSON values; ``restored`` gets them back."""

@@ -6,9 +6,10 @@ the hub say of a file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
+
+from ..folder import sha256
 
 NAME = "manifest.json"
 
@@ -42,13 +43,3 @@ def damage(folder: Path) -> str | None:
         if not same:
             return f"{name} is damaged (its SHA-256 is not the one in {NAME})"
     return None
-
-
-def sha256(*paths: Path) -> str:
-    """The hexadecimal sum of files, one after another; read in pieces of a mebibyte."""
-    total = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while piece := file.read(1 << 20):
-                total.update(piece)
-    return total.hexdigest()

@@ -226,7 +226,7 @@ def load_teacher(encoder: Any, name: str, layer: int | None) -> tuple[Any, int, 
     """
     from mixvec.hub import open_encoder
     from mixvec.locate import resolve
-    from mixvec.training.manifest import sha256
+    from mixvec.folder import sha256
 
     teacher = open_encoder(name).requires_grad_(False).eval()
     chosen = math.ceil(2 * teacher.num_layers / 3) if layer is None else layer

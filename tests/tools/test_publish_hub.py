@@ -10,13 +10,15 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants
 
+from mixvec.folder import FILES as FOLDER
+from mixvec.folder import code_files
 from mixvec.hub import load_model, save_folder
 from tests.commands import Run, card_parts
 from tests.hub_server import HubServer
 from tests.hub_store import Answer, Request
 from tests.tiny_models import TOKEN, classifier, loopback_hub
 
-FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "vocab.json", "README.md"}
+FILES = {*FOLDER, "vocab.json", "tokenizer_config.json", *code_files()}
 
 
 @pytest.fixture
