@@ -73,7 +73,7 @@ def load_onnx(file: str | Path) -> OnnxEncoder | TaskModel:
         model = head.restored(encoder, rest, config.get("head") or {})
     except (MalformedError, ValueError, TypeError) as error:
         raise UserError(f"{file}: {error}") from error
-    model.head = lambda encoded: encoded.frames  # type: ignore[assignment]  # the graph has computed it
+    model.head = lambda encoded: encoded.frames  # type: ignore[method-assign]  # the graph has computed it
     return model.eval()
 
 

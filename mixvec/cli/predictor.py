@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..hub import ENCODER, load_model, read_config
+from ..hub import load_model, read_config
 from ..locate import resolve
 from ..model import HEADS, TaskModel
 from ..model.ctc import CtcModel
 from ..model.protocol import Encoder
+from ..model.published import ENCODER
 
 
 class Prediction(NamedTuple):

@@ -21,21 +21,24 @@ from transformers.utils import can_return_tuple
 from .blocks import BranchformerBlock, ConformerBlock
 from .configuration_mixvec import MixvecConfig
 from .encoder import SpeechEncoder
-from .frontend import ConvLayer
 from .heads import HEADS
-from .mixing import BlockLinear
+from .initialisation import adopt, initialise
 from .output import EncoderOutput
 from .padding import padding_mask
 from .published import ENCODER
 from .speaker import SpeakerEmbedder
-from .task_model import LayerChoice, TaskModel
+from .task_model import TaskModel
 
 if TYPE_CHECKING:  # transformers 4 copies from a local folder the files that are named in this one, and no others
     from .beam import BLANK  # noqa: F401
     from .classifier import Classifier  # noqa: F401
     from .config import EncoderConfig  # noqa: F401
+    from .context import Context  # noqa: F401
     from .ctc import CtcModel  # noqa: F401
     from .decoder import HybridModel  # noqa: F401
+    from .frontend import ConvLayer  # noqa: F401
+    from .mel import MelTables  # noqa: F401
+    from .mixing import BlockLinear  # noqa: F401
     from .noise import Dropout  # noqa: F401
     from .pooling import MeanPooling  # noqa: F401
     from .pretrained import Pretrained  # noqa: F401
@@ -64,21 +67,12 @@ class MixvecPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise a module that a checkpoint has no weights for, as its constructor does."""
-        if isinstance(module, ConvLayer):
-            nn.init.kaiming_normal_(module.conv.weight)
-        elif isinstance(module, BlockLinear):
-            for parameter in (module.weight, module.bias):
-                nn.init.uniform_(parameter, -(module.weight.shape[1] ** -0.5), module.weight.shape[1] ** -0.5)
-        elif isinstance(module, LayerChoice) and module.weights is not None:
-            nn.init.zeros_(module.weights)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
-        elif isinstance(module, MixvecModel):
+        if isinstance(module, MixvecModel):
             nn.init.uniform_(module.mask_embedding)
         elif isinstance(module, MixvecForAudioXVector):
             nn.init.normal_(module.directions)
-        elif callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+        else:
+            initialise(module)
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = None, every_n_layers: int = 1
@@ -111,7 +105,7 @@ class MixvecModel(MixvecPreTrainedModel, _Bare):
         config = deepcopy(config)  # saved by itself, the encoder of a recogniser is an encoder
         config.architecture, config.head = ENCODER, None
         super().__init__(config)
-        _adopt(self, SpeechEncoder(config.shape()))
+        adopt(self, SpeechEncoder(config.shape()))
         self.post_init()
 
     @can_return_tuple
@@ -162,7 +156,7 @@ class _WithHead(MixvecPreTrainedModel):
         self.encoder = MixvecModel(config)
         head = self.kind_of_head.restored(self.encoder, self.stored(), config.head or {})
         config.architecture, config.head = self.kind_of_head.__name__, head.settings()
-        _adopt(self, head)
+        adopt(self, head)
         self.post_init()
 
     def stored(self) -> Any:
@@ -266,15 +260,6 @@ class MixvecForAudioXVector(_WithHead):
         logits = COSINE_SCALE * SpeakerEmbedder.cosines(self, embeddings)
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return XVectorOutput(loss, logits, embeddings, layers)
-
-
-def _adopt(model: nn.Module, core: nn.Module) -> None:
-    """Give ``model`` the children, parameters and plain attributes of ``core`` that it does not have."""
-    for name, value in vars(core).items():
-        if isinstance(value, dict) and isinstance(own := vars(model).get(name), dict):  # torch's own: _modules, ...
-            own.update({key: entry for key, entry in value.items() if key not in own})
-        else:
-            vars(model).setdefault(name, value)
 
 
 def _kind(architecture: str, kinds: tuple[type[TaskModel], ...], name: str) -> type[TaskModel]:
