@@ -224,9 +224,9 @@ def load_teacher(encoder: Any, name: str, layer: int | None) -> tuple[Any, int, 
     Raises:
         UserError: there is no such model or layer, or it has fewer frames a second than the encoder.
     """
+    from mixvec.folder import sha256
     from mixvec.hub import open_encoder
     from mixvec.locate import resolve
-    from mixvec.folder import sha256
 
     teacher = open_encoder(name).requires_grad_(False).eval()
     chosen = math.ceil(2 * teacher.num_layers / 3) if layer is None else layer
