@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # transformers 4 copies from a local folder the files that ar
     from .tiling import in_tiles  # noqa: F401
     from .trunks import TrunkChoice  # noqa: F401
     from .vocabulary import vocabulary_of  # noqa: F401
+    from .waveforms import Sound  # noqa: F401
 
 COSINE_SCALE = 30.0
 """By which cosines with speakers are multiplied before the softmax of their loss."""
