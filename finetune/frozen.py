@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mixvec import UserError
 from mixvec.atomic import whole_file
-from mixvec.data.sources import Corpus
-from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.output import EncoderOutput
 
 from .batch import LabelledBatch
@@ -124,31 +121,13 @@ def _weights_hash(encoder: Any) -> str:
     return state.hexdigest()
 
 
-def describe_cache(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> list[str]:
-    """A line on the disk space that the cache needs; nothing without a cache.
-
-    Raises:
-        UserError: the disk has too little space, or the run's frames cannot be cached.
+def check_cache(config: FinetuneConfig) -> None:
     """
-    if config.cache.dir is None:
-        return []
-    if not encodes_alone(config, training=True):
+    Raises:
+        UserError: ``cache.dir`` is set, and the run's frames cannot be cached.
+    """
+    if config.cache.dir is not None and not encodes_alone(config, training=True):
         raise UserError(
             "cache.dir keeps the frames of a frozen encoder with nothing random before it: set freeze=1, "
             "augment.time_prob=0 and augment.channel_prob=0, no data.augment, speaker.crop_s=null; or unset cache.dir"
         )
-    layers = model.encoder.num_layers + 1 if model.layers == "weighted" else 1
-    frames = sum(corpus.hours for corpus in corpora.values()) * 36 * model.encoder.frame_lengths(100 * SAMPLE_RATE_HZ)
-    needed = frames * layers * model.encoder.dim * (2 if config.cache.dtype == "fp16" else 4)
-    place = Path(config.cache.dir).expanduser()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cache.dir={place}: cannot be written ({error})") from error
-    held = sum(file.stat().st_size for file in place.glob("*/*/*.safetensors"))
-    free = shutil.disk_usage(place).free
-    if needed > held + free:
-        raise UserError(f"cache.dir={place}: the frames of this run need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB "
-                        "are free; cache.dtype=fp16 needs half, head.layers=last a single layer")  # fmt: skip
-    return [f"cache: frames of {layers} layers in {config.cache.dtype} need {needed / 1e9:.2f} GB in {place}, which "
-            f"has {held / 1e9:.2f} GB; {free / 1e9:.1f} GB are free"]  # fmt: skip

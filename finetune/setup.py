@@ -22,7 +22,7 @@ from mixvec.transformers_encoder import TransformersEncoder
 
 from .batch import LabelledBatch, collate_labelled
 from .config import FinetuneConfig
-from .frozen import describe_cache
+from .frozen import check_cache
 from .sections import FinetuneOptim
 from .tasks import LabelledTask as Task
 
@@ -132,13 +132,17 @@ def fingerprints(task: Task, data: dict[str, Updates[LabelledBatch]]) -> dict[st
 
 
 def describe(config: FinetuneConfig, model: Any, corpora: dict[str, Corpus]) -> str:
-    """A line on task, model and data, and one on the cache if there is one."""
+    """A line on task, model and data.
+
+    Raises:
+        UserError: ``cache.dir`` is set, and the run's frames cannot be cached.
+    """
+    check_cache(config)
     sizes = ", ".join(f"{split} {c.hours * 60:.1f} min in {len(c.utterances)}" for split, c in corpora.items())
     start = f"from {config.pretrained}" if config.pretrained else f"from scratch ({config.size})"
     start = start if config.baseline is None else f"{start}, baseline={config.baseline}"
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    line = f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
-    return "\n".join([line, *describe_cache(config, model, corpora)])
+    return f"{config.task} {start}; {parameters:.1f} M parameters; {sizes}"
 
 
 def parameter_groups(optim: FinetuneOptim, model: Any, layers_lr: float | None = None) -> list[dict[str, Any]]:

@@ -63,11 +63,10 @@ def test_scores_are_bitwise_the_same_with_and_without(
 
 
 def test_another_encoder_or_choice_finds_nothing_and_damage_is_repaired(
-    corpus: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
     assert finetune("intent", corpus, tmp_path / "a", source, *PLAIN, cache) == 0
-    assert "cache: frames of 1 layers in fp32" in capsys.readouterr().out
     assert finetune("intent", corpus, tmp_path / "b", source, "baseline=random", *PLAIN, cache) == 0
     assert finetune("intent", corpus, tmp_path / "c", source, "cache.dtype=fp16", *PLAIN, cache) == 0
     sizes = [sum(f.stat().st_size for f in at.glob("*/*")) for at in (tmp_path / "cache").iterdir()]
@@ -93,19 +92,12 @@ def test_when_utterances_are_encoded_alone() -> None:
     assert not frozen.encodes_alone(thawed, training=False)
 
 
-def test_a_cache_that_cannot_be_used_is_refused(
-    corpus: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_used_is_refused(corpus: Path, tmp_path: Path, source: str) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
     with pytest.raises(UserError, match=r"cache\.dir.*freeze=1"):
         finetune("intent", corpus, tmp_path / "a", source, *PLAIN, "freeze=0.5", cache)
     with pytest.raises(UserError, match=r"cache\.dir.*freeze=1"):
         finetune("intent", corpus, tmp_path / "b", "size=tiny", *SMALLEST, *PLAIN[1:], cache)
-    full = type("Usage", (), {"free": 10.0})
-    with monkeypatch.context() as patch:
-        patch.setattr(frozen.shutil, "disk_usage", lambda path: full)
-        with pytest.raises(UserError, match=r"cache\.dir=.*0\.0 GB.*cache\.dtype=fp16"):
-            finetune("intent", corpus, tmp_path / "c", source, *PLAIN, cache)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache\.dir=.*file"):
         finetune("intent", corpus, tmp_path / "d", source, *PLAIN, f"cache.dir={tmp_path / 'file'}")
