@@ -156,18 +156,19 @@ def test_the_library_needs_only_its_base_dependencies() -> None:
     found = each(lambda source: foreign_imports(source, BASE_DEPENDENCIES | {"mixvec"}), "mixvec")
     breaches = {name: names for name, names in found.items() if not name.startswith(training)}
     assert breaches == {"mixvec/kernels/triton.py": ["triton"], "mixvec/wav2vec2.py": ["fairseq2"],
+                        "mixvec/fairseq2_family.py": ["fairseq2"],
                         "mixvec/onnx_export.py": ["onnx", "onnxruntime", "onnxscript"],
                         "mixvec/onnx_model.py": ["onnxruntime"],
                         "mixvec/transformers_encoder.py": ["transformers"], **FOR_TRANSFORMERS}  # fmt: skip
 
 
-def test_fairseq2_is_imported_in_one_module() -> None:
-    """And in the bench's, where it is the competitor."""
+def test_fairseq2_is_imported_in_two_modules() -> None:
+    """Its encoder, and our models in it; and in the bench's, where it is the competitor."""
 
     def names(source: str) -> list[str]:
         return [name for name in imports(ast.parse(source)) if name.split(".")[0] in ("fairseq2", "fairseq2n")]
 
-    assert set(each(names, *LAYERS)) - {"tools/bench/peers.py"} == {"mixvec/wav2vec2.py"}
+    assert set(each(names, *LAYERS)) - {"tools/bench/peers.py"} == {"mixvec/wav2vec2.py", "mixvec/fairseq2_family.py"}
 
 
 def test_model_files_travel() -> None:
