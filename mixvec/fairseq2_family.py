@@ -135,15 +135,15 @@ def _new_recogniser(config: MixvecAsrConfig) -> MixvecAsrModel:
     return MixvecAsrModel(_new_encoder(config), config.vocabulary, **settings)
 
 
-def _encoder_tensors(tensors: dict[str, object], config: MixvecConfig) -> dict[str, object]:
+def _encoder_tensors(state_dict: dict[str, object], config: MixvecConfig) -> dict[str, object]:
     """An encoder's tensors, also out of a model with a head."""
-    inner = {name.removeprefix("encoder."): t for name, t in tensors.items() if name.startswith("encoder.")}
-    return inner or tensors
+    inner = {name.removeprefix("encoder."): t for name, t in state_dict.items() if name.startswith("encoder.")}
+    return inner or state_dict
 
 
-def _asr_tensors(tensors: dict[str, object], config: MixvecAsrConfig) -> dict[str, object]:
+def _asr_tensors(state_dict: dict[str, object], config: MixvecAsrConfig) -> dict[str, object]:
     """A recogniser's tensors by their names since format 2."""
-    return {f"head_{name}" if name.startswith("norm.") else name: tensor for name, tensor in tensors.items()}
+    return {f"head_{name}" if name.startswith("norm.") else name: t for name, t in state_dict.items()}
 
 
 def _main() -> None:

@@ -1,4 +1,4 @@
-"""A recipe of fairseq2 that trains a recogniser for three steps on noise: ``python -m tests.fairseq2_recipe NAME OUT``."""
+"""A fairseq2 recipe that trains a recogniser for three steps on noise: ``python -m tests.fairseq2_recipe NAME OUT``."""
 
 from __future__ import annotations
 
