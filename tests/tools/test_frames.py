@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mixvec import UserError, build_encoder, encoder_config
 from mixvec.model.config import LOG_MEL
+from tests.golden import abx as golden_abx
 from tests.runs import pretrain
 from tools.espeak import SAMPLE_RATE_HZ, Phone, synthesise
 from tools.probe import frames
@@ -149,3 +150,10 @@ def test_the_command(
     assert models == [run] * 3 + ["random"] * 3 + ["log-mel"]
     with pytest.raises(UserError, match="--words"):
         frames.find_words(str(corpus / "asr/test"), 10)
+
+
+def test_abx_equals_fastabx() -> None:
+    frames, labels, speakers = golden_abx.words()
+    assert abx_error([torch.from_numpy(word) for word in frames], labels, speakers) == pytest.approx(
+        golden_abx.ERROR, abs=1e-7
+    )
