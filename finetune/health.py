@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mixvec.training.checkpoint import RunState
 from mixvec.training.diagnose import exploding_gradient, schedule_too_long, starved_loader, warnings_of
-from mixvec.training.report import common_row, time_left
+from mixvec.training.optim import learning_rate
+from mixvec.training.report import common_row, memory_mb, time_left
 from mixvec.training.run import Run
 
 from .config import FinetuneConfig
@@ -45,11 +46,15 @@ def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: b
     accelerator = run.accelerator
     each = accelerator.reduce(torch.stack(window.losses), "sum")
     share = (waited_s - window.waited_s) / max(run.elapsed_s - window.started_s, 1e-9)
+    own = torch.tensor([share, memory_mb(accelerator.device)], device=accelerator.device)
+    share, memory = accelerator.gather(own).view(-1, 2).amax(0).tolist()
     row = common_row(run, state, window.norms) | {
         "loss": float(each[each.isfinite()].mean()),
         "gradient_norm": window.norms[-1] if math.isfinite(window.norms[-1]) else math.nan,
         "encoder_frozen": frozen,
-        "wait_share": float(accelerator.gather(torch.tensor([share], device=accelerator.device)).max()),
+        "lr": learning_rate(state.update / run.config.run.updates, run.config.optim),
+        "wait_share": share,
+        "memory_mb": memory,
         "seconds": run.elapsed_s,
     }
     state.loss = row["loss"]

@@ -72,14 +72,17 @@ class RunConfig:
     """Updates in a row that may be left out because a loss or gradient is not finite."""
     accept_new_data: bool = False
     """Whether to resume although the training data is not what it was at the last checkpoint, in a new epoch."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where the log goes besides ``metrics.jsonl``: some of tensorboard, wandb, trackio, mlflow, or [] for none."""
 
 
 Config = TypeVar("Config")
 
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
 KEEP_ON_RESUME = {
     "data.workers", "data.max_skipped", "run.dir", "run.log_every", "run.save_every", "run.keep",
     "run.keep_every", "run.max_hours", "run.timeout_s", "run.max_nonfinite", "run.stop_on",
-    "run.accept_new_data",
+    "run.accept_new_data", "run.trackers",
     "cache.dir", "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
 }  # fmt: skip
 """Keys that may differ when a run resumes: they change nothing that is computed."""
@@ -115,6 +118,9 @@ def check_run(config: Any) -> None:
         raise ValueError(
             f"run.keep_every={config.run.keep_every} must be a multiple of run.save_every={config.run.save_every}, or 0"
         )
+    for name in config.run.trackers:
+        if name not in TRACKERS:
+            raise ValueError(f"run.trackers: {name!r} is not a tracker; choose among {', '.join(TRACKERS)}")
     if config.optim.warmup_fraction > 1:
         raise ValueError(f"optim.warmup_fraction={config.optim.warmup_fraction} is a fraction of the run, at most 1")
     if not 0.0 <= config.data.max_skipped <= 1.0:

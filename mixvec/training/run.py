@@ -1,8 +1,9 @@
 """A run: its directory, its log, what stops it, and how it resumes.
 
-config.yaml      the merged configuration        checkpoints/   what the run resumes from
-metrics.jsonl    a row per log line              tensorboard/   the same as curves
-skipped.jsonl    skipped audio, with the reason  hub/           the model folder
+config.yaml      the merged configuration        checkpoints/    what the run resumes from
+metrics.jsonl    a row per log line              tensorboard/    the same as curves
+warnings.jsonl   warnings with their update      sessions.jsonl  machine, versions and data of each session
+skipped.jsonl    skipped audio, with the reason  hub/            the model folder
 nonfinite.jsonl  updates left out, if any
 
 Exit codes: 0 the run is complete; 1 an error, reported in a line; 128 + n ended by signal n (130 Ctrl-C, 143 SIGTERM,
@@ -35,6 +36,7 @@ from .energy import Energy
 from .log import Log
 from .quota import SkipQuota
 from .rundir import open_directory
+from .session import note_session
 from .signals import TIME_LIMIT, StopSignal
 
 Result = TypeVar("Result")
@@ -54,7 +56,7 @@ class Run:
         """
         self.config, self.accelerator = config, accelerator
         self.dir = Path(config.run.dir)
-        self.log = Log(self.dir, main=accelerator.is_main_process)
+        self.log = Log(self.dir, config.run.trackers, main=accelerator.is_main_process)
         self.skips = SkipQuota(self.dir, accelerator.process_index)
         self.writes = Background()
         """What the main rank is writing while training continues."""
@@ -113,6 +115,7 @@ class Run:
             state.place = checkpoint.next_epoch(state.place)
         state.data = data or {}
         self.log.start(state.update)
+        self.on_main(lambda: note_session(self.dir, state.update, self.accelerator, data or {}))
         if found:
             other = f" on {ranks} ranks (previously {before}); updates are the same up to rounding"
             self.log.print(f"resuming from {found}{other if ranks != before else ''}")
