@@ -1,8 +1,9 @@
-# Everything happens in .venv; nothing outside this folder is changed. `make` alone lists the targets.
+# Everything happens in .venv; nothing outside this folder is changed, but for the browser that the tests of the report
+# need: where none is found and root runs `make test`, apt-get installs one. `make` alone lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test test-fast fuzz soak check clean
+.PHONY: help install demo smoke test test-fast browser fuzz soak check clean
 
 PYTHON ?= python3
 MUTANTS ?= 100000
@@ -25,11 +26,14 @@ demo: $(stamp) ## pretrain, fine-tune, publish and transcribe on synthetic speec
 smoke: $(stamp) ## the demo's path in its quickest form, to see that it runs
 	$(bin)/python -m tools.demo --smoke
 
-test: $(stamp) ## run the tests, as many at a time as there are cores (at most 4)
+test: $(stamp) browser ## run the tests, as many at a time as there are cores (at most 4)
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test-fast: $(stamp) ## the tests that take no processes of their own and a second or two each
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not slow and not soak"
+
+browser: $(stamp) ## find a Chromium for the tests of the report, or install one
+	@$(bin)/python -m tests.browser
 
 fuzz: $(stamp) ## read damaged files; MUTANTS=100000 SEED=1 are how many and which, runs/fuzz keeps those that do harm
 	$(bin)/python -m tests.fuzz --mutants $(MUTANTS) --seed $(SEED) --keep runs/fuzz

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-import unicodedata
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -25,10 +25,11 @@ MARKERS = "osD^vPX*"
 COLOURS = 6
 POINTS, MOST_MARKS = 240, 40
 """Points that a curve is thinned to, and warnings that are drawn on it."""
-RC = {
+RC: Any = {
     "font.family": "sans-serif", "font.size": 9, "svg.fonttype": "none", "text.parse_math": False,
     "axes.spines.top": False, "axes.spines.right": False, "axes.xmargin": 0.02, "path.simplify_threshold": 0.5,
 }  # fmt: skip
+UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _numbers = count()
 
 
@@ -67,11 +68,11 @@ class Palette:
         return self.lines[number % COLOURS]
 
 
-def new_figure(width: float, height: float, palette: Palette, rows: int = 1, **ratios: Sequence[float]) -> Any:
-    """A figure of that many inches and its axes, one above the other."""
+def new_figure(width: float, height: float, palette: Palette, heights: Sequence[float] = (1,)) -> Any:
+    """A figure of that many inches and its axes, one above the other, of these relative heights."""
     with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots(rows, 1, sharex=rows > 1, squeeze=False, gridspec_kw=dict(ratios))[:, 0]
+        axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for axis in axes:
         axis.patch.set_alpha(0)
         axis.tick_params(colors=palette.faint, labelcolor=palette.ink, length=3)
@@ -86,7 +87,8 @@ def svg(figure: Any) -> Markup:
     The page's caption has the text of each figure, so the element itself is an image without a name.
     """
     out = io.StringIO()
-    with matplotlib.rc_context(RC | {"svg.hashsalt": "mixvec"}):
+    with matplotlib.rc_context(RC | {"svg.hashsalt": "mixvec"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the browser may have a glyph that matplotlib's font lacks
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -116,10 +118,14 @@ def png(figure: Any) -> bytes:
     return out.getvalue()
 
 
+def clean(text: Any) -> str:
+    """Text without what cannot be shown: control characters, halves of surrogates, changes of direction."""
+    return UNSHOWN.sub("\ufffd", str(text))
+
+
 def plain(text: Any, most: int = 60) -> str:
-    """Text for a figure: one line of at most so many characters, none of which is a control character."""
-    line = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text)[: 4 * most])
-    line = " ".join(line.split())
+    """Text for a figure: one line of at most so many characters."""
+    line = " ".join(clean(str(text)[: 4 * most]).split())
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

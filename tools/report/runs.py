@@ -111,7 +111,7 @@ class RunFolder:
         for found in (self.results.get("test"), self.results.get("valid"),
                       {self.score[0]: self.last.get(f"valid_{self.score[0]}")}):  # fmt: skip
             value = found.get(self.score[0]) if isinstance(found, dict) else None
-            if isinstance(value, int | float):
+            if isinstance(value, int | float) and np.isfinite(value):
                 return float(value)
         return None
 

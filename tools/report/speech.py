@@ -72,8 +72,8 @@ class Errors(NamedTuple):
 
 
 def label_of(value: Any) -> str | None:
-    """A label, or the intent of a slots run; None where it is neither."""
-    value = value.get("intent") if isinstance(value, dict) else value
+    """A label, or the intent of a slots run, empty where there is none; None where it is neither."""
+    value = value.get("intent") or "" if isinstance(value, dict) else value
     return value if isinstance(value, str) else None
 
 
@@ -89,8 +89,10 @@ def texts(run: RunFolder) -> list[dict[str, Any]]:
 
 def examples(groups: list[Group], problems: list[str]) -> list[Example]:
     """Utterances from the one with the fewest errors to the one with the most, in the first run of each group."""
-    groups = [group for group in groups if texts(group.first)][:SHOWN_GROUPS]
+    groups = [group for group in groups if texts(group.first)]
     tables = [{key_of(row): row for row in texts(group.first)} for group in groups]
+    kept = [number for number, table in enumerate(tables) if table.keys() & tables[0].keys()][:SHOWN_GROUPS]
+    groups, tables = [groups[number] for number in kept], [tables[number] for number in kept]
     if not tables:
         return []
     errors = Counter[Key]()
@@ -208,9 +210,8 @@ def picture(waveform: Tensor, emitted: list[tuple[str, Emitted]]) -> Markup:
     seconds, palette = len(waveform) / SAMPLE_RATE_HZ, Palette()
     mel = log_mel(waveform.unsqueeze(0), None, MelTables(64))[0].T.numpy()  # (M, T)
     mel = np.clip(mel, np.percentile(mel, 5), None)
-    rows = 1 + len(emitted)
-    figure, axes = new_figure(min(20.0, max(3.4, 2.2 * seconds)), 1.5 + 0.42 * len(emitted), palette, rows,
-                              height_ratios=[4] + [1] * len(emitted))  # fmt: skip
+    width, heights = min(20.0, max(3.4, 2.2 * seconds)), [4] + [1] * len(emitted)
+    figure, axes = new_figure(width, 1.5 + 0.42 * len(emitted), palette, heights)
     axes[0].imshow(mel, origin="lower", aspect="auto", cmap="Greys", interpolation="none",
                    extent=(0, seconds, 0, len(mel)))  # fmt: skip
     axes[0].set_yticks([])
