@@ -22,7 +22,8 @@ from mixvec.audio import read_audio
 from mixvec.data.sources import find_utterances
 from mixvec.errors import UserError
 from mixvec.hub import load_model
-from mixvec.model.frontend import SAMPLE_RATE_HZ, MelTables, log_mel
+from mixvec.model.frontend import SAMPLE_RATE_HZ
+from mixvec.model.mel import MelTables, log_mel
 
 from .figures import Drawing, Palette, dots, matrix, new_figure, plain, svg
 from .runs import Group, RunFolder
