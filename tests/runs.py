@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +24,7 @@ from pretrain.config import PretrainConfig
 from pretrain.objectives.base import Step
 from pretrain.objectives.contrastive import Contrastive
 from pretrain.train import train as pretrain_train
+from tests import prepared
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALLEST = [
@@ -87,16 +86,8 @@ def fresh() -> None:
 
 
 def command(*arguments: str, ranks: int = 1, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``python -m ...`` as a user runs it; under torchrun with more than one rank."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    return subprocess.run(
-        [sys.executable, *launch, "-m", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    """``python -m ...`` in a process of its own; with more than one rank, as torchrun starts them."""
+    return prepared.run(arguments, ranks, **environment)
 
 
 def weights(run: Path) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from finetune.config import FinetuneConfig
 from mixvec.errors import UserError
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
+from tests import prepared
 from tests.runs import ROOT, SMALLEST
 from tools.corpus import CorpusConfig, write_corpus
 
@@ -168,7 +169,11 @@ def test_every_command_runs(tmp_path: Path) -> None:
     shutil.copy(next((corpus / "asr/test/audio").iterdir()), tmp_path / "speech.flac")
     chosen = [c for c in commands() if not c.startswith("make") and c not in TESTED_ELSEWHERE]
     assert len(chosen) >= 15
-    failed = [fault for command in chosen if (fault := fault_of(tiny(command, corpus), tmp_path))]
+    failed, started = [], set[str]()
+    for words in (tiny(command, corpus) for command in chosen):
+        module = words[2] if words[1] == "-m" else ""
+        failed.append(forked_fault_of(words[2:], tmp_path) if module in started else fault_of(words, tmp_path))
+        started |= {module} - {"", "torch.distributed.run"}
     for page in PAGES:
         for block in blocks("python", page) if page != EXTENDING else []:
             failed += [fault_of([sys.executable, "-c", block.replace("speech.wav", "speech.flac")], tmp_path)]
@@ -179,6 +184,12 @@ def fault_of(words: list[str], folder: Path, root: Path = ROOT) -> str:
     """Run a command in ``folder`` with the code of ``root``; what it printed where it failed, else nothing."""
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    return f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}\n" if done.returncode else ""
+
+
+def forked_fault_of(words: list[str], folder: Path) -> str:
+    """The same of ``python -m WORDS``, without a new interpreter."""
+    done = prepared.run(words, folder=folder, PYTHONPATH=str(ROOT))
     return f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}\n" if done.returncode else ""
 
 
