@@ -104,7 +104,7 @@ def open_data(
         run.log.print(warning)
     if not corpus.utterances:
         raise UserError(f"data.{split}={getattr(data, split)}: no usable labels in it")
-    run.skips.note(corpus.skipped, fresh=training)
+    run.skips.note(corpus.skipped + corpus.notes, fresh=training)
     if corpus.skipped:
         run.log.print(f"data.{split}: {len(corpus.skipped)} utterances skipped (reasons: {run.dir / 'skipped.jsonl'})")
     augment = Augmentation(data.augment, config.run.seed) if training else None

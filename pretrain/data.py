@@ -53,6 +53,7 @@ def open_data(config: PretrainConfig, run: Run, objective: Objective) -> tuple[s
         name, skipped = corpus.name, len(corpus.skipped)
         found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
         found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
+        found += f"; {corpus.others}" if corpus.notes else ""
         found += f"; {planned.epoch_length(0)} updates an epoch"
     run.skips.note(augment.skipped)
     parameters = sum(p.numel() for p in objective.parameters()) / 1e6
@@ -85,10 +86,10 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
     """
     data = config.data
     corpus = find_utterances(data.train, "data.train")
-    run.skips.note(corpus.skipped, fresh=True)
+    run.skips.note(corpus.skipped + corpus.notes, fresh=True)
     corpus.check_skipped(data.max_skipped, f"data.train={data.train}")
     corpus.keep_durations(min_s=data.min_s)
-    run.skips.note(corpus.skipped, fresh=True)
+    run.skips.note(corpus.skipped + corpus.notes, fresh=True)
     if not corpus.utterances:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
     if (cut := cut_long(corpus, data)).recordings:

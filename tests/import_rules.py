@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {"mixvec": (), "pretrain": ("mixvec",), "finetune": ("mixvec",), "tools": ("mixvec", "pretrain", "finetune")}
 """What each package may import besides itself."""
-BASE = ("atomic", "audio", "errors", "gate", "parent", "resample", "text", "version")
+BASE = ("atomic", "audio", "errors", "extents", "gate", "parent", "resample", "text", "version", "walk")
 """Modules of mixvec that know nothing of training."""
 ROOMS: dict[str, tuple[str, ...]] = {
     "mixvec.model": (),

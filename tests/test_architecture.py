@@ -159,6 +159,7 @@ def test_the_library_needs_only_its_base_dependencies() -> None:
                         "mixvec/fairseq2_family.py": ["fairseq2"],
                         "mixvec/onnx_export.py": ["onnx", "onnxruntime", "onnxscript"],
                         "mixvec/onnx_model.py": ["onnxruntime"],
+                        "mixvec/ffmpeg.py": ["av"],
                         "mixvec/transformers_encoder.py": ["transformers"], **FOR_TRANSFORMERS}  # fmt: skip
 
 

@@ -85,6 +85,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
         "unreadable": len(corpus.skipped),
         "unreadable_share": len(corpus.skipped) / (len(corpus.skipped) + len(durations_s)),
         "reasons": reasons(corpus),
+        "no_audio": [row["reason"] for row in corpus.notes],
     }
     return facts | ({"labels": label_facts(corpus.utterances)} if labels else {}) | {"plan": plan(config, corpus)}
 

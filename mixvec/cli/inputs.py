@@ -79,13 +79,18 @@ def _listed(name: str) -> Iterator[Clip | UserError]:
 
     if not is_url(name) and not Path(name).exists() and not glob.has_magic(name):
         raise UserError(f"{name}: no such file")
-    found = False
+    found, notes = False, list[str]()
     for shard in shards_of(name, KEY, labels=False):
         for row in shard.rows:
+            if isinstance(row, Fault) and not row.counted:  # files that are no audio
+                notes.append(row.reason)
+                continue
             found = True
             yield UserError(row.reason) if isinstance(row, Fault) else _clip(row, name)
     if not found:
-        raise UserError(f"{name}: no audio in this folder")
+        raise UserError("; ".join([f"{name}: no audio in this folder", *notes]))
+    if notes:
+        print("note: " + "; ".join(notes), file=sys.stderr)
 
 
 def _clip(row: Any, name: str) -> Clip:

@@ -99,7 +99,7 @@ def _look(jobs: dict[Place, Row], cache: Cache) -> Looked:
             contents[place] = (-1, -1) if isinstance(row.stored, TableRow) else content_of(place, row.stored)
         except UserError as error:
             looked[place] = error
-    keys = {place: key_of("header", place, content) for place, content in contents.items() if content[1] != -1}
+    keys = {place: key_of("length", place, content) for place, content in contents.items() if content[1] != -1}
     known, new = cache.get(list(keys.values())), {}
     for place, (size, _) in contents.items():
         key = keys.get(place)

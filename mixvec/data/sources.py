@@ -24,6 +24,7 @@ from ..errors import UserError, named
 from .fingerprint import Fingerprint
 from .headers import with_headers
 from .mixture import repeats_of
+from .readers.files import audio_below
 from .readers.forms import READERS
 from .readers.ranges import is_url
 from .readers.remote import AnyPath, expanded, forget, source_path
@@ -40,6 +41,8 @@ class Corpus:
     name: str
     utterances: Utterances = field(default_factory=Utterances)
     skipped: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[dict[str, Any]] = field(default_factory=list)
+    """On files that are no audio, by kind, in the form of ``skipped``."""
     formats: Counter[tuple[int, int]] = field(default_factory=Counter)
     """The number of utterances by rate in Hz and channels, before any was dropped."""
     sources: tuple[SourceSpec, ...] = (SourceSpec(""),)
@@ -85,6 +88,11 @@ class Corpus:
         """The first reasons for which utterances were skipped, on one line."""
         return " ".join("; ".join(row["reason"] for row in self.skipped[:count]).split())
 
+    @property
+    def others(self) -> str:
+        """The files that are no audio, by kind, on one line."""
+        return "; ".join(row["reason"] for row in self.notes)
+
     def check_skipped(self, most: float, key: str) -> None:
         """Check that at most the share ``most`` of the utterances of ``key`` has been skipped.
 
@@ -117,6 +125,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
             _add(corpus, looked_at, corpus_number, labels)
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
+        why += f"; {corpus.others}" if corpus.notes else ""
         raise UserError(f"{key}={source}: no readable audio in it{why}")
     return corpus
 
@@ -152,7 +161,7 @@ def shards_of(name: str, key: str, labels: bool, *, stream: bool = False) -> lis
         raise UserError(f"{key}={name}: no such file or folder")
     if labels:
         raise UserError(f"{key}={path}: no metadata.jsonl in it{_hint(path, key)}")
-    return []
+    return [Shard(name, iter(audio_below(path)[1]))] if kind == "folder" else []
 
 
 def _hint(folder: AnyPath, key: str) -> str:
@@ -165,6 +174,8 @@ def _hint(folder: AnyPath, key: str) -> str:
 
 def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, corpus_number: int, labels: bool) -> None:
     """Append one utterance, or count it as skipped."""
+    if isinstance(found, Fault) and not found.counted:
+        return corpus.notes.append({"source": found.source, "reason": found.reason})
     if isinstance(found, Fault):
         return corpus.skip(found.source, found.reason)
     row, header = found

@@ -128,7 +128,10 @@ class Source:
     def _looked(self, rows: Iterator[Row | Fault], workers: ThreadPoolExecutor) -> Iterator[Utterance | Fault]:
         while batch := list(islice(rows, ROWS_AT_ONCE)):
             for found in workers.map(self._look, batch):
-                self.read_count, self.bad_count = self.read_count + 1, self.bad_count + isinstance(found, Fault)
+                self.read_count, self.bad_count = (
+                    self.read_count + 1,
+                    self.bad_count + (isinstance(found, Fault) and found.counted),
+                )
                 if isinstance(found, Utterance) and found.duration_s < self.config.min_s:
                     found = Fault(found.source, f"{found.source}: {found.duration_s:.2f} s is under data.min_s")
                 yield found

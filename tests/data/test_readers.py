@@ -95,10 +95,29 @@ def test_what_cannot_be_listed_or_opened_is_counted(tmp_path: Path, monkeypatch:
     corpus = find(tmp_path, labels=False)
     assert [u.source for u in corpus.utterances] == [str(tmp_path / "a.wav")]
     assert [row["reason"] for row in corpus.skipped] == [
-        f"{tmp_path}/locked: cannot be listed (Permission denied)",
         f"{tmp_path}/b.wav: a broken link, or no plain file",
         f"{tmp_path}/c.wav: a broken link, or no plain file",
+        f"{tmp_path}/locked: cannot be listed (Permission denied)",
     ]
+
+
+def test_no_file_is_passed_over_without_a_word(tmp_path: Path) -> None:
+    """Whatever its suffix or the case of it; what is no audio is counted by kind, and not among the skipped."""
+    for name in ("a.WAV", "b.WAVE", "c.Flac"):
+        write(tmp_path / "of" / f"{name[0]}.wav").rename(tmp_path / "of" / name)
+    for name in ("d.m4a", "e.wma", "f.amr"):
+        (tmp_path / "of" / name).write_bytes(b"no audio at all")
+    for name in ("a.txt", "b.TXT", "c.pdf", "README"):
+        write_text(tmp_path / "of" / name)
+    corpus = find(tmp_path / "of", labels=False)
+    assert [Path(u.source).name for u in corpus.utterances] == ["a.WAV", "b.WAVE", "c.Flac"]
+    assert [Path(row["source"]).name for row in corpus.skipped] == ["d.m4a", "e.wma", "f.amr"]
+    for count, kind in [("2", ".txt"), ("1", ".pdf"), ("1", "nameless")]:
+        assert f"{count} {kind} files" in corpus.others
+    for name in ("a.WAV", "b.WAVE", "c.Flac"):
+        (tmp_path / "of" / name).unlink()
+    with pytest.raises(UserError, match=r"d\.m4a.*2 \.txt files.*1 \.pdf"):
+        find(tmp_path / "of", labels=False)
 
 
 GZIPPED = gzip.compress(b'{"audio": "a.wav"}\n' * 1_000, mtime=0)

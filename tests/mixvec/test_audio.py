@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixvec import UserError
 from mixvec.audio import EXTENSIONS, audio_header, read_audio
+from mixvec.extents import Extent
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,20 +160,17 @@ def flac_with(frames: int, rate_hz: int, path: Path) -> Path:
     return path
 
 
-def test_headers_that_lie(tmp_path: Path) -> None:
-    assert audio_header(flac_with(8_000, 16_000, tmp_path / "right.flac"))[:2] == (8_000, 16_000)
-    assert "does not state its length" in refusal(flac_with(0, 16_000, tmp_path / "streamed.flac"))
-    assert refusal(flac_with(2**36 - 2, 16_000, tmp_path / "huge.flac")).startswith("its header claims 1193.0 h")
+def test_rates_that_cannot_be(tmp_path: Path) -> None:
     assert "10 Hz is too low" in refusal(flac_with(8_000, 10, tmp_path / "slow.flac"))
-    with pytest.raises(UserError, match="does not state its length"):
-        audio_header(tmp_path / "streamed.flac")
 
 
-def test_a_header_may_not_claim_what_its_bytes_cannot_hold(tmp_path: Path) -> None:
+def test_a_header_may_not_claim_what_its_bytes_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 hours in 12 kB; stored in something larger too. Ten seconds of silence, the least that codecs write, may."""
+    monkeypatch.setattr("mixvec.sound.extents", lambda file, size, local: [Extent(0, size)])
     path = flac_with(40 * 3600 * 16_000, 16_000, tmp_path / "a.flac")
     assert refusal(path) == f"its header claims 40.0 h of audio, which {path.stat().st_size} bytes cannot hold"
     with pytest.raises(UserError, match="stored audio: its header claims"):
         audio_header(io.BytesIO(path.read_bytes()))
+    monkeypatch.undo()
     for kind in FORMATS:
         assert audio_header(write(tmp_path / f"silence.{kind}", np.zeros(480_000), 48_000)).rate_hz == 48_000

@@ -17,8 +17,9 @@ from typing import BinaryIO
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
+from ...extents import Window
 from .files import shards_in
-from .ranges import Window, is_url, opened_audio
+from .ranges import is_url, opened_audio
 from .remote import AnyPath
 from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named
 

@@ -16,8 +16,7 @@ def _holds_audio(folder: AnyPath, labels: bool) -> bool:
 
 
 def _rows(folder: AnyPath, wanted: Wanted) -> Rows:
-    faults: list[Fault] = []
-    files = audio_below(folder, faults)
+    files, faults = audio_below(folder)
     return chain(faults, (Row(str(file)) for file in files))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
+from ...walk import Found, audio_files, passed_over
+from ...walk import walk as walk_local
 from .ranges import is_url
 from .remote import AnyPath
 from .rows import SPLIT_NAME, Fault, Rows, Shard, Wanted
@@ -48,28 +50,8 @@ def shown(name: str) -> str:
 
 
 def walk(folder: AnyPath) -> Iterator[AnyPath | Fault]:
-    """Every file at any depth, in any order; linked folders too (each once), hidden files and folders left out.
-
-    Folders that may not be listed are yielded as faults.
-    """
-    if not isinstance(folder, Path):
-        yield from folder.files_below()
-        return
-    seen: set[str] = set()
-    faults: list[Fault] = []
-
-    def note(error: OSError) -> None:
-        faults.append(Fault(error.filename, f"{error.filename}: cannot be listed ({error.strerror})"))
-
-    for at, folders, names in os.walk(folder, onerror=note, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        real = os.path.realpath(at)
-        if real in seen:  # a link in a loop, or a second link to the same folder
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(at, name) for name in names if not name.startswith("."))
-    yield from faults
+    """Every file at any depth, in any order, hidden ones left out; faults for folders that may not be listed."""
+    return walk_local(folder) if isinstance(folder, Path) else iter(folder.files_below())
 
 
 def files_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyPath]:
@@ -83,14 +65,19 @@ def files_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyP
     return paths if not isinstance(folder, Path) else sorted(paths, key=lambda path: path.parts)
 
 
-def audio_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyPath]:
-    """The audio files among ``files_below``; broken links and special files are added to ``faults``."""
-    audio = [path for path in files_below(folder, faults) if path.suffix.lower() in EXTENSIONS]
-    files = [path for path in audio if path.is_file()]
-    if faults is not None and len(files) < len(audio):
-        lost = sorted(set(map(str, audio)) - set(map(str, files)))
-        faults += [Fault(path, f"{path}: a broken link, or no plain file") for path in lost]
-    return files
+def audio_below(folder: AnyPath) -> tuple[list[AnyPath], list[Fault]]:
+    """The audio files at any depth, in a fixed order, and what is to be said of the others.
+
+    That is a fault for each broken link, special file and folder that cannot be listed, and a note on each kind of
+    files that are no audio.
+    """
+    if isinstance(folder, Path):
+        found: Any = audio_files(folder)
+    else:
+        files = folder.files_below()
+        audio = [path for path in files if path.suffix.lower() in EXTENSIONS]
+        found = Found(audio, [], Counter(p.suffix.lower() for p in files if p.suffix.lower() not in EXTENSIONS))  # type: ignore[arg-type]
+    return list(found.audio), [*found.faults, *passed_over(folder, found.others)]
 
 
 def one_split(key: str, folder: AnyPath, names: list[tuple[str, str]]) -> None:

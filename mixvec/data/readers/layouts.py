@@ -47,7 +47,7 @@ def common_voice_row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
 
 def voxpopuli_rows(path: AnyPath) -> Rows:
     """A split's tsv, the audio in the folders beside it, by its id."""
-    files = {file.stem: file for file in audio_below(path.parent)}
+    files = {file.stem: file for file in audio_below(path.parent)[0]}
     for where, row in table_lines(path):
         name = row["id"] or ""
         if name in files:
@@ -69,8 +69,9 @@ def aishell_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     texts: dict[str, tuple[str, str]] = {}
     for transcript in aishell_transcripts(folder):
         texts |= {name: (where, text) for where, name, text in keyed_lines(transcript)}
-    files = audio_below(folder)
+    files, faults = audio_below(folder)
     one_split_below(wanted.key, folder, files)
+    yield from faults
     for file in files:
         if file.stem in texts:
             where, text = texts[file.stem]
@@ -102,7 +103,9 @@ def tedlium_rows(folder: AnyPath, wanted: Wanted) -> Rows:
 def speech_commands_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The training split: every file that is in neither list. The label is the folder's name."""
     held_out = {line.strip() for name in SPLIT_LISTS for _, line in text_lines(folder / name)}
-    for file in audio_below(folder):
+    files, faults = audio_below(folder)
+    yield from faults
+    for file in files:
         word = file.parent.name
         if word != BACKGROUND_NOISE and file.relative_to(folder).as_posix() not in held_out:
             yield Row(str(file), label=word)
@@ -118,7 +121,9 @@ def speech_commands_list_rows(path: AnyPath, wanted: Wanted) -> Rows:
 
 def background_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """Each second of each file of noise, as ``_silence_``; a rest of less than a second is left out."""
-    for file in audio_below(folder):
+    files, faults = audio_below(folder)
+    yield from faults
+    for file in files:
         try:
             with file.open("rb") as audio:
                 frames, rate_hz, _ = audio_header(audio)
@@ -176,7 +181,9 @@ def snips_rows(folder: AnyPath, wanted: Wanted) -> Rows:
         one_split(wanted.key, folder, [(path.name, path.name) for path in folder.iterdir()])
         raise UserError(f"{wanted.key}={folder}: holds {SNIPS_LABELS}; name the folder of one split in it")
     lines = {name: (where, rest) for where, name, rest in keyed_lines(folder.parent / SNIPS_LABELS)}
-    for file in audio_below(folder):
+    files, faults = audio_below(folder)
+    yield from faults
+    for file in files:
         where, rest = lines.get(file.stem, (str(file), ""))
         spoken, _, labels = rest.partition("\t")
         words, tags = spoken.split()[1:-1], labels.split()[1:-1]
@@ -236,7 +243,7 @@ SPEECH_COMMANDS_NOISE = Reader(
 SPEECH_COMMANDS_TEST = Reader(
     "Speech Commands, 12 classes", "for labels: the folder of the test archive, which holds `_silence_`", "folder",
     lambda folder, labels: labels and (folder / SILENCE).is_dir() and not (folder / BACKGROUND_NOISE).is_dir(),
-    lambda folder, wanted: (Row(str(file), label=file.parent.name) for file in audio_below(folder)),
+    lambda folder, wanted: (Row(str(file), label=file.parent.name) for file in audio_below(folder)[0]),
 )  # fmt: skip
 SNIPS = Reader(
     "Audio SNIPS", "for labels: a split's folder beside `all.iob.snips.txt`; the label is the intent", "folder",

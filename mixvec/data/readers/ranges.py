@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 from ...errors import UserError
+from ...extents import Window
 from .retries import Missing, retried
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -83,35 +84,6 @@ def opened_range(url: str, offset: int, size: int) -> BinaryIO:
         fs, path = filesystem(url)
         return io.BytesIO(retried(url, lambda: fs.cat_file(path)))
     return io.BufferedReader(Window(_Ranges(url, offset, offset + size), offset, size), 1 << 16)
-
-
-class Window(io.RawIOBase):
-    """A range of a file as a file of its own, of which only ``seek``, ``read`` and ``close`` are used."""
-
-    def __init__(self, file: Any, offset: int, size: int) -> None:
-        self.file, self.offset, self.size, self.at = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
-        self.at = max(0, to + {os.SEEK_SET: 0, os.SEEK_CUR: self.at, os.SEEK_END: self.size}[whence])
-        return self.at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self.size - self.at))
-        self.file.seek(self.offset + self.at)
-        piece = self.file.read(wanted) if wanted else b""
-        memoryview(buffer)[: len(piece)] = piece
-        self.at += len(piece)
-        return len(piece)
-
-    def close(self) -> None:
-        self.file.close()
-        super().close()
 
 
 class _Ranges:

@@ -21,7 +21,7 @@ def settled(rows: Rows) -> Rows:
         if not is_url(row.source):
             yield row
         elif isinstance(row, Fault):
-            yield Fault(redacted(row.source), redacted(row.reason))
+            yield replace(row, source=redacted(row.source), reason=redacted(row.reason))
         elif row.stored is not None:
             yield replace(row, source=redacted(row.source), where=redacted(row.where))
         else:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
 
 from ...audio import AudioHeader
 from ...errors import UserError
+from ...walk import Fault as Fault
 from .remote import AnyPath
 
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
@@ -63,14 +64,6 @@ class Row:
         """The row with text and label from the first of its fields that has one."""
         text, label = labels_of(self.fields or {})
         return replace(self, text=text, label=label)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """An utterance that is skipped, and the reason."""
-
-    source: str
-    reason: str
 
 
 Rows = Iterator[Row | Fault]

@@ -35,7 +35,9 @@ def _sessions(folder: AnyPath) -> list[AnyPath]:
 
 def voxceleb_rows(folder: AnyPath) -> Rows:
     """All audio below the speakers' folders."""
-    for file in audio_below(folder):
+    files, faults = audio_below(folder)
+    yield from faults
+    for file in files:
         if SPEAKER.fullmatch(speaker := file.relative_to(folder).parts[0]):
             yield Row(str(file), fields={"speaker": speaker})
         else:
