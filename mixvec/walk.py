@@ -51,9 +51,7 @@ def audio_files(folder: Path) -> Found:
 def passed_over(folder: object, others: Counter[str]) -> list[Fault]:
     """A note on each kind of file of a folder that is no audio."""
     kinds = sorted(others.items(), key=lambda item: (-item[1], item[0]))
-    return [
-        Fault(str(folder), f"{folder}: {count} {kind or 'nameless'} files are no audio", False) for kind, count in kinds
-    ]
+    return [Fault(str(folder), f"{folder}: no audio: {n} {kind or 'without a suffix'}", False) for kind, n in kinds]
 
 
 def walk(folder: Path) -> Iterator[Path | Fault]:

@@ -88,7 +88,7 @@ def _listed(name: str) -> Iterator[Clip | UserError]:
             found = True
             yield UserError(row.reason) if isinstance(row, Fault) else _clip(row, name)
     if not found:
-        raise UserError("; ".join([f"{name}: no audio in this folder", *notes]))
+        raise UserError("; ".join([f"{name}: no audio in this folder", *notes]).replace(f"{name}: no audio: ", ""))
     if notes:
         print("note: " + "; ".join(notes), file=sys.stderr)
 

@@ -112,11 +112,11 @@ def test_no_file_is_passed_over_without_a_word(tmp_path: Path) -> None:
     corpus = find(tmp_path / "of", labels=False)
     assert [Path(u.source).name for u in corpus.utterances] == ["a.WAV", "b.WAVE", "c.Flac"]
     assert [Path(row["source"]).name for row in corpus.skipped] == ["d.m4a", "e.wma", "f.amr"]
-    for count, kind in [("2", ".txt"), ("1", ".pdf"), ("1", "nameless")]:
-        assert f"{count} {kind} files" in corpus.others
+    for count, kind in [("2", ".txt"), ("1", ".pdf"), ("1", "without a suffix")]:
+        assert f"no audio: {count} {kind}" in corpus.others
     for name in ("a.WAV", "b.WAVE", "c.Flac"):
         (tmp_path / "of" / name).unlink()
-    with pytest.raises(UserError, match=r"d\.m4a.*2 \.txt files.*1 \.pdf"):
+    with pytest.raises(UserError, match=r"d\.m4a.*2 \.txt.*1 \.pdf"):
         find(tmp_path / "of", labels=False)
 
 

@@ -94,7 +94,8 @@ def test_a_folder_is_the_audio_in_it(run: Run, models: Path, audio: Path) -> Non
     assert [line.split("\t")[0] for line in done.lines] == paths
     assert all(line.split("\t")[1] in LABELS for line in done.lines)
     bad = [f"error: {audio / name}: {NO_AUDIO}" for name in ("broken.wav", "notes.txt")]
-    assert (done.code, done.err.splitlines()) == (1, bad)
+    note, *errors = done.err.splitlines()
+    assert (done.code, errors) == (1, bad) and note.startswith("note: ") and "1 .txt" in note
 
 
 def test_json_lines(run: Run, models: Path, audio: Path) -> None:
