@@ -6,7 +6,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +13,9 @@ from torch import Tensor
 from finetune.tokenizer import Tokenizer
 from mixvec import UserError
 from mixvec.text import BLANK, SPACE, TextStyle, normalise_text
+from mixvec.transcript import ctc_decoder, ctc_search
 
 MARKS = ("<s>", "</s>", "<unk>")
-BLANK_NUMBER = 0
 OTHER_TOKENS = -1e4
 """Log-probability of all other tokens in the frame that ends the last word."""
 
@@ -97,21 +96,9 @@ def prefix_beam(log_probs: Sequence[Tensor], beam: int) -> list[list[int]]:
     Raises:
         UserError: flashlight-text is not installed.
     """
-    size = log_probs[0].shape[1]
-    search = _ctc_decoder()(
-        lexicon=None, tokens=list(map(str, range(size))), lm=None, beam_size=beam, beam_size_token=min(beam, size),
-        beam_threshold=float("inf"), log_add=True, blank_token=str(BLANK_NUMBER), sil_token=str(BLANK_NUMBER),
-    )  # fmt: skip
+    search = ctc_search(log_probs[0].shape[1], beam)
     best = [search(own.float().unsqueeze(0))[0][0].tokens.tolist() if len(own) else [] for own in log_probs]
-    return [[token for token in tokens if token != BLANK_NUMBER] for tokens in best]
-
-
-def _ctc_decoder() -> Any:
-    try:
-        from torchaudio.models.decoder import ctc_decoder
-    except ImportError as error:
-        raise UserError(f"beam search needs flashlight-text: pip install flashlight-text ({error})") from error
-    return ctc_decoder
+    return [[token for token in tokens if token != 0] for tokens in best]
 
 
 class NgramBeam:
@@ -122,7 +109,7 @@ class NgramBeam:
         Raises:
             UserError: KenLM cannot read the file, or flashlight-text is not installed.
         """
-        self._make = _ctc_decoder()
+        self._make = ctc_decoder()
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import create_word_dict, load_words
 

@@ -4,6 +4,7 @@
     mixvec understand --model MODEL FILES... [--json] [--top N]
     mixvec embed --model MODEL FILES... [--json]
     mixvec features --model MODEL FILES... --to DIR
+    mixvec listen --model MODEL [--json] < AUDIO
     mixvec export --model MODEL --to model.onnx [--int8]
 
 ``mixvec COMMAND --help`` has all options.
@@ -23,7 +24,8 @@ def main() -> None:
 def _main() -> None:
     from .commands import run_command
     from .export import run_export
+    from .listen import run_listen
     from .parser import parser
 
     args = parser().parse_args()
-    run_export(args) if args.command == "export" else run_command(args)
+    {"export": run_export, "listen": run_listen}.get(args.command, run_command)(args)

@@ -6,6 +6,7 @@ import argparse
 
 from ..version import __version__
 from .export import add_export
+from .listen import add_listen
 
 EPILOG = """\
 MODEL is a model folder, a run directory, org/name[@revision] on the hub, or an .onnx file of `mixvec export`. FILES are
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     top.add_argument("--version", action="version", version=f"mixvec {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed,export}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="{transcribe,understand,embed,listen,export}")
     for name, (does, fields) in COMMANDS.items():
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=EPILOG,
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
                 "--whole", action="store_true", default=False,
                 help="long recordings in one pass; without it they are cut in their pauses",
             )  # fmt: skip
+    add_listen(commands)
     add_export(commands)
     return top
 

@@ -15,7 +15,7 @@ from .context import Context
 from .output import EncoderOutput
 from .protocol import Encoder
 from .task_model import Layers, TaskModel
-from .trunks import Kind, TrunkChoice
+from .trunks import FRAMEWISE, Kind, TrunkChoice
 from .vocabulary import PIECE_SPACE, SPACE, vocabulary_of
 from .waveforms import Waveforms
 
@@ -113,8 +113,10 @@ class CtcRecognizer(CtcModel):
             samples: (B, S) the next samples at 16 kHz. state, context, final: as in ``SpeechEncoder.stream``.
 
         Raises:
-            ValueError: the encoder cannot stream, or there is no context.
+            ValueError: the encoder or the head cannot stream, or there is no context.
         """
+        if self.kind not in FRAMEWISE:
+            raise ValueError(f"head.kind={self.kind} sees whole utterances and cannot stream")
         stream = getattr(self.encoder, "stream", None)
         if stream is None:
             raise ValueError(f"{type(self.encoder).__name__} cannot stream; mixvec's own encoder can")

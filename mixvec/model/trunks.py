@@ -20,6 +20,8 @@ Kind = Literal["own", "linear", "lstm", "contextnet", "xvector", "ecapa"]
 WIDTHS = {"linear": 256, "lstm": 1024, "contextnet": 640, "xvector": 512, "ecapa": 512}
 """W in the papers. linear: SUPERB (arXiv 2105.01051), the projection before its mean over time. lstm: SUPERB's ASR, a
 projection and two bidirectional LSTM layers. contextnet, xvector and ecapa: MP3S (arXiv 2306.00452)."""
+FRAMEWISE = ("own", "linear")
+"""Trunks in which a frame sees no other, as a stream needs."""
 STATISTICS = ("xvector", "ecapa")
 """Trunks that are followed by mean and standard deviation over time; the others are followed by the mean."""
 

@@ -1,0 +1,225 @@
+"""``mixvec listen``: speech from standard input, its text while it is spoken."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import struct
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, BinaryIO
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..listening import Listener, Result
+
+BLOCK_BYTES = 3200  # 100 ms
+UNKNOWN_BYTES = 0x7FFF0000
+"""Who streams a WAV writes 0 or something near the largest number for its length."""
+OTHERS = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"RF64": "RF64", b"FORM": "AIFF", b"\x1aE\xdf\xa3": "WebM"}
+FFMPEG = "pipe it through `ffmpeg -i FILE -f s16le -ar 16000 -ac 1 -`"
+INPUT = "standard input"
+
+
+def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the words of ``listen`` to those of ``mixvec``."""
+    command = commands.add_parser(
+        "listen",
+        help="transcribe standard input while it is spoken",
+        description="Transcribe speech while it is spoken: raw PCM (s16le, 16 kHz, mono) or such a WAV on standard "
+        "input, a line on standard output for all that is said between two pauses. Ctrl-C ends it with the last line.",
+    )
+    add_stream_options(command)
+    command.add_argument("--force", action="store_true", help="listen with a model that was not trained for chunks too")
+    command.add_argument("--json", action="store_true",
+                         help="one JSON object per line: text, final, start_s, end_s, words")  # fmt: skip
+    command.add_argument("--partial", action="store_true",
+                         help="lines that are not final too, after a ~; a terminal always shows them")  # fmt: skip
+
+
+def add_stream_options(command: argparse.ArgumentParser) -> None:
+    """Add what ``listen`` and ``serve`` share."""
+    command.add_argument("--model", required=True, metavar="MODEL", help="folder, run directory or org/name")
+    command.add_argument("--chunk-ms", type=int, default=640, metavar="N",
+                         help="audio recognised at a time; less answers sooner and errs more (640)")  # fmt: skip
+    command.add_argument("--left-chunks", type=int, metavar="N", help="chunks seen before it (all since the pause)")
+    command.add_argument("--beam", type=int, metavar="N", help="hypotheses of prefix beam search (greedy)")
+    command.add_argument("--silence-s", type=float, default=0.8, metavar="X", help="silence that ends a line (0.8)")
+    command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (the GPU where there is one)")
+
+
+def listener_of(args: argparse.Namespace, force: bool) -> Listener:
+    """The model and the options of ``add_stream_options``.
+
+    Raises:
+        UserError: the model cannot stream, or an option cannot be.
+    """
+    from ..hub import load_model
+    from ..listening import ListenConfig, Listener, streaming_model
+    from .predictor import device_named
+
+    config = ListenConfig(args.chunk_ms, args.left_chunks, args.beam, args.silence_s)
+    if args.model.endswith(".onnx"):
+        raise UserError(f"{args.model}: an ONNX file cannot stream; give the model folder")
+    return Listener(streaming_model(load_model(args.model), args.model, force), config, device_named(args.device))
+
+
+def run_listen(args: argparse.Namespace) -> None:
+    """Print what is said on standard input.
+
+    Raises:
+        UserError: the model cannot stream, or the input is not what it takes; what was said before is printed.
+    """
+    listener = listener_of(args, args.force)
+    if sys.stdin.isatty():
+        raise UserError(f"{INPUT} is a terminal; pipe audio into it, as in: arecord -t raw -f S16_LE -r 16000 | mixvec "
+                        "listen --model MODEL")  # fmt: skip
+    faults: list[UserError] = []
+    samples = _until_fault(pcm_samples(until_interrupted(sys.stdin.buffer), listener.rate_hz), faults)
+    for result in listener.listen(samples if listener.measured else _measuring(samples, listener)):
+        _show(result, args.json, args.partial)
+    if faults:
+        raise faults[0]
+
+
+def _until_fault(samples: Iterator[Tensor], faults: list[UserError]) -> Iterator[Tensor]:
+    """The samples before a fault, so that all that was said is printed; then the fault is in ``faults``."""
+    try:
+        yield from samples
+    except UserError as error:
+        faults.append(error)
+
+
+def _measuring(samples: Iterator[Tensor], listener: Listener) -> Iterator[Tensor]:
+    """The same samples, once the first seconds that are not silence have given the constants of normalise=fixed."""
+    import torch
+
+    from ..listening import MEASURE_S
+
+    waiting: list[Tensor] = []
+    for block in samples:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= MEASURE_S * listener.rate_hz and torch.cat(waiting).any():
+            break
+    if waiting and torch.cat(waiting).any():
+        listener.measure(torch.cat(waiting))
+    yield from waiting
+    yield from samples
+
+
+def _show(result: Result, as_json: bool, partial: bool) -> None:
+    terminal = sys.stdout.isatty() and not as_json
+    if not (result.final or partial or terminal):
+        return
+    if as_json:
+        print(json.dumps(result.plain(), ensure_ascii=False), flush=True)
+    elif terminal:
+        width = shutil.get_terminal_size().columns - 1
+        text = result.text if result.final else result.text[-width:]
+        print(f"\r\033[K{text}", end="\n" if result.final else "", flush=True)
+    else:
+        print(result.text if result.final else f"~ {result.text}", flush=True)
+
+
+class _Stopped(BaseException):
+    """Ctrl-C while waiting for input."""
+
+
+def until_interrupted(file: BinaryIO) -> Iterator[bytes]:
+    """The bytes of a file, to its end or to Ctrl-C or SIGTERM, which end it like its end; a second one interrupts."""
+    stopped = waiting = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        if stopped:
+            raise KeyboardInterrupt
+        stopped = True
+        if waiting:
+            raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        while not stopped:
+            try:
+                waiting = True
+                block = file.read(BLOCK_BYTES)
+                waiting = False
+            except _Stopped:
+                break
+            if not block:
+                break
+            yield block
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def pcm_samples(blocks: Iterable[bytes], rate_hz: int) -> Iterator[Tensor]:
+    """Raw s16le PCM, or a WAV of it, as blocks of samples (S,) in ±1.
+
+    Raises:
+        UserError: there is no audio; or it is text, another format, another rate, or ends within a sample.
+    """
+    import numpy as np
+    import torch
+
+    source, head = iter(blocks), b""
+    while len(head) < BLOCK_BYTES and (block := next(source, b"")):
+        head += block
+    start, left = _data_of(head, rate_hz)
+    half, count = b"", 0
+    for block in chain([head[start:]], source):
+        data, left = half + block[:left], left - len(block[:left])
+        whole = len(data) // 2 * 2
+        half, count = data[whole:], count + whole
+        yield torch.from_numpy(np.frombuffer(data[:whole], "<i2").astype(np.float32) / 32768)
+        if not left:
+            break
+    if half:
+        raise UserError(f"{INPUT}: {count + 1} bytes of audio, an odd number, and a sample has two (s16le): it is cut "
+                        "off, or of another format")  # fmt: skip
+    if not count:
+        raise UserError(f"{INPUT}: no audio in it")
+
+
+def _data_of(head: bytes, rate_hz: int) -> tuple[int, int]:
+    """Where samples begin, and how many bytes they are; of raw PCM all.
+
+    Raises:
+        UserError: it is none that can be taken.
+    """
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return _wav_data(head, rate_hz)
+    for magic, name in OTHERS.items():
+        if head.startswith(magic):
+            raise UserError(f"{INPUT}: {name}, and raw PCM (s16le) or WAV is needed: {FFMPEG}")
+    text = head.decode("utf-8", "ignore")
+    if len(text.encode()) >= max(1, len(head) - 3) and all(c.isprintable() or c.isspace() for c in text):
+        raise UserError(f"{INPUT}: text ({text[:20]!r}), and raw PCM (s16le) or WAV is needed: {FFMPEG}")
+    return 0, sys.maxsize
+
+
+def _wav_data(head: bytes, rate_hz: int) -> tuple[int, int]:
+    """The same of a WAV, whose first bytes are ``head``."""
+    at, form = 12, None
+    while at + 8 <= len(head):
+        name, size = struct.unpack_from("<4sI", head, at)
+        at += 8
+        if name == b"fmt " and len(head) >= at + 16:
+            kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", head, at)
+            if kind == 0xFFFE and len(head) >= at + 26:  # extensible: the kind is in its subformat
+                kind = struct.unpack_from("<H", head, at + 24)[0]
+            form = kind, channels, rate, bits
+        if name == b"data" and form:
+            if form != (1, 1, rate_hz, 16):
+                raise UserError(f"{INPUT}: a WAV of {form[2]} Hz, {form[1]} channels and {form[3]} bits, and the model "
+                                f"takes {rate_hz} Hz, mono, 16 bits (PCM): {FFMPEG}")  # fmt: skip
+            return at, sys.maxsize if size == 0 or size >= UNKNOWN_BYTES else size
+        at += size + size % 2
+    raise UserError(f"{INPUT}: a WAV without samples in its first {len(head)} bytes; {FFMPEG}")

@@ -1,0 +1,150 @@
+"""`mixvec listen`: what is typed, piped and printed, bad input, Ctrl-C."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from mixvec import cli
+from mixvec.cli.listen import BLOCK_BYTES, pcm_samples
+from mixvec.errors import UserError
+from mixvec.hub import save_folder
+from tests.commands import Result, in_process
+from tests.test_architecture import ROOT
+from tests.tiny_models import encoder, recogniser
+from tests.tones import RATE_HZ, TONE_MODEL, pcm, sound
+
+TALK = "..bab a ab....ab ba b..a."
+SAID = ["bab a ab", "ab ba b", "a"]
+
+
+@pytest.fixture
+def listen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Runs the command in this process, with these bytes on standard input."""
+
+    def call(content: bytes, *words: object, model: object = TONE_MODEL) -> Result:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return in_process(cli.main, monkeypatch, capsys)("listen", "--model", model, "--device", "cpu", *words)
+
+    return call
+
+
+def wav(wave: torch.Tensor, rate_hz: int = RATE_HZ, channels: int = 1, subtype: str = "PCM_16") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave.unsqueeze(1).repeat(1, channels).numpy(), rate_hz, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
+def test_raw_and_wav_give_a_line_between_pauses(listen) -> None:  # type: ignore[no-untyped-def]
+    wave = sound(TALK, 77)
+    streamed = bytearray(wav(wave))
+    streamed[4:8] = streamed[40:44] = b"\xff\xff\xff\xff"  # as ffmpeg writes a WAV into a pipe
+    followed = wav(wave) + struct.pack("<4sI6s", b"LIST", 6, b"\x7f\x7f" * 3)
+    for content in (pcm(wave), wav(wave), bytes(streamed), followed, wav(wave, subtype="PCM_16")):
+        done = listen(content)
+        assert (done.code, done.lines, done.err) == (0, SAID, "")
+
+
+def test_json_and_partial_lines(listen) -> None:  # type: ignore[no-untyped-def]
+    rows = list(map(json.loads, listen(pcm(sound(TALK, 77)), "--json").lines))
+    assert [row["text"] for row in rows] == SAID and all(row["final"] for row in rows)
+    assert list(rows[0]) == ["text", "final", "start_s", "end_s", "words"]
+    assert [word["word"] for word in rows[0]["words"]] == SAID[0].split()
+    assert list(rows[0]["words"][0]) == ["word", "start_s", "end_s", "confidence"]
+    rows = list(map(json.loads, listen(pcm(sound(TALK, 77)), "--json", "--partial").lines))
+    assert [row["text"] for row in rows if row["final"]] == SAID
+    assert len([row for row in rows if not row["final"]]) > 3
+    lines = listen(pcm(sound(TALK, 77)), "--partial", "--chunk-ms", 320, "--left-chunks", 8, "--beam", 1).lines
+    assert [line for line in lines if line[0] != "~"] == SAID and lines[0].startswith("~ ")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "no audio"),
+        (wav(torch.zeros(0)), "no audio"),
+        (b"call me ishmael\n" * 9, "text ('call me ishmael"),
+        ("schöne grüße".encode(), "text ('schöne"),
+        (wav(sound("a"), 44_100), "44100 Hz"),
+        (wav(sound("a"), channels=2), "2 channels"),
+        (wav(sound("a"), subtype="FLOAT"), "32 bits"),
+        (wav(sound("a"))[:30], "30 bytes"),
+        (b"fLaC" + bytes(99), "FLAC"),
+        (b"ID3" + bytes(99), "MP3"),
+    ],
+)
+def test_what_is_no_pcm_is_named(listen, content: bytes, named: str) -> None:  # type: ignore[no-untyped-def]
+    done = listen(content)
+    (line,) = done.err.splitlines()
+    assert (done.code, done.out) == (1, "")
+    assert line.startswith("error: standard input: ") and named in line
+
+
+def test_an_odd_number_of_bytes_is_an_error_after_all_that_was_said(listen) -> None:  # type: ignore[no-untyped-def]
+    content = pcm(sound(TALK, 77)) + b"\x01"
+    done = listen(content)
+    (line,) = done.err.splitlines()
+    assert (done.code, done.lines) == (1, SAID) and f"{len(content)} bytes" in line
+
+
+def test_samples_are_the_same_however_they_are_cut() -> None:
+    wave = sound("ab")
+    for size in (1, 3, 999, 10**6):
+        for content in (pcm(wave), wav(wave)):
+            blocks = (content[at : at + size] for at in range(0, len(content), size))
+            found = torch.cat(list(pcm_samples(blocks, RATE_HZ)))
+            assert found.shape == wave.shape and torch.allclose(found, wave, atol=2e-4)
+    assert next(pcm_samples(iter([b"\0" * BLOCK_BYTES]), RATE_HZ)).shape == (BLOCK_BYTES // 2,)
+    with pytest.raises(UserError, match="odd"):
+        list(pcm_samples([b"\0\0", b"\0"], RATE_HZ))
+
+
+def test_options_and_models_that_cannot_be(listen, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    save_folder(recogniser(), tmp_path / "offline")
+    save_folder(encoder(), tmp_path / "encoder")
+    content = pcm(sound(TALK, 77))
+    for words, model, named in [
+        (("--chunk-ms", 20), TONE_MODEL, "--chunk-ms 20"),
+        (("--left-chunks", -2), TONE_MODEL, "--left-chunks -2"),
+        (("--beam", 0), TONE_MODEL, "--beam 0"),
+        ((), tmp_path / "offline", "streaming=true"),
+        ((), tmp_path / "encoder", "SpeechEncoder"),
+        ((), tmp_path / "model.onnx", "ONNX"),
+        ((), tmp_path / "none", "none"),
+    ]:
+        done = listen(content, *words, model=model)
+        (line,) = done.err.splitlines()
+        assert done.code == 1 and line.startswith("error: ") and named in line, line
+    done = listen(content, "--force", "--json", model=tmp_path / "offline")
+    assert (done.code, done.err) == (0, "") and done.lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_text_comes_while_it_is_spoken_and_ctrl_c_ends_with_the_last_line(number: int) -> None:
+    command = [sys.executable, "-m", "mixvec", "listen", "--model", str(TONE_MODEL), "--device", "cpu"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write(pcm(sound("..bab a ab....", 77)))
+        process.stdin.flush()
+        assert process.stdout.readline() == b"bab a ab\n"  # and the input is still open
+        process.stdin.write(pcm(sound("ab ba b.", 77)))
+        process.stdin.flush()
+        time.sleep(1.0)  # until it waits for more
+        process.send_signal(number)
+        assert process.stdout.read() == b"ab ba b\n"
+        assert (process.wait(60), process.stderr.read()) == (0, b"")
