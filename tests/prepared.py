@@ -30,7 +30,7 @@ _server: list[subprocess.Popen[str]] = []
 def run(
     words: Sequence[str], ranks: int = 1, folder: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m WORDS``, as several ranks of one machine where ``ranks`` is more than 1.
+    """``python -m WORDS``, or a file with arguments; as several ranks of one machine where ``ranks`` is more than 1.
 
     Of several ranks the exit code is torchrun's: 1 where any fails, after which the others are terminated.
     """
@@ -107,7 +107,10 @@ def become(asked: dict[str, Any], environment: dict[str, str]) -> None:
     os.chdir(asked["folder"])
     module, *arguments = asked["words"]
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if module.endswith(".py"):
+        runpy.run_path(module, run_name="__main__")
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from mixvec.training.device import start_accelerator
 from mixvec.training.run import Run
 from pretrain.objectives.base import Step
 from pretrain.objectives.contrastive import Contrastive
+from tests import prepared
 from tests.runs import PRETRAIN, ROOT, finetune, identical, in_forward, pretrain, rows, weights
 
 ONE_BATCH = ("batch.max_s=60", "run.save_every=1", "run.keep=9")
@@ -184,9 +185,13 @@ def test_the_time_limit_saves_and_asks_to_be_requeued(
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
-def two_ranks(corpus: Path, run: Path, script: Path, harm: str, *keys: str) -> subprocess.CompletedProcess[str]:
+def two_ranks(
+    corpus: Path, run: Path, script: Path, harm: str, *keys: str, torchrun: bool = True
+) -> subprocess.CompletedProcess[str]:
     script.write_text(IN_RANK_ONE.format(harm=harm))
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={run}", "batch.max_s=60", *keys]
+    if not torchrun:
+        return prepared.run([str(script), *arguments], ranks=2)
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *arguments],
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
@@ -195,10 +200,16 @@ def two_ranks(corpus: Path, run: Path, script: Path, harm: str, *keys: str) -> s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("error", ["UserError('the disk of rank one is gone')", "ValueError('a fault of ours')"])
-def test_a_rank_that_fails_ends_the_other_and_its_error_comes_first(corpus: Path, tmp_path: Path, error: str) -> None:
-    began = time.monotonic()
-    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", f"raise {error}", "run.updates=100000")
+@pytest.mark.parametrize(
+    ("error", "torchrun"),
+    [("UserError('the disk of rank one is gone')", True), ("ValueError('a fault of ours')", False)],
+)
+def test_a_rank_that_fails_ends_the_other_and_its_error_comes_first(
+    corpus: Path, tmp_path: Path, error: str, torchrun: bool
+) -> None:
+    began, harm = time.monotonic(), f"raise {error}"
+    script = tmp_path / "script.py"
+    done = two_ranks(corpus, tmp_path / "run", script, harm, "run.updates=100000", torchrun=torchrun)
     assert done.returncode != 0
     assert time.monotonic() - began < 60
     own, other = done.stderr.find(error.split("'")[1]), done.stderr.find("error: rank 0: ")
@@ -243,7 +254,7 @@ def test_one_rank_without_a_finite_loss_skips_the_update_on_both(corpus: Path, t
     """The other rank's gradient is finite; without agreement the two would part."""
     harm = "step = step._replace(loss=step.loss + torch.inf)"
     keys = ("run.updates=4", "data.max_s=20", *ONE_BATCH[1:])  # so long that no utterance is cut in two
-    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", harm, *keys)
+    done = two_ranks(corpus, tmp_path / "run", tmp_path / "script.py", harm, *keys, torchrun=False)
     assert done.returncode == 0, done.stderr
     one, two, three = (weights_of(tmp_path / "run", update) for update in (1, 2, 3))
     assert identical(one, two) and not identical(two, three)

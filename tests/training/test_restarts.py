@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mixvec import UserError
-from tests.runs import PRETRAIN, ROOT, identical, pretrain, rows, weights
+from tests.runs import PRETRAIN, ROOT, command, identical, pretrain, rows, weights
 
 UPDATES = 40
 SRUN = f"""#!{sys.executable}
@@ -88,7 +88,8 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 def whole(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run of two ranks without an interruption."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert torchrun(corpus, run).wait(120) == 0, (run.parent / "log").read_text()
+    done = command(*arguments(corpus, run), ranks=2)
+    assert done.returncode == 0, done.stderr
     return run
 
 
