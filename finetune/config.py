@@ -61,6 +61,10 @@ class FinetuneConfig(TaskConfig):
             raise ValueError(f"task={self.task}: no such task; choose among {', '.join(TASKS)}")
         if self.pretrained is not None and (self.size is not None or self.encoder != EncoderConfig()):
             raise ValueError("pretrained brings its own encoder: leave out size and encoder.*, or pretrained")
+        if self.data.join_s and self.task != "asr":
+            raise ValueError(
+                f"data.join_s={self.data.join_s} joins texts; task={self.task} has a label for each utterance"
+            )
         if self.streaming and self.baseline == "log-mel":
             raise ValueError("streaming=true needs an encoder; baseline=log-mel has none")
         if not 0.0 <= self.freeze <= 1.0:

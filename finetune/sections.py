@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from mixvec.data.config import WaveformAugmentConfig
+from mixvec.data.config import WaveformAugmentConfig, check_join
 from mixvec.model import Kind, Layers
 from mixvec.text import TextStyle
 from mixvec.training.config import OptimConfig, RunConfig, check_at_least, check_names
@@ -36,6 +36,9 @@ class LabelledData:
     """Shorter utterances are skipped."""
     max_s: float = 30.0
     """Longer utterances are skipped, since their labels cannot be cut; those of ``test`` are always scored."""
+    join_s: float = 0.0
+    """``task=asr``: join neighbouring utterances of ``train``, of one recording or speaker (of one folder, where rows
+    name no speaker), to at most this many seconds, at most ``max_s``; 0 joins none."""
     workers: int = 2
     """Processes per rank that decode; 0 decodes in the training process."""
     max_skipped: float = 1.0
@@ -48,6 +51,7 @@ class LabelledData:
     def __post_init__(self) -> None:
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"data.minutes={self.minutes} must be above 0, or null for all of data.train")
+        check_join(self.join_s, self.max_s)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mixvec import Encoder, EncoderConfig, UserError, build_encoder
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Loaded, LoaderConfig, Updates
+from mixvec.data.joining import join_neighbours
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance
 from mixvec.hub import open_encoder
@@ -40,6 +41,8 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
         corpus.check_skipped(data.max_skipped, source)
         if split != "test":
             corpus.keep_durations(data.min_s, data.max_s)
+        if split == "train" and data.join_s:
+            join_neighbours(corpus, data.join_s)
         if split == "train" and data.minutes is not None:
             corpus.utterances = corpus.utterances.drawn(60 * data.minutes, config.run.seed)
             if not corpus.utterances:

@@ -9,6 +9,7 @@ from typing import Any
 from mixvec import UserError
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import LoaderConfig, Updates, UpdateSource
+from mixvec.data.joining import join_neighbours
 from mixvec.data.masks import MIN_FRAMES
 from mixvec.data.segments import cut_long
 from mixvec.data.sources import Corpus, find_utterances
@@ -92,6 +93,8 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
     run.skips.note(corpus.skipped + corpus.notes, fresh=True)
     if not corpus.utterances:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
+    if data.join_s and (joined := join_neighbours(corpus, data.join_s)):
+        run.log.print(joined)
     if (cut := cut_long(corpus, data)).recordings:
         run.log.print(f"{cut} (data.max_s={data.max_s:g})")
     if data.longest_share < 1.0:

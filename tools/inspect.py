@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 from mixvec.atomic import write_whole
+from mixvec.data.joining import join_neighbours
 from mixvec.data.plan import EpochPlan, deal
 from mixvec.data.segments import cut_long
 from mixvec.data.sources import Corpus, find_utterances
@@ -105,6 +106,7 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     data, batch, found_s = config.data, config.batch, corpus.utterances.durations_s
     short = found_s < data.min_s
     kept = replace(corpus, utterances=corpus.utterances.where(~short), skipped=[])
+    join_neighbours(kept, data.join_s)
     cut = cut_long(kept, data)
     found = len(kept.utterances)
     kept.utterances = kept.utterances.longest(data.longest_share)

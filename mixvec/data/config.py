@@ -64,6 +64,9 @@ class DataConfig:
     """Shorter utterances are skipped and counted."""
     max_s: float = 30.0
     """Longer utterances are cut into segments of even length, at most this, that cover all of it."""
+    join_s: float = 0.0
+    """Join neighbouring utterances of one recording or speaker (of one folder, where rows name no speaker) to at most
+    this many seconds, at most ``max_s``; 0 joins none."""
     longest_share: float = 1.0
     """Only the longest utterances, after cutting, that make up this share of the hours (arXiv 2601.20896)."""
     workers: int = 2
@@ -83,5 +86,17 @@ class DataConfig:
             raise ValueError(f"data.longest_share={self.longest_share} is a share of the hours: above 0, at most 1")
         if self.stream and self.temperature != 1.0:
             raise ValueError("data.temperature needs the hours of each corpus, unknown to data.stream; set weights")
+        check_join(self.join_s, self.max_s)
+        if self.stream and self.join_s:
+            raise ValueError("data.join_s looks at all utterances first, which data.stream cannot")
         if self.stream and self.longest_share < 1.0:
             raise ValueError("data.longest_share looks at all utterances first, which data.stream cannot")
+
+
+def check_join(join_s: float, max_s: float) -> None:
+    """
+    Raises:
+        ValueError: ``data.join_s`` is below 0 or above ``data.max_s``.
+    """
+    if not 0.0 <= join_s <= max_s:
+        raise ValueError(f"data.join_s={join_s} must be in [0, data.max_s={max_s}]; 0 joins nothing")

@@ -11,15 +11,19 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, overload
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..audio import read_audio
 from .headers import opened
 from .readers.rows import SPEAKER_KEYS, Stored
+
+SHORTEST_PART_S = 1e-3
+"""Less of a joined utterance, which rounding leaves at the ends of a segment, is not read."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Utterance:
     """Where the audio is stored, unless ``source`` is its file."""
     corpus_number: int = field(default=0, repr=False, compare=False)
     """Which source of the list it comes from."""
+    followed_by: tuple[Utterance, ...] = field(default=(), repr=False)
+    """The utterances joined to it (``data.join_s``); ``duration_s`` and ``text`` are those of all."""
 
     @property
     def speaker(self) -> str | None:
@@ -52,8 +58,20 @@ class Utterance:
         """
         left = self.duration_s - start_s
         wanted = left if duration_s is None else min(duration_s, left)
+        if self.followed_by:
+            return torch.cat([part.read(first_s, part_s) for part, first_s, part_s in self._parts(start_s, wanted)])
         with opened(self.source, self.stored) as file:
             return read_audio(file, self.start_s + start_s, wanted)
+
+    def _parts(self, start_s: float, duration_s: float) -> Iterator[tuple[Utterance, float, float]]:
+        """The joined utterances in a segment, and where in each it starts and for how long."""
+        own_s = self.duration_s - sum(part.duration_s for part in self.followed_by)
+        at_s, end_s = 0.0, start_s + duration_s
+        for part in (replace(self, duration_s=own_s, followed_by=()), *self.followed_by):
+            first_s, last_s = max(start_s - at_s, 0.0), min(end_s - at_s, part.duration_s)
+            if last_s - first_s > SHORTEST_PART_S:
+                yield part, first_s, last_s - first_s
+            at_s += part.duration_s
 
 
 class Utterances(Sequence[Utterance]):
@@ -73,6 +91,7 @@ class Utterances(Sequence[Utterance]):
         self._shared: list[tuple[type[Any], list[Any]]] = []
         self._shared_numbers: dict[Any, int] = {}
         self._rows: np.ndarray | None = None  # in a selection: the numbers of the records
+        self._joined: tuple[Utterances, np.ndarray, np.ndarray] | None = None  # of what, first numbers, counts
         for utterance in utterances:
             self.append(utterance)
 
@@ -126,6 +145,11 @@ class Utterances(Sequence[Utterance]):
         if not -len(self) <= number < len(self):
             raise IndexError(f"utterance {number} of {len(self)}")
         n = number % len(self)
+        if self._joined is not None and self._joined[2][n] > 1:
+            of, firsts, counts = self._joined
+            first, *others = (of[k] for k in range(firsts[n], firsts[n] + counts[n]))
+            text = None if first.text is None else " ".join(str(part.text) for part in (first, *others))
+            return replace(first, duration_s=float(self._durations_s[n]), text=text, followed_by=tuple(others))
         source, text, label, fields, *packed = self._record(n if self._rows is None else int(self._rows[n]))
         return Utterance(
             source, float(self._durations_s[n]), float(self._starts_s[n]), text, label, fields, self._unpacked(packed),
@@ -153,6 +177,9 @@ class Utterances(Sequence[Utterance]):
     def checksums(self) -> dict[str, int]:
         """CRC-32 in order: ``names`` of the files, ``times`` (start and duration), ``labels`` (with texts, fields)."""
         times_ms = np.rint(1000 * np.stack([np.asarray(self._starts_s), self.durations_s])).astype(np.int64)
+        if self._joined is not None:
+            of, firsts, counts = self._joined
+            return of.checksums() | {"times": zlib.crc32(np.concatenate([times_ms.ravel(), firsts, counts]).tobytes())}
         names = labels = 0
         for row in range(len(self)) if self._rows is None else self._rows.tolist():
             source, *label = self._record(row)[:4]
@@ -193,10 +220,20 @@ class Utterances(Sequence[Utterance]):
         selection._starts_s, selection._durations_s = selection._starts_s + starts_s, durations_s
         return selection
 
+    def joined(self, firsts: np.ndarray, counts: np.ndarray) -> Utterances:
+        """Runs of utterances as one each: which is the first of each (M,), how many they are (M,)."""
+        selection = self._selected(firsts)
+        selection._durations_s = np.add.reduceat(self.durations_s, firsts)
+        selection._joined = self, firsts, counts
+        return selection
+
     def _selected(self, numbers: np.ndarray) -> Utterances:
         selection = copy(self)
         selection._rows = numbers if self._rows is None else self._rows[numbers]
         selection._durations_s, selection._starts_s, selection._corpus_numbers = (
             np.asarray(column)[numbers] for column in (self._durations_s, self._starts_s, self._corpus_numbers)
         )
+        if self._joined is not None:
+            of, firsts, counts = self._joined
+            selection._joined = of, firsts[numbers], counts[numbers]
         return selection
