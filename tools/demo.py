@@ -1,4 +1,4 @@
-"""The whole path on synthesised speech: pretrain, fine-tune with and without it, publish, transcribe, one table.
+"""The whole path on synthesised speech: pretrain, fine-tune with and without it, publish, transcribe, table, report.
 
     python -m tools.demo            on 2 cores or more; everything in runs/demo
     python -m tools.demo --smoke    the same path in a minute or two, too short to learn; in runs/smoke
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="the shortest form, to see that everything runs")
     smoke, started = parser.parse_args().smoke, time.monotonic()
     runs = Path("runs/smoke" if smoke else "runs/demo")
-    for old in ("pretrain", "finetune", "published", "results.json"):
+    for old in ("pretrain", "finetune", "published", "results.json", "report.html"):
         target = runs / old
         shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
     run("tools.corpus", str(runs / "corpus"), *(SMOKE_CORPUS if smoke else ()))
@@ -57,6 +57,7 @@ def main() -> None:
     run("tools.publish", str(runs / "finetune/asr-pretrained-0"), "--to", f"./{published}")
     sample = min((runs / "corpus/asr/test/audio").glob("*.flac"))
     run("mixvec", "transcribe", "--model", str(published), str(sample))
+    run("tools.report", str(runs), "--out", str(runs / "report.html"))
     largest_kib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     results |= {"seconds": round(time.monotonic() - started, 1), "peak_memory_mb": round(largest_kib / 1024),
                 "published": str(published)}  # fmt: skip
@@ -121,7 +122,8 @@ def table(results: dict[str, Any], runs: Path) -> str:
         cells = [", ".join(f"{100 * value:.1f}" for value in results[task][f"{start}_{metric}"]) for start in STARTS]
         lines.append(f"{name:<28}{cells[0]:>20}{cells[1]:>20}")
     spent = f"{results['seconds'] / 60:.1f} min, at most {results['peak_memory_mb']} MB in a process"
-    return "\n".join([*lines, f"\n{spent}; model: {results['published']}; figures: {runs / 'results.json'}"])
+    return "\n".join([*lines, f"\n{spent}; model: {results['published']}; figures: {runs / 'results.json'}",
+                      f"the report of all runs, to open in a browser: {runs / 'report.html'}"])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m tools.inspect DATA                                  # whatever data.train may be
     python -m tools.inspect DATA --labels                         # with texts and labels, as finetune needs them
-    python -m tools.inspect DATA --config configs/base.yaml data.max_s=20 --plot plan.png --json plan.json
+    python -m tools.inspect DATA --config configs/base.yaml data.max_s=20 --json plan.json
 
 The batch plan is that of the first epoch on one rank, under ``batch`` and ``data`` of the configuration:
 ``configs/small.yaml`` unless --config names another. Padding is what a batch computes on beyond the audio in it.
@@ -30,7 +30,7 @@ from mixvec.data.utterances import Utterances
 from mixvec.errors import redacted, run_cli
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
-from tools import command_parser, picture
+from tools import command_parser
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "small.yaml"
 EDGES_S = (0, 0.5, 1, 2, 3, 5, 8, 12, 16, 20, 25, 30, 60, 300, 1800, 7200)
@@ -46,23 +46,13 @@ def main() -> None:
     parser.add_argument("keys", metavar="key=value", nargs="*", help="of the configuration, such as data.max_s=20")
     parser.add_argument("--config", metavar="CONFIG.yaml", type=Path, help="whose batches to plan (configs/small.yaml)")
     parser.add_argument("--labels", action="store_true", help="texts and labels too; the source must have them")
-    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="the durations as a picture")
     parser.add_argument("--json", metavar="FILE", type=Path, help="all figures, for programs")
     args = parser.parse_intermixed_args()
-    if args.plot is not None:
-        picture.check_plot(args.plot)
     words = [str(args.config or DEFAULT_CONFIG), f"data.train={args.data}", *args.keys]
     facts = inspect(load_config(PretrainConfig, words, __doc__ or ""), args.labels)
     print(yaml.safe_dump(rounded(facts), sort_keys=False, allow_unicode=True, width=1000), end="")
     if args.json is not None:
         write_whole(args.json, json.dumps(facts, indent=2) + "\n")
-    if args.plot is not None:
-        page = picture.figure(8, 4.2)
-        axes = page.subplots()
-        axes.bar(list(facts["histogram"]), list(facts["histogram"].values()))
-        axes.tick_params(axis="x", rotation=45)
-        axes.set(ylabel="utterances", title=f"{facts['hours']:.2f} h in {facts['utterances']:,} utterances")
-        picture.write(page, args.plot)
 
 
 def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:

@@ -36,6 +36,8 @@ from mixvec.hub import load_model, read_config
 from mixvec.model import HEADS
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from tools import command_parser
+from tools.report.card import FILES as PICTURES
+from tools.report.card import write_pictures
 
 RULE = """\
 TARGET is a folder if it exists, begins with . / or ~, has not exactly one slash, or its parent is a folder that exists;
@@ -107,7 +109,8 @@ def to_folder(source: Path, config: dict[str, Any], name: str) -> str:
     """
     target = Path(name).expanduser()
     check_replaceable(target)
-    foreign = sorted(p.name for p in target.iterdir() if p.name not in known_files()) if target.is_dir() else []
+    known = {*known_files(), *PICTURES}
+    foreign = sorted(p.name for p in target.iterdir() if p.name not in known) if target.is_dir() else []
     if foreign:
         raise UserError(f"{target}: {', '.join(foreign[:8])} would be lost there; move it, or choose a new folder")
     with whole_folder(target) as new:
@@ -148,8 +151,10 @@ def to_hub(source: Path, config: dict[str, Any], name: str, private: bool) -> st
 
 
 def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None:
-    """Write the model to ``folder`` in today's format, with this installation's code and a card that names ``name``."""
+    """Write the model to ``folder`` in today's format, with this installation's code and a card with pictures."""
     save_folder(load_model(source), folder, config.get("training"), name=name)
+    with (folder / "README.md").open("a", encoding="utf-8") as card:
+        card.write(write_pictures(source, folder))
 
 
 def check(source: Path, copy: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mixvec.data.config import DataConfig
-from mixvec.data.sources import Corpus
 from mixvec.errors import run_cli
 from mixvec.training.config import BatchConfig
 from pretrain.config import PretrainConfig, PretrainRun
@@ -88,16 +86,14 @@ def test_texts_and_labels_are_counted(folder: Path, inspect: Run) -> None:
     }  # fmt: skip
 
 
-def test_the_configuration_weights_and_the_picture(folder: Path, tmp_path: Path, inspect: Run) -> None:
+def test_the_configuration_and_weights(folder: Path, tmp_path: Path, inspect: Run) -> None:
     config = write_text(tmp_path / "mine.yaml", "data: {min_s: 3}", "batch: {update_s: 7, max_s: 30}")
     facts = yaml.safe_load(inspect("--config", config, f"[{folder},{folder}]", "data.max_s=5").out)
     keys = {"data.min_s": 3, "data.max_s": 5, "batch.update_s": 7, "batch.max_s": 30}
     assert facts["utterances"] == 16 and facts["plan"].items() >= keys.items()
-    done = inspect(folder, "data.min_s=9", "--plot", tmp_path / "deep/plan.png")
+    done = inspect(folder, "data.min_s=9")
     plan = yaml.safe_load(done.out)["plan"]
     assert (plan["updates_an_epoch"], plan["padding_share"], plan["epochs_a_run"]) == (0, None, None)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["plan.png"]
-    assert (tmp_path / "deep/plan.png").read_bytes().startswith(b"\x89PNG\r\n")
     plan = yaml.safe_load(inspect(f"[{{source: {folder}, weight: 2}}]", *KEYS).out)["plan"]
     assert plan["hours_an_epoch"] == pytest.approx(2 * 19 / 3600, rel=1e-3)
     assert plan["padding_share"] == pytest.approx(1 - 38 / (16 * 4), rel=1e-3)
@@ -111,8 +107,6 @@ def test_the_configuration_weights_and_the_picture(folder: Path, tmp_path: Path,
         (["AUDIO", "--config", "gone.yaml"], "gone.yaml"),
         (["AUDIO", "data.maxs=3"], "'max_s'"),
         (["AUDIO", "plenty"], "'plenty'"),
-        (["AUDIO", "--plot", "plan.jpg"], "--plot plan.jpg"),
-        (["AUDIO", "--plot", "AUDIO/0.wav/plan.png"], "AUDIO/0.wav"),
         (["AUDIO", "--json", "AUDIO"], "AUDIO"),
     ],
 )
@@ -120,28 +114,3 @@ def test_what_will_not_do_is_one_line(folder: Path, words: list[str], named: str
     done = inspect(*(word.replace("AUDIO", str(folder)) for word in words))
     assert done.code == 1 and done.err.startswith("error: ") and done.err.count("\n") == 1
     assert named.replace("AUDIO", str(folder)) in done.err
-
-
-def test_without_matplotlib_the_extra_is_named(folder: Path, inspect: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    done = inspect(folder, "--plot", "plan.png")
-    assert (done.code, done.out) == (1, "") and "--plot" in done.err and "[dev]" in done.err
-
-
-def test_names_that_are_no_text_are_shown(folder: Path, inspect: Run) -> None:
-    (folder / "bad\udcfe\n.wav").write_bytes(b"nothing")
-    done = inspect(folder)
-    assert done.code == 0 and r"bad\udcfe\n.wav" in done.out.lower()
-
-
-@pytest.mark.parametrize(
-    ("reason", "source", "general"),
-    [
-        ("/a/no.wav: no permission to read it", "/a/no.wav", "no permission to read it"),
-        ("t.txt:12: no audio of 1-2-3 beside it", "/a/1-2-3", "t.txt:N: no audio of … beside it"),
-        ("/a/1.wav: 600 Hz is too low", "/a/1.wav", "N Hz is too low"),
-    ],
-)
-def test_reasons_are_without_names_and_numbers(reason: str, source: str, general: str) -> None:
-    corpus = Corpus("c", skipped=[{"source": source, "reason": reason}])
-    assert tool.reasons(corpus) == [{"reason": general, "count": 1, "examples": [source]}]

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 from mixvec.errors import run_cli
+from mixvec.hub import read_config, save_folder
 from mixvec.training.config import load_config
 from mixvec.training.rundir import open_directory
 from pretrain.config import PretrainConfig
 from tests.commands import Run, in_process
+from tests.tiny_models import recogniser
 from tests.tools.run_folders import HOSTILE, finetuning, lines, pretraining
+from tools.publish import to_folder
 from tools.report import __main__ as report
 from tools.report.figures import POINTS, thin
 from tools.report.runs import families, find_runs, read_run
@@ -254,6 +257,22 @@ def test_curves_are_thinned_to_their_means_and_extremes() -> None:
     assert len(at) == POINTS and at[-1] == 100_000 and high.max() == 7.0 and low.max() == 0.0
     assert means.sum() * 100_000 / POINTS == pytest.approx(7.0, rel=0.01)
     assert len(thin(updates[:5], np.array([1, np.nan, 2, np.inf, 3]))[0]) == 3
+
+
+def test_a_published_card_shows_pictures(tmp_path: Path) -> None:
+    """Of a run's own model, again and again; a model without its run has none."""
+    run_dir = finetuning(tmp_path / "intent", "intent", 0.7, LABELS)
+    save_folder(recogniser(), run_dir / "hub", {"metrics": {"accuracy": 0.7}})
+    config = read_config(run_dir / "hub")
+    for _ in range(2):
+        to_folder(run_dir / "hub", config, str(tmp_path / "out"))
+    card = (tmp_path / "out/README.md").read_text()
+    shown = re.findall(r"!\[([^\]]+)\]\(([\w.]+)\)", card)
+    assert [name for _, name in shown] == ["loss.png", "score.png", "confusions.png"]
+    assert "data.valid 70.0 %" in shown[1][0] and "7 of 10 correct" in shown[2][0]
+    assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for _, name in shown)
+    to_folder(tmp_path / "out", config, str(tmp_path / "copy"))
+    assert "![" not in (tmp_path / "copy/README.md").read_text()
 
 
 @pytest.mark.slow

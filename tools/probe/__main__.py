@@ -2,7 +2,7 @@
 
     python -m tools.probe runs/small runs/other --data DATA --baselines log-mel,random
     python -m tools.probe "runs/small-{seed}" --data DATA --baselines scratch --seeds 3 --finetune
-    python -m tools.probe runs/small --data DATA --tasks intent,speaker --plot weights.png run.updates=500
+    python -m tools.probe runs/small --data DATA --tasks intent,speaker run.updates=500
 
 DATA holds corpora as audiofolders, DATA/CORPUS/{train,validation,test}/metadata.jsonl (or .csv), and the labels in them
 choose the tasks: text is probed by recognition (asr), intent or label by classification (intent), slots or entities by
@@ -11,7 +11,8 @@ heads and schedules are those of configs/probe/*.yaml; --finetune trains the enc
 key=value changes them for all, such as cache.dir=DIR, which computes the frames of a frozen model once for all heads.
 With --seeds N each is repeated N times, and {seed} in the name of a model is replaced by 0, 1, ..., so that each repeat
 takes a pretraining of its own. The table is in OUT/probes.md and OUT/probes.json, written after each run. A run that is
-complete is not repeated; one that fails is noted, and the others continue.
+complete is not repeated; one that fails is noted, and the others continue. ``python -m tools.report OUT`` is a page on
+all of them, with the weights over layers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 from finetune.config import TASKS
 from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
-from tools import command_parser, picture
+from tools import command_parser
 
 from .jobs import BASELINES, SEED, TUNED, Job, find_probes, models_of
 from .table import entry, markdown
@@ -42,10 +43,7 @@ def main() -> None:
     parser.add_argument("--corpora", metavar="A,B", default="", help="some of those in DATA (all)")
     parser.add_argument("--seeds", metavar="N", type=int, default=1, help="1")
     parser.add_argument("--finetune", action="store_true", help="train the encoder too")
-    parser.add_argument("--plot", metavar="FILE.png", type=Path, help="the weights over layers as a picture")
     args = parser.parse_intermixed_args()
-    if args.plot is not None:
-        picture.check_plot(args.plot)
     tasks, baselines = _listed(args.tasks, TASKS, "--tasks"), _listed(args.baselines, BASELINES, "--baselines")
     if args.seeds < 1:
         raise UserError(f"--seeds {args.seeds} must be at least 1")
@@ -67,8 +65,6 @@ def main() -> None:
         for probe in probes for model in models
     ]  # fmt: skip
     entries = run_all(cells, left_out, out)
-    if args.plot is not None:
-        draw(entries, args.plot)
     print("\n" + (out / "probes.md").read_text(encoding="utf-8"), flush=True)
     if failed := sum("error" in found for found in entries):
         raise UserError(f"{failed} of {len(entries)} probes failed; the same command tries these again")
@@ -96,27 +92,6 @@ def run_all(cells: list[list[Job]], left_out: list[str], out: Path) -> list[dict
             write_whole(out / "probes.md", markdown(entries, left_out, command))
         firsts.setdefault(cell[0].probe.name, cell)
     return entries
-
-
-def draw(entries: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each model, a line for each probe: the weight of each layer.
-
-    Raises:
-        UserError: no probe has weights over more than one layer.
-    """
-    shown = [cell for cell in entries if len(cell.get("layer_weights") or ()) > 1]
-    models = list(dict.fromkeys(cell["model"] for cell in shown))
-    if not models:
-        raise UserError(f"--plot {path}: no probe has weights over several layers; head.layers=weighted gives them")
-    page = picture.figure(1.5 + 4.0 * len(models), 4.2)
-    panels = page.subplots(1, len(models), sharey=True, squeeze=False)[0]
-    for axes, model in zip(panels, models, strict=True):
-        for cell in (cell for cell in shown if cell["model"] == model):
-            axes.plot(cell["layer_weights"], marker="o", label=f"{cell['corpus']} {cell['task']}")
-        axes.set(title=model, xlabel="layer (0: the input embedding)")
-    panels[0].set(ylabel="weight")
-    panels[-1].legend(fontsize=8)
-    picture.write(page, path)
 
 
 def _listed(text: str, known: Sequence[str], option: str) -> list[str]:

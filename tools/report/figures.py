@@ -204,6 +204,7 @@ def dots(names: Sequence[str], groups: Sequence[tuple[str, list[Any]]], axis_lab
                     axis.plot(value[1:], [y, y], "-", color=colour, linewidth=1.2)
     axis.set_yticks(range(len(names)), [plain(name, 28) for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.margins(x=0.06)
     axis.set_xlim(left=0)
     axis.set_xlabel(plain(axis_label), color=palette.ink, fontsize=8)
     axis.grid(axis="x", color=palette.faint, alpha=0.5, linewidth=0.6)

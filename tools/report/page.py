@@ -22,10 +22,11 @@ from mixvec.training.config import load_config
 from mixvec.training.follow import flat
 from pretrain.config import PretrainConfig
 
+from .errors import Errors, confusions, rates, word_errors
 from .figures import Drawing, Line, Palette, clean, curves, plain, svg
 from .runs import OWN, Group, RunFolder, differing, families
-from .speech import Errors, Example, confusions, examples, rates, word_errors
-from .summary import MOST_TEXT, PANELS, Panel, facts, glance, show
+from .speech import Example, examples
+from .summary import MOST_TEXT, PANELS, Panel, derive, facts, glance, panel_lines, show
 
 
 @dataclass
@@ -83,7 +84,7 @@ def shown(value: Any) -> Any:
 def section(title: str, groups: list[Group]) -> Section:
     """Everything about a family of runs, the best group first where they have scores."""
     for run in (run for group in groups for run in group.runs):
-        _derive(run)
+        derive(run)
     score = groups[0].first.score
     if score is not None:
         groups.sort(key=lambda own: (not own.values, (-1 if score[1] else 1) * float(np.mean(own.values or [0.0]))))
@@ -106,46 +107,10 @@ def section(title: str, groups: list[Group]) -> Section:
     return found
 
 
-def _derive(run: RunFolder) -> None:
-    """Series that follow from others."""
-    series = run.series
-    if "chance_loss" in series:
-        series["chance_accuracy"] = series["chance_loss"][0], np.exp(-series["chance_loss"][1])
-    if "memory_mb" in series:
-        series["memory_gb"] = series["memory_mb"][0], series["memory_mb"][1] / 1000
-    if run.score and f"valid_{run.score[0]}" in series:
-        series["valid_score"] = series[f"valid_{run.score[0]}"]
-
-
 def _draw(panel: Panel, groups: list[Group], marks: dict[int, list[int]]) -> Drawing | None:
     """A panel's curves; None where no run has its numbers."""
-    runs = [(number, group, run) for number, group in enumerate(groups) for run in group.runs]
-    names = [name for name in panel.names if any(name in run.series for _, _, run in runs)]
-    if not names:
-        return None
-    several, lines, words = len(runs) > 1, list[Line](), dict[str, list[float]]()
-    for number, group, run in runs:
-        own = [name for name in names if name in run.series]
-        for place, name in enumerate(own[:1] if several else own):
-            which = number if several else place
-            label = group.name if several else panel.names[name]
-            lines.append(Line(label if run is group.first else "", *run.series[name], which, which))
-            words.setdefault(label, []).extend(run.series[name][1][[0, -1]])
-    for name, label in panel.baselines.items():
-        known = next((run for _, _, run in runs if name in run.series), None)
-        if known is not None and not (several and panel.title == "Gradient norm"):
-            lines.append(Line(label, *known.series[name], baseline=True))
-            words[label] = [known.series[name][1][-1]]
-    if len(lines) == 1:
-        lines[0].label = ""
-    text = "; ".join(f"{label} {_course(values, panel.unit)}" for label, values in words.items())
-    return Drawing(panel.title, svg(curves(lines, panel.unit, Palette(), marks, panel.log)), text)
-
-
-def _course(values: list[float], unit: str) -> str:
-    """First and last values of curves in words, the means of several runs."""
-    ends = [show(float(np.mean(part)), unit) for part in (values[::2], values[1::2]) if part]
-    return " → ".join(ends)
+    lines, text = panel_lines(panel, groups)
+    return Drawing(panel.title, svg(curves(lines, panel.unit, Palette(), marks, panel.log)), text) if lines else None
 
 
 def _cell(value: Any) -> str:

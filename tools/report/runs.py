@@ -63,11 +63,17 @@ class RunFolder:
 
     @property
     def family(self) -> str:
-        """Runs of one family can be compared."""
+        """Runs of one family have the same curves."""
         if self.task:
             return f"Fine-tuning: {self.task}"
         kind = self.config.get("objective.kind")
         return f"Pretraining: {kind}" if kind else "Unknown runs"
+
+    @property
+    def scored_on(self) -> str:
+        """The data that a fine-tuning is scored on, without which its scores cannot be compared."""
+        data = [self.config.get(f"data.{split}") for split in ("test", "valid", "train")]
+        return str(next(filter(None, data), "")) if self.task else ""
 
     @property
     def update(self) -> int:
@@ -250,13 +256,15 @@ def _read_metrics(run: RunFolder) -> None:
 
 def families(runs: list[RunFolder]) -> dict[str, list[Group]]:
     """The runs that can be compared, pretraining first, each family in groups that differ in more than their seed."""
-    found: dict[str, dict[str, list[RunFolder]]] = {}
+    found: dict[tuple[str, str], dict[str, list[RunFolder]]] = {}
     for run in sorted(runs, key=lambda run: run.task is not None):
         same = json.dumps({key: value for key, value in run.config.items() if key not in OWN}, default=str)
         # a pretraining of its own for each seed is one group: pretrained=runs/sm-0, runs/sm-1
         same = re.sub(r'(?<="pretrained": ")([^"]*?)[-_]?\d+(?=")', r"\1", same) if run.config else str(run.path)
-        found.setdefault(run.family, {}).setdefault(same, []).append(run)
-    named = {family: [Group(_name(own), own) for own in groups.values()] for family, groups in found.items()}
+        found.setdefault((run.family, run.scored_on), {}).setdefault(same, []).append(run)
+    titles = [title for title, _ in found]
+    named = {title + f", {data}" * (titles.count(title) > 1): [Group(_name(own), own) for own in groups.values()]
+             for (title, data), groups in found.items()}  # fmt: skip
     for groups in named.values():
         if len({group.name for group in groups}) < len(groups):
             for group in groups:

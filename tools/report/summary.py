@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .figures import Drawing, Palette, dots, svg
+from .figures import Drawing, Line, Palette, dots, svg
 from .runs import Group, RunFolder
 
 SCORES = {"wer": "word error rate", "cer": "character error rate", "eer": "equal error rate", "slu_f1": "SLU-F1"}
@@ -49,6 +49,45 @@ PANELS = (
 def show(value: float, unit: str = "") -> str:
     """A number as people read it."""
     return f"{100 * value:.1f} %" if unit == "%" else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def derive(run: RunFolder) -> None:
+    """Series that follow from others."""
+    series = run.series
+    if "chance_loss" in series:
+        series["chance_accuracy"] = series["chance_loss"][0], np.exp(-series["chance_loss"][1])
+    if "memory_mb" in series:
+        series["memory_gb"] = series["memory_mb"][0], series["memory_mb"][1] / 1000
+    if run.score and f"valid_{run.score[0]}" in series:
+        series["valid_score"] = series[f"valid_{run.score[0]}"]
+
+
+def panel_lines(panel: Panel, groups: list[Group]) -> tuple[list[Line], str]:
+    """The curves of a panel, and what they show in words; nothing where no run has its numbers."""
+    runs = [(number, group, run) for number, group in enumerate(groups) for run in group.runs]
+    names = [name for name in panel.names if any(name in run.series for _, _, run in runs)]
+    several, lines, words = len(runs) > 1, list[Line](), dict[str, list[float]]()
+    for number, group, run in runs:
+        own = [name for name in names if name in run.series]
+        for place, name in enumerate(own[:1] if several else own):
+            which = number if several else place
+            label = group.name if several else panel.names[name]
+            lines.append(Line(label if run is group.first else "", *run.series[name], which, which))
+            words.setdefault(label, []).extend(run.series[name][1][[0, -1]])
+    for name, label in panel.baselines.items() if lines else ():
+        known = next((run for _, _, run in runs if name in run.series), None)
+        if known is not None and not (several and panel.log):  # a running median is each run's own
+            lines.append(Line(label, *known.series[name], baseline=True))
+            words[label] = [known.series[name][1][-1]]
+    if len(lines) == 1:
+        lines[0].label = ""
+    return lines, "; ".join(f"{label} {_course(values, panel.unit)}" for label, values in words.items())
+
+
+def _course(values: list[float], unit: str) -> str:
+    """First and last values of curves in words, the means of several runs."""
+    ends = [show(float(np.mean(part)), unit) for part in (values[::2], values[1::2]) if part]
+    return " → ".join(ends)
 
 
 def glance(groups: list[Group]) -> tuple[list[str], Drawing | None]:
