@@ -108,6 +108,9 @@ def _waveform(row: Any, number: int, rate_hz: int | None) -> Tensor:
 def _resampled(waveform: Tensor, rate_hz: int) -> Tensor:
     if Sound.resampler is not None:
         return Sound.resampler(waveform, rate_hz)
-    from torchaudio.functional import resample
+    try:  # where the published code runs without mixvec, torchaudio may be missing
+        from torchaudio.functional import resample
+    except ImportError as error:
+        raise ValueError(f"audio at {rate_hz} Hz: give it at 16000 Hz, or install torchaudio") from error
 
     return resample(waveform, rate_hz, SAMPLE_RATE_HZ)  # type: ignore[no-any-return]

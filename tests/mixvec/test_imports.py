@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers.dynamic_module_utils import check_imports, get_relative_import_files
+from transformers.dynamic_module_utils import check_imports, get_imports, get_relative_import_files
 
 MODEL = Path(__file__).resolve().parents[2] / "mixvec" / "model"
 BLOCKED = """
@@ -31,6 +31,8 @@ def test_transformers_finds_every_file_that_a_model_file_needs(name: str) -> Non
     found = get_relative_import_files(MODEL / name)
     assert {Path(file).parent for file in found} <= {MODEL} and all(Path(file).is_file() for file in found)
     assert set(check_imports(MODEL / name)) <= {Path(file).stem for file in found}
+    needed = set(get_imports(MODEL / name)) - set(sys.stdlib_module_names)
+    assert needed <= {"torch", "numpy", "transformers"}, "all that a published folder may ask for"
 
 
 def test_importing_mixvec_loads_nothing_that_takes_long() -> None:
