@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from .frozen import encode
 from .health import diagnose_score
 from .tasks import LabelledTask as Task
 from .tasks import Scored
+from .tasks.language import LANGUAGE_KEYS
 
 
 class Evaluation(NamedTuple):
@@ -171,11 +173,31 @@ def facts(
     """What the model card and config.json report of the training, and of the scores on ``split``."""
     train = corpora["train"]
     data = f"{train.name} ({train.hours * 60:.1f} min, {len(train.utterances)} utterances)"
-    source = Path(run.config.baseline or run.config.pretrained or "scratch")
-    found = training_facts(run, state, data)
+    name = run.config.baseline or run.config.pretrained or "scratch"
+    source, found = Path(name), training_facts(run, state, data)
     found["started_from"] = source.parent.name if source.name == "hub" else source.name
+    found["base_model"] = name if re.fullmatch(r"[\w-]+/[\w.-]+", name) and not source.exists() else None
+    found |= {"datasets": hub_names(train) or None, "language": languages(train) or None}
     if split is not None:
         left_out = len(corpora[split].skipped)
         lacking = f", without {left_out} utterance{'s' * (left_out > 1)} that could not be used" if left_out else ""
-        found |= {"metrics": scores, "test_data": f"{corpora[split].name}{lacking}"}
-    return found
+        found |= {"metrics": scores, "test_data": f"{corpora[split].name}{lacking}", "split": split}
+        found |= {"scored": len(corpora[split].utterances), "test_dataset": next(iter(hub_names(corpora[split])), None)}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def hub_names(corpus: Corpus) -> list[str]:
+    """The sources that are data sets on the hub: ``org/name:config/split``, ``hf://datasets/org/name``."""
+    found = [re.match(r"(?:hf://datasets/)?([\w-]+/[\w.-]+)", source.name) for source in corpus.sources]
+    local = [Path(source.name).exists() or "://" in source.name.removeprefix("hf://") for source in corpus.sources]
+    return sorted({match[1] for match, here in zip(found, local, strict=True) if match and not here})
+
+
+def languages(corpus: Corpus) -> list[str]:
+    """The languages that a thousand of the rows state, as the hub writes them (``en``); none where one states none."""
+    rows = [
+        corpus.utterances[number] for number in range(0, len(corpus.utterances), len(corpus.utterances) // 1000 + 1)
+    ]
+    found = {next((row.fields[key] for key in LANGUAGE_KEYS if row.fields.get(key)), "") for row in rows}
+    codes = {name.lower().replace("_", "-").split("-")[0] for name in found}
+    return sorted(codes) if all(re.fullmatch("[a-z]{2,3}", code) for code in codes) else []

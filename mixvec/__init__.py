@@ -54,10 +54,10 @@ __all__ = [
 ]
 
 
-def _load(cls: type[Any], name_or_path: str | Path, revision: str | None) -> Any:
+def _load(cls: type[Any], *where: Any) -> Any:
     from .hub import load_as  # only now: the hub client takes half a second to import
 
-    return load_as(cls, name_or_path, revision)
+    return load_as(cls, *where)
 
 
 def _save(model: Any, folder: str | Path) -> None:

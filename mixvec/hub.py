@@ -62,13 +62,21 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_model(name_or_path: str | Path, revision: str | None = None) -> Encoder | TaskModel:
+def load_model(
+    name_or_path: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Encoder | TaskModel:
     """Whatever model a hub folder or repository holds, in eval mode on the CPU; transformers' wav2vec 2.0 too.
+
+    The arguments are those of ``mixvec.locate.resolve``.
 
     Raises:
         UserError: see ``SpeechEncoder.from_pretrained``.
     """
-    folder = resolve(name_or_path, revision)
+    folder = resolve(name_or_path, revision, token, cache_dir, local_files_only)
     return _load_wav2vec2(folder) if _model_type(folder) == "wav2vec2" else _load(folder, read_config(folder))
 
 
@@ -140,20 +148,27 @@ def _renamed(tensors: dict[str, Tensor], old: bool) -> dict[str, Tensor]:
     return {f"head_{name}" if old and name.startswith("norm.") else name: t for name, t in tensors.items()}
 
 
-def load_as(cls: type[Model], name_or_path: str | Path, revision: str | None = None) -> Model:
+def load_as(
+    cls: type[Model],
+    name_or_path: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Model:
     """``load_model``, refusing a model of another class than ``cls``; of any model where ``cls`` is SpeechEncoder, its
     encoder.
 
     Raises:
         UserError: the folder holds another kind of model.
     """
+    folder = resolve(name_or_path, revision, token, cache_dir, local_files_only)
     if issubclass(cls, SpeechEncoder):
-        encoder = load_encoder(name_or_path, revision)
+        encoder = load_encoder(folder)
         if not isinstance(encoder, cls):
             raise UserError(f"{name_or_path}: its encoder is a {type(encoder).__name__}, not a SpeechEncoder; load it "
                             "with mixvec.hub.load_encoder")  # fmt: skip
         return encoder
-    folder = resolve(name_or_path, revision)
     config = read_config(folder)
     if config["architecture"] != cls.__name__:
         does = getattr(cls, "does", "it")
@@ -162,9 +177,15 @@ def load_as(cls: type[Model], name_or_path: str | Path, revision: str | None = N
     return cast(Model, _load(folder, config))
 
 
-def load_encoder(name_or_path: str | Path, revision: str | None = None) -> Encoder:
-    """The encoder of any hub folder or repository, a fine-tuned one's too, in eval mode."""
-    model = load_model(name_or_path, revision)
+def load_encoder(
+    name_or_path: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Encoder:
+    """The encoder of any hub folder or repository, a fine-tuned one's too, in eval mode; as ``load_model``."""
+    model = load_model(name_or_path, revision, token, cache_dir, local_files_only)
     return model.encoder if isinstance(model, TaskModel) else model
 
 

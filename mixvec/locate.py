@@ -17,9 +17,25 @@ from huggingface_hub.errors import (
 
 from .errors import FILESYSTEM_ERRORS, UserError
 
+PATTERNS = ["*.json", "*.safetensors", "*.md"]
+"""What is downloaded: no code."""
 
-def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
+
+def resolve(
+    name_or_path: str | Path,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """The local folder of a model: a hub folder, a run directory (its ``hub/``), or a hub repository, downloaded.
+
+    Args:
+        name_or_path: a folder, ``org/name`` or ``hf://org/name``.
+        revision: a commit, tag or branch of a repository.
+        token: to read the repository with; None for the one that is logged in, False for none.
+        cache_dir: where downloads are kept, instead of the hub client's own cache.
+        local_files_only: take what the cache holds, without asking the hub.
 
     Raises:
         UserError: neither exists, or the hub cannot be reached.
@@ -27,19 +43,19 @@ def resolve(name_or_path: str | Path, revision: str | None = None) -> Path:
     path = Path(name_or_path)
     if path.is_dir():
         return path / "hub" if not (path / "config.json").exists() and (path / "hub").is_dir() else path
-    name = str(name_or_path)
+    name = str(name_or_path).removeprefix("hf://")
     if path.exists():
         raise UserError(f"{name}: a file; give the model folder that it is in")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         raise UserError(f"{name}: no such model folder")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+        return Path(snapshot_download(name, revision=revision, token=token, cache_dir=cache_dir,
+                                      local_files_only=local_files_only, allow_patterns=PATTERNS))  # fmt: skip
     except RevisionNotFoundError as error:
         raise UserError(f"{name}: the hub has no revision {revision or 'main'} of it") from error
     except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"{name}: no such folder here, and the hub cannot be reached to look there; check the path or the network"
-        ) from error
+        why = "no copy of it is in the cache" if local_files_only else "the hub cannot be reached to look there"
+        raise UserError(f"{name}: no such folder here, and {why}; check the path or the network") from error
     except GatedRepoError as error:
         raise UserError(f"{name}: the hub gives it only to those who accepted its terms; do so on its page") from error
     except (RepositoryNotFoundError, HFValidationError) as error:

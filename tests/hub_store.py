@@ -31,6 +31,7 @@ class Repo:
 
     private: bool
     commits: list[Commit] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,8 +126,8 @@ class HubStore:
     def _commit(self, repo: str, revision: str) -> Commit:
         if repo not in self.repos:
             raise Refusal(404, "RepoNotFound", "Repository not found")
-        commits = self.repos[repo].commits
-        found = [commit for commit in commits if revision in ("main", commit.oid)]
+        commits, named = self.repos[repo].commits, self.repos[repo].tags.get(revision, revision)
+        found = [commit for commit in commits if named in ("main", commit.oid)]
         if not found:
             raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found[-1]
@@ -203,6 +204,13 @@ class HubStore:
         url = f"{self.url}/{repo}/commit/{oid}"
         return as_json({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
 
+    def _tag(self, request: Request, repo: str, revision: str) -> Answer:
+        name = json.loads(request.body)["tag"]
+        if name in self.repos[repo].tags:
+            raise Refusal(409, "", f"Tag reference exists already: {name}")
+        self.repos[repo].tags[name] = self._commit(repo, revision).oid
+        return Answer(200)
+
     def _info(self, request: Request, repo: str, revision: str = "main") -> Answer:
         commit = self._commit(repo, revision)
         card = re.match(rb"---\n(.*?)\n---", commit.files.get("README.md", b""), re.DOTALL)
@@ -249,13 +257,14 @@ ROUTES = (
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", "put"),
     ("POST", r"/lfs/verify", "verify"),
     ("POST", rf"/api/models/{REPO}/commit/{REVISION}", "change"),
+    ("POST", rf"/api/models/{REPO}/tag/{REVISION}", "tag"),
     ("GET", rf"/api/models/{REPO}/revision/{REVISION}", "info"),
     ("GET", rf"/api/models/{REPO}/tree/{REVISION}(?:/(?P<path>.*))?", "tree"),
     ("POST", rf"/api/models/{REPO}/paths-info/{REVISION}", "paths"),
     ("GET", rf"/api/models/{REPO}", "info"),
     ("GET", rf"/{REPO}/resolve/{REVISION}/(?P<path>.+)", "resolve"),
 )
-WRITES = {"create", "preupload", "batch", "change"}  # LFS links carry their own permission
+WRITES = {"create", "preupload", "batch", "change", "tag"}  # LFS links carry their own permission
 
 
 def _entry(path: str, content: bytes) -> dict[str, object]:

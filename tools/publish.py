@@ -4,16 +4,17 @@
     python -m tools.publish RUN --to org/name            # the hub, in one commit; log in first: hf auth login
     python -m tools.publish runs/asr --to org/name --private --licence cc-by-4.0 --language en
 
-RUN is a run directory or the model folder itself. The model card names the new location, the licence and the language.
-The copy must load and give bit for bit the outputs of the model; from the hub, all of it is downloaded again and
-compared. On any failure or interruption DIR stays as it was.
+    python -m tools.publish runs/asr --to s3://bucket/asr --licence cc-by-4.0 --language en
+
+RUN is a run directory or the model folder itself. The model card names the new location, the licence and the language;
+the hub and stores require both (the language is the data's, where its rows state one). The copy must load and give bit
+for bit the outputs of the model, and the same in transformers where that is installed; from the hub or a store, all of
+it is downloaded again and compared. On any failure or interruption DIR stays as it was.
 """
 
 from __future__ import annotations
 
-import math
 import re
-import shlex
 import signal
 import sys
 import tempfile
@@ -22,26 +23,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-from torch import Tensor
 
 import mixvec
 from mixvec.atomic import whole_folder
-from mixvec.errors import FILESYSTEM_ERRORS, UserError, run_cli
-from mixvec.folder import check_replaceable, known_files, required_files, save_folder, sha256
+from mixvec.card import ways
+from mixvec.errors import FILESYSTEM_ERRORS, UserError, redacted, run_cli
+from mixvec.folder import CODE, check_replaceable, code_files, known_files, required_files, save_folder, sha256
 from mixvec.hub import load_model, read_config
 from mixvec.model import HEADS
-from mixvec.model.frontend import SAMPLE_RATE_HZ
 from tools import command_parser
 from tools.report.card import FILES as PICTURES
 from tools.report.card import write_pictures
+from tools.verify import check
 
 RULE = """\
 TARGET is a folder if it exists, begins with . / or ~, has not exactly one slash, or its parent is a folder that exists;
-otherwise it is org/name on the hub. Write ./a/b for a new folder b in a new folder a."""
+otherwise it is org/name on the hub, or hf://org/name. Write ./a/b for a new folder b in a new folder a. Any other URL,
+such as s3://bucket/folder, is written through fsspec."""
 WAITS_S = (1.0, 3.0, 9.0)  # before each further attempt
 REFUSALS = {
     401: "the hub does not know you: log in with `hf auth login`, or set HF_TOKEN",
@@ -55,29 +56,39 @@ Result = TypeVar("Result")
 def main() -> None:
     parser = command_parser("publish", f"{__doc__}\n{RULE}")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run directory, or a model folder")
-    parser.add_argument("--to", metavar="TARGET", required=True, help="a folder, or org/name on the hub")
+    parser.add_argument("--to", metavar="TARGET", required=True, help="a folder, org/name on the hub, or a URL")
+    parser.add_argument("--tag", metavar="NAME", help="on the hub, a name for this revision: v1.0")
     parser.add_argument("--private", action="store_true", help="on the hub, visible to its owners only")
     parser.add_argument("--licence", "--license", metavar="ID", help="of the model, as the hub writes it: apache-2.0")
     parser.add_argument("--language", metavar="LL", help="of the speech, an ISO 639 code: en")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written files are removed
-    folder = is_folder(args.to)
-    if folder and args.private:
-        raise UserError(f"--private is for the hub, and {args.to} is a folder. {RULE}")
+    target = args.to.removeprefix("hf://")
+    store = "://" in target
+    folder = not store and is_folder(target) and target == args.to
+    for option, given in (("--private", args.private), ("--tag", args.tag)):
+        if given and (folder or store):
+            raise UserError(f"{option} is for the hub, and {args.to} is not on it. {RULE}")
     source, config = find_model(args.run)
     for key, value in (("licence", args.licence and args.licence.lower()), ("language", args.language)):
         if value is not None:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", value):
                 raise UserError(f"--{key} {value!r}: not an id, such as apache-2.0 of a licence or en of a language")
             config.setdefault("training", {})[key] = value
-    print(f"publishing {source} to {'the folder' if folder else 'the hub as'} {args.to}", flush=True)
-    where = to_folder(source, config, args.to) if folder else to_hub(source, config, args.to, args.private)
-    if head := HEADS.get(config["architecture"]):
-        command = f"mixvec {head.command} --model {shlex.quote(args.to)} FILES..."
+    for key in ("licence", "language"):
+        if not folder and not config.get("training", {}).get(key):
+            raise UserError(f"--{key} is required to publish to {args.to}: an id, such as apache-2.0 of a licence or "
+                            "en of a language")  # fmt: skip
+    kind = "the folder" if folder else "the store" if store else "the hub as"
+    print(f"publishing {source} to {kind} {target}", flush=True)
+    if folder or store:
+        where = to_folder(source, config, target) if folder else to_store(source, config, target)
     else:
-        code = f"from mixvec.hub import load_encoder; print(load_encoder({args.to!r}))"
-        command = f"python -c {shlex.quote(code)}"
-    print(f"published: {where}\nuse it:    {command}")
+        where = to_hub(source, config, target, args.private, args.tag)
+    print(f"published: {where}")
+    staged = config | {"auto_map": None} if config["encoder"].get("kind") == "mixvec" else config
+    for way in ways(staged, HEADS.get(config["architecture"]), target):
+        print(f"\nwith {way.needs}:\n\n    " + way.code.replace("\n", "\n    "))
 
 
 def is_folder(target: str) -> bool:
@@ -119,8 +130,46 @@ def to_folder(source: Path, config: dict[str, Any], name: str) -> str:
     return name
 
 
-def to_hub(source: Path, config: dict[str, Any], name: str, private: bool) -> str:
-    """Upload the model in one commit, download it, and check that it is the same.
+def to_store(source: Path, config: dict[str, Any], url: str) -> str:
+    """Write the model to a URL: config.json, without which it is no model and which has every hash, last.
+
+    Raises:
+        UserError: there is no access, or the files differ when they are read again.
+    """
+    from fsspec.core import url_to_fs
+
+    with tempfile.TemporaryDirectory(prefix="mixvec-publish-") as folder:
+        staged, again = Path(folder) / "model", Path(folder) / "again"
+        staged.mkdir()
+        stage(source, staged, config, url)
+        check(source, staged)
+        try:
+            system, root = url_to_fs(url)
+            if system.exists(f"{root}/config.json"):
+                system.rm_file(f"{root}/config.json")
+            for file in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
+                system.put_file(str(file), f"{root}/{file.name}")
+            again.mkdir()
+            for file in staged.iterdir():
+                system.get_file(f"{root}/{file.name}", str(again / file.name))
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"{redacted(url)}: {' '.join(str(error).split())}") from error
+        compare(url, staged, again)
+    return url
+
+
+def compare(name: str, staged: Path, again: Path) -> None:
+    """
+    Raises:
+        UserError: a file in ``again``, what was downloaded, is not the one in ``staged``.
+    """
+    for file in sorted(staged.iterdir()):
+        if not (again / file.name).is_file() or sha256(again / file.name) != sha256(file):
+            raise UserError(f"{name}: uploaded, but {file.name} is another when it is downloaded; publish again")
+
+
+def to_hub(source: Path, config: dict[str, Any], name: str, private: bool, tag: str | None) -> str:
+    """Upload the model in one commit, download it, and check that it is the same; then name the commit ``tag``.
 
     Raises:
         UserError: the hub refuses it or does not answer, or the download differs.
@@ -143,11 +192,14 @@ def to_hub(source: Path, config: dict[str, Any], name: str, private: bool) -> st
         message = f"Publish a {config['architecture']} with mixvec {mixvec.__version__}"
         commit = attempt(name, lambda: api.upload_folder(repo_id=name, folder_path=staged, commit_message=message)).oid
         again = Path(attempt(name, lambda: snapshot_download(name, revision=commit, cache_dir=cache)))
-        for file in sorted(staged.iterdir()):
-            if not (again / file.name).is_file() or sha256(again / file.name) != sha256(file):
-                raise UserError(f"{name}: uploaded as commit {commit}, but {file.name} is another when it is "
-                                "downloaded; publish again")  # fmt: skip
-    return f"{constants.ENDPOINT}/{name} (commit {commit})"
+        compare(f"{name}, commit {commit}", staged, again)
+    if tag:
+        attempt(name, lambda: api.create_tag(name, tag=tag, revision=commit, exist_ok=True))
+        if (named := attempt(name, lambda: api.model_info(name, revision=tag)).sha) != commit:
+            raise UserError(
+                f"{name}: published as commit {commit}, but --tag {tag} names {named} already; choose another"
+            )
+    return f"{constants.ENDPOINT}/{name} (commit {commit}{f', tag {tag}' if tag else ''})"
 
 
 def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None:
@@ -155,34 +207,10 @@ def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None
     save_folder(load_model(source), folder, config.get("training"), name=name)
     with (folder / "README.md").open("a", encoding="utf-8") as card:
         card.write(write_pictures(source, folder))
-
-
-def check(source: Path, copy: Path) -> None:
-    """Check that the model in ``copy`` loads and computes what the one in ``source`` does.
-
-    Raises:
-        UserError: it does not, or its outputs are not finite.
-    """
-    expected, found = outputs(source), outputs(copy)
-    if not all(tensor.isfinite().all() for tensor in expected):
-        raise UserError("the outputs of the model are not finite: its training diverged; publish an earlier one")
-    if len(found) != len(expected) or not all(map(torch.equal, found, expected)):
-        raise UserError("loaded again, the model gives other outputs")
-
-
-def outputs(folder: Path) -> list[Tensor]:
-    """The outputs of the model in ``folder`` for a batch of two sweeps of 1.5 s, one shorter, on one thread."""
-    model, time_s = load_model(folder), torch.arange(round(1.5 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ  # (S,)
-    sweep = 0.5 * torch.sin(2 * math.pi * (150 * time_s + 900 * time_s.square()))
-    lengths, threads = torch.tensor([len(sweep), len(sweep) // 2]), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            given = model(torch.stack([sweep, sweep]), lengths)
-    finally:
-        torch.set_num_threads(threads)
-    values = given if isinstance(given, tuple) else (given,)
-    return [tensor for value in values for tensor in (value if isinstance(value, list) else [value])]
+    for file in code_files():
+        if (source / file).is_file() and (old := sha256(source / file)) != (new := sha256(CODE / file)):
+            print(f"{file}: SHA-256 {old[:12]}… in {source}, {new[:12]}… in mixvec {mixvec.__version__}, which is "
+                  "published")  # fmt: skip
 
 
 def attempt(name: str, action: Callable[[], Result]) -> Result:

@@ -22,6 +22,8 @@ def training_facts(run: Run, state: RunState, data: str) -> dict[str, Any]:
         "batch_s": config.batch.update_s,
         "hours_seen": round(state.seconds_seen / 3600, 3),
         "wall_s": round(run.elapsed_s, 1),
+        "device_hours": round(run.elapsed_s * accelerator.num_processes / 3600, 4),
+        "energy_kwh": None if state.energy_j is None else round(state.energy_j / 3.6e6, 4),
         "devices": f"{accelerator.num_processes} x {accelerator.device.type}",
         "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "fp32",
         "seed": config.run.seed,

@@ -28,7 +28,15 @@ FACTS: dict[str, Any] = {
     "language": "no",
     "licence": "cc-by-4.0",
     "test_data": 'held out: "dev" #1',
-    "metrics": {"wer": 1e-05, "cer": 0.25, "macro_f1": float("nan"), "accuracy": 1.0},
+    "split": "test",
+    "scored": 40,
+    "seed": 3,
+    "device_hours": 0.5,
+    "energy_kwh": 1.25,
+    "datasets": ["org/speech"],
+    "test_dataset": "org/speech",
+    "base_model": "org/encoder",
+    "metrics": {"wer": 1e-05, "cer": 0.25, "macro_f1": float("nan"), "accuracy": 1.0, "empty": 0.025},
 }
 
 
@@ -38,16 +46,28 @@ def test_the_card_has_sane_front_matter(kind: str, tmp_path: Path) -> None:
     text = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     parsed = yaml.safe_load(front)
-    assert parsed["license"] == "cc-by-4.0" and parsed["language"] == "no" and parsed["library_name"] == "mixvec"
+    ours = "wav2vec2" not in kind
+    assert parsed["license"] == "cc-by-4.0" and parsed["language"] == "no"
+    assert parsed["library_name"] == ("transformers" if ours else "mixvec")
     tasks = {"ctc": "automatic-speech-recognition", "classifier": "audio-classification"}
-    assert parsed["pipeline_tag"] == tasks.get(kind.split()[0], "feature-extraction")
+    assert parsed.get("pipeline_tag") == tasks.get(kind.split()[0])
     assert all(isinstance(tag, str) for tag in parsed["tags"])
-    (index,) = parsed["model-index"]
-    (result,) = index["results"]
-    assert result["task"] == {"type": parsed["pipeline_tag"]}
-    assert result["dataset"] == {"name": 'held out: "dev" #1', "type": "private"}
-    values = {metric["type"]: metric["value"] for metric in result["metrics"]}
-    assert values == {"wer": 1e-05, "cer": 0.25, "accuracy": 1}
+    assert parsed["datasets"] == ["org/speech"] and parsed["base_model"] == "org/encoder"
+    assert (" pipeline(" in body or "AutoModel.from" in body) == ours == ("trust_remote_code=True" in body)
+    if "pipeline_tag" in parsed:
+        (index,) = parsed["model-index"]
+        (result,) = index["results"]
+        assert index["name"] == "PATH_OR_NAME" and result["task"] == {"type": parsed["pipeline_tag"]}
+        assert result["dataset"] == {"name": 'held out: "dev" #1', "type": "org/speech", "split": "test"}
+        values = {metric["type"]: metric["value"] for metric in result["metrics"]}
+        assert values == {"wer": 1e-3, "cer": 25, "accuracy": 100} and parsed["metrics"] == ["accuracy", "cer", "wer"]
+        (args,) = {json.dumps(metric["args"], sort_keys=True) for metric in result["metrics"]}
+        how = {"decoding": "greedy CTC, no language model"} if "ctc" in kind else {}
+        assert json.loads(args) == {"seed": 3, "utterances": 40, **how}
+    assert "| cer | 25 % |" in body and "| empty | 0.025 |" in body and "utterances: 40" in body
+    assert (
+        "## Limits" in body and "| device-hours | 0.5 |" in body and "| energy drawn by the GPUs, kWh | 1.25 |" in body
+    )
     assert r'| training data | Bob\'s "read: speech" \| test set |'.replace("\\'", "'") in body
     assert ("load_encoder(" in body) == (kind == "wav2vec2")
     assert ("mixvec[fairseq2]" in body) == ("wav2vec2" in kind)
@@ -75,6 +95,6 @@ def test_log_mel_is_no_summary_mixing_encoder(tmp_path: Path) -> None:
     encoder = build_encoder(EncoderConfig(kind="log-mel", dim=20, heads=1, num_layers=0))
     save_folder(CtcRecognizer(encoder, VOCABULARY), tmp_path / "m")
     text = (tmp_path / "m" / "README.md").read_text(encoding="utf-8")
-    assert yaml.safe_load(text.split("---\n")[1])["tags"] == ["speech"]
+    assert yaml.safe_load(text.split("---\n")[1])["tags"] == ["speech", "mixvec"]
     assert "log-mel" in text and not {"summary", "conformer"} & set(text.replace("-", " ").split())
     assert "summary" not in text

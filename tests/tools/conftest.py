@@ -31,7 +31,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
     """A run directory with a recogniser, training state beside it, and a file that is not the model's."""
-    facts = {"data": "corpus", "updates": 7, "metrics": {"wer": 0.25}}
+    facts = {"data": "corpus", "updates": 7, "metrics": {"wer": 0.25}, "licence": "mit", "language": "en"}
     save_folder(recogniser(), tmp_path / "run" / "hub", facts)
     (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "hub" / "notes.txt").write_text("not the model's")

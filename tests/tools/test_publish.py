@@ -12,24 +12,28 @@ from safetensors.torch import load_file, save_file
 from mixvec.hub import required_files, save_folder
 from tests.commands import Run, card_parts, contents
 from tests.tiny_models import classifier, encoder
-from tools import publish
+from tools import publish, verify
 
 
 def test_to_a_folder(run: Run, run_dir: Path, tmp_path: Path) -> None:
     target = tmp_path / "out" / "asr"
     done = run(run_dir, "--to", target, "--licence", "CC-BY-4.0", "--language", "no")
     assert done.code == 0, done.err
-    assert done.lines[-2:] == [f"published: {target}", f"use it:    mixvec transcribe --model {target} FILES..."]
+    assert f"published: {target}" in done.lines and f"    mixvec transcribe --model {target} speech.wav" in done.lines
+    assert (
+        sum(line.startswith("with ") for line in done.lines) == 4
+        and "    from transformers import pipeline" in done.lines
+    )
     assert set(contents(target)) == set(required_files(json.loads((target / "config.json").read_text()))) and [
         path.name for path in target.parent.iterdir()
     ] == ["asr"]
     front, body = card_parts((target / "README.md").read_bytes())
     assert (front["license"], front["language"]) == ("cc-by-4.0", "no")
-    assert f'from_pretrained("{target}")' in body and f"--model {target} " in body and "| wer | 0.25 |" in body
-    ours, theirs = publish.outputs(run_dir / "hub"), publish.outputs(target)
+    assert f'from_pretrained("{target}")' in body and f"--model {target} " in body and "| wer | 25 % |" in body
+    ours, theirs = verify.outputs(run_dir / "hub"), verify.outputs(target)
     assert all(map(torch.equal, ours, theirs)) and len(ours) == len(theirs) == 2
     save_folder(encoder(), tmp_path / "encoder")
-    assert "load_encoder" in run(tmp_path / "encoder", "--to", tmp_path / "copy").out
+    assert "    frames, lengths, layers = model(waveform)" in run(tmp_path / "encoder", "--to", tmp_path / "copy").lines
 
 
 def test_other_outputs_are_refused_and_the_target_is_unchanged(

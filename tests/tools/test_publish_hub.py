@@ -30,7 +30,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 def test_there_and_back(run: Run, hub: HubServer, run_dir: Path) -> None:
     done = run(run_dir, "--to", "org/asr", "--private", "--licence", "cc-by-4.0", "--language", "en")
     assert done.code == 0, done.err
-    assert "to the hub as org/asr" in done.out and "use it:    mixvec transcribe --model org/asr FILES..." in done.out
+    assert "to the hub as org/asr" in done.out and "    mixvec transcribe --model org/asr speech.wav" in done.out
     assert len(hub.titles("org/asr")) == 1 and hub.repos["org/asr"].private
     assert f"{hub.url}/org/asr (commit {hub.repos['org/asr'].commits[-1].oid})" in done.out
     files = hub.files("org/asr")
