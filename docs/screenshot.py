@@ -1,6 +1,6 @@
 """Photograph the top of a report, as README shows it: docs/report.png and docs/report-dark.png.
 
-    python docs/screenshot.py runs/demo/report.html      # after make demo and make browser
+python docs/screenshot.py runs/demo/report.html      # after make demo and make browser
 """
 
 from __future__ import annotations
