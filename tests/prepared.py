@@ -30,7 +30,7 @@ _server: list[subprocess.Popen[str]] = []
 def run(
     words: Sequence[str], ranks: int = 1, folder: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m WORDS``, or a file with arguments; as several ranks of one machine where ``ranks`` is more than 1.
+    """``python -m WORDS``, or a file or ``-c CODE`` with arguments, as so many ranks of one machine.
 
     Of several ranks the exit code is torchrun's: 1 where any fails, after which the others are terminated.
     """
@@ -70,7 +70,7 @@ def _answered(asked: dict[str, Any]) -> int:
 def serve() -> None:
     """Fork for each line of stdin, and answer with the exit code; in the child, run the command and return."""
     import soundfile  # noqa: F401, I001  (before the others, as in pretrain/__main__.py)
-    import pretrain.train  # noqa: F401
+    import sklearn.cluster  # noqa: F401
 
     for line in sys.stdin:
         asked = json.loads(line)
@@ -107,7 +107,10 @@ def become(asked: dict[str, Any], environment: dict[str, str]) -> None:
     os.chdir(asked["folder"])
     module, *arguments = asked["words"]
     sys.argv = [module, *arguments]
-    if module.endswith(".py"):
+    if module == "-c":
+        sys.argv = ["-c", *arguments[1:]]
+        exec(arguments[0], {"__name__": "__main__"})
+    elif module.endswith(".py"):
         runpy.run_path(module, run_name="__main__")
     else:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -16,6 +16,7 @@ import torch
 
 from mixvec import SpeechEncoder, UserError
 from mixvec.training.checkpoint import listed
+from tests import prepared
 from tests.runs import PRETRAIN, ROOT, command, identical, largest_difference, pretrain, rows, weights
 
 EQUAL = ("contrastive_loss", "gradient_norm", "gradient_norm_median", "code_perplexity", "probability_perplexity",
@@ -91,7 +92,7 @@ def stop_after(update: int, corpus: Path, run: Path, *keys: str, base: Sequence[
         "run.Run.save = then_die\n"
         "train.train(config.load_config(PretrainConfig, sys.argv[1:], ''))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = prepared.run(["-c", code, *arguments])
     assert done.returncode == 9, done.stderr
 
 
@@ -184,7 +185,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tm
     )
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={tmp_path / 'run'}"]
     arguments += ["run.updates=6", "run.save_every=2"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = prepared.run(["-c", code, *arguments])
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "no space left on device" in done.stderr and done.stderr.count("\n") == 1
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == ["update_00000002"], "nothing half-written"
@@ -207,7 +208,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(corpus: Path
     )
     keys = ("run.updates=6", "run.save_every=2")
     arguments = [*PRETRAIN, f"data.train={corpus}/unlabelled", f"run.dir={tmp_path / 'parts'}", *keys]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = prepared.run(["-c", code, *arguments])
     assert done.returncode == 9, done.stderr
     assert [path.name for path in listed(tmp_path / "parts/checkpoints")] == ["update_00000002"]
     for name in ("parts", "whole"):

@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 
 from mixvec import UserError
 from mixvec.hub import load_model, save_folder
+from tests import prepared
 from tests.commands import Run, contents
 from tests.hub_server import HubServer
 from tests.runs import ROOT, finetune, pretrain
@@ -47,8 +48,7 @@ def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(run: Run, run_dir: 
     save_folder(classifier(), target)
     before = contents(target)
     code = PUBLISH.format(check="os.kill(os.getpid(), signal.SIGKILL)")
-    words = [sys.executable, "-c", code, str(run_dir), "--to", str(target)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    done = prepared.run(["-c", code, str(run_dir), "--to", str(target)])
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert contents(target) == before
     (left,) = [path.name for path in target.parent.iterdir() if path != target]
