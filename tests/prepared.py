@@ -8,6 +8,7 @@ torchrun itself (training/test_restarts.py, training/test_faults.py) and one com
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import runpy
@@ -69,9 +70,8 @@ def _answered(asked: dict[str, Any]) -> int:
 
 def serve() -> None:
     """Fork for each line of stdin, and answer with the exit code; in the child, run the command and return."""
-    import soundfile  # noqa: F401, I001  (before the others, as in pretrain/__main__.py)
-    import sklearn.cluster  # noqa: F401
-
+    for name in ("soundfile", "sklearn.cluster", "pretrain.train", "finetune.train"):  # in the order of __main__.py
+        importlib.import_module(name)
     for line in sys.stdin:
         asked = json.loads(line)
         children = []

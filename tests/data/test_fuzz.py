@@ -11,7 +11,7 @@ from tests.fuzz import fault_of, offences
 from tests.mutants import AUDIO, Original, mutant, originals
 from tests.readers import FORMS
 
-MUTANTS = 2_400
+MUTANTS = 1_200
 
 
 @pytest.mark.parametrize(
