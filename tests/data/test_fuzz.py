@@ -11,7 +11,7 @@ from tests.fuzz import fault_of, offences
 from tests.mutants import AUDIO, Original, mutant, originals
 from tests.readers import FORMS
 
-MUTANTS = 1_200
+MUTANTS = 1_500
 
 
 @pytest.mark.parametrize(
