@@ -64,4 +64,5 @@ $(stamp): pyproject.toml constraints.txt
 	"$$found" -m venv .venv
 	$(bin)/python -m pip install --quiet uv
 	$(bin)/uv pip install --python $(bin)/python -c constraints.txt -e '.[dev]'
+	echo "$(CURDIR)" > "$$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/mixvec-checkout.pth"
 	@touch $@

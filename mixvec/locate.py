@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -31,7 +32,7 @@ def resolve(
     """The local folder of a model: a hub folder, a run directory (its ``hub/``), or a hub repository, downloaded.
 
     Args:
-        name_or_path: a folder, ``org/name`` or ``hf://org/name``.
+        name_or_path: a folder, ``org/name``, ``org/name@revision`` or ``hf://org/name``.
         revision: a commit, tag or branch of a repository.
         token: to read the repository with; None for the one that is logged in, False for none.
         cache_dir: where downloads are kept, instead of the hub client's own cache.
@@ -40,20 +41,30 @@ def resolve(
     Raises:
         UserError: neither exists, or the hub cannot be reached.
     """
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.is_dir():
         return path / "hub" if not (path / "config.json").exists() and (path / "hub").is_dir() else path
-    name = str(name_or_path).removeprefix("hf://")
+    name = str(name_or_path)
     if path.exists():
         raise UserError(f"{name}: a file; give the model folder that it is in")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(f"{name}: no such model folder")
+    name = re.sub(r"^hf://(models/)?", "", name).rstrip("/")
+    if revision is None and name.count("@") == 1:
+        name, _, revision = name.partition("@")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith(".") or revision == "":
+        what = (
+            "models are read from folders and from the hub; copy it here" if "://" in name else "no such model folder"
+        )
+        raise UserError(f"{name_or_path}: {what}")
     try:
         return Path(snapshot_download(name, revision=revision, token=token, cache_dir=cache_dir,
                                       local_files_only=local_files_only, allow_patterns=PATTERNS))  # fmt: skip
     except RevisionNotFoundError as error:
         raise UserError(f"{name}: the hub has no revision {revision or 'main'} of it") from error
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        if constants.HF_HUB_OFFLINE:
+            which = f"revision {revision} of it" if revision else "such model"
+            raise UserError(f"{name}: no such folder here, and no {which} in the hub's cache, where HF_HUB_OFFLINE=1 "
+                            "looks alone; unset it, or download the model with the network") from error  # fmt: skip
         why = "no copy of it is in the cache" if local_files_only else "the hub cannot be reached to look there"
         raise UserError(f"{name}: no such folder here, and {why}; check the path or the network") from error
     except GatedRepoError as error:

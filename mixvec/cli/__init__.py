@@ -3,14 +3,17 @@
     mixvec transcribe --model MODEL FILES... [--json] [--text-dir DIR] [--srt | --vtt]
     mixvec understand --model MODEL FILES... [--json] [--top N]
     mixvec embed --model MODEL FILES... [--json]
-    mixvec features --model MODEL FILES... --to DIR
+    mixvec features --model MODEL FILES... --to DIR [--layer N]
     mixvec listen --model MODEL [--json] < AUDIO
     mixvec export --model MODEL --to model.onnx [--int8]
+    mixvec pretrain | finetune | inspect | ...                            # in an installed checkout
 
 ``mixvec COMMAND --help`` has all options.
 """
 
 from __future__ import annotations
+
+import sys
 
 from ..errors import run_cli
 
@@ -22,6 +25,11 @@ def main() -> None:
 
 
 def _main() -> None:
+    from .checkout import MODULES, run_module
+
+    if sys.argv[1:2] and sys.argv[1] in MODULES:
+        run_module(sys.argv[1], sys.argv[2:])
+        return
     from .commands import run_command
     from .export import run_export
     from .listen import run_listen

@@ -46,7 +46,9 @@ def run_command(args: Namespace) -> None:
             if isinstance(files, FrameFiles):
                 line = str(files.add(answer, predictor))
             elif files is not None:
-                line = str(files.write(answer.clip, formatted(answer_of(answer, predictor, args), answer.clip.name, args)))
+                line = str(
+                    files.write(answer.clip, formatted(answer_of(answer, predictor, args), answer.clip.name, args))
+                )
             else:
                 line = formatted(answer_of(answer, predictor, args), answer.clip.name, args)
                 line = line if alone or args.json else f"{answer.clip.name}\t{line}"
@@ -73,12 +75,15 @@ def _files(args: Namespace, alone: bool) -> Files | FrameFiles | None:
     return None
 
 
-def _undone(clips: Iterator[Clip | UserError], files: Files | FrameFiles | None, skip: bool) -> Iterator[Clip | UserError]:
+def _undone(
+    clips: Iterator[Clip | UserError], files: Files | FrameFiles | None, skip: bool
+) -> Iterator[Clip | UserError]:
     """The clips without those whose file exists, where ``skip``; an error for each whose file is another clip's."""
     for clip in clips:
         if isinstance(clip, Clip) and files is not None:
             try:
-                if files.place(clip).exists() and skip:
+                place = files.place(clip)
+                if skip and place is not None and place.exists():
                     continue
             except UserError as error:
                 clip = error

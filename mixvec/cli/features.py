@@ -31,16 +31,17 @@ class FrameFiles:
         self.all, self.layer = layer == "all", layer
         self.table = Path(to) if to.endswith(PARQUET) else None
         self.files = None if self.table else Files(to, ".npy")
-        self.stack, self.writer = ExitStack(), None
+        self.stack = ExitStack()
+        self.writer: Any = None
         if self.table is not None:
             try:
                 import pyarrow.parquet  # noqa: F401
             except ImportError as error:
                 raise UserError(f"--to {to}: Parquet needs pyarrow: pip install pyarrow, or name a folder") from error
 
-    def place(self, clip: Clip) -> Path:
-        """The file for a clip."""
-        return Path("") / "\0" if self.files is None else self.files.place(clip)
+    def place(self, clip: Clip) -> Path | None:
+        """The file for a clip; None where it has none of its own."""
+        return None if self.files is None else self.files.place(clip)
 
     def __enter__(self) -> FrameFiles:
         if self.table is not None:
@@ -50,6 +51,10 @@ class FrameFiles:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self.writer is not None:
             self.writer.close()
+        elif self.table is not None and kind is None:
+            error = UserError(f"{self.table}: not written, as no input has frames")
+            self.stack.__exit__(UserError, error, None)
+            raise error
         self.stack.__exit__(kind, error, at)
 
     def add(self, answer: Answer, predictor: Predictor) -> Path | str:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..align import align_words, tokens_of
+from ..align import align_words
 from ..atomic import write_whole
 from ..errors import UserError
 from .answers import Answer
@@ -24,8 +24,10 @@ def answer_of(answer: Answer, predictor: Predictor, args: Namespace) -> dict[str
     if args.command == "transcribe":
         made = {"text": " ".join(filter(None, (one.answer["text"] for one in answer.predictions)))}
         if len(answer.predictions) > 1:
-            made["segments"] = [{"start_s": round(begin, 3), "end_s": round(end, 3), "text": one.answer["text"]}
-                                for (begin, end), one in zip(answer.spans_s, answer.predictions, strict=True)]  # fmt: skip
+            made["segments"] = [
+                {"start_s": round(begin, 3), "end_s": round(end, 3), "text": one.answer["text"]}
+                for (begin, end), one in zip(answer.spans_s, answer.predictions, strict=True)
+            ]
         if args.json or args.srt or args.vtt:
             made["words"] = words_of(answer, predictor)
     if "probabilities" in made:
@@ -39,8 +41,7 @@ def words_of(answer: Answer, predictor: Predictor) -> list[dict[str, Any]]:
     lead_s = (predictor.frame_samples - predictor.hop_samples) / 2 / predictor.sample_rate_hz
     for (begin, end), made in zip(answer.spans_s, answer.predictions, strict=True):
         assert made.output is not None
-        tokens = tokens_of(made.answer["text"], made.output, predictor.vocabulary)
-        for word in align_words(made.output, tokens, predictor.vocabulary):
+        for word in align_words(made.output, made.answer["text"], predictor.vocabulary):
             start_s = begin + word.first_frame * hop_s + lead_s  # a frame is at the middle of the samples that it sees
             end_s = begin + word.end_frame * hop_s + lead_s
             words.append({"word": word.text, "start_s": round(min(start_s, end), 3), "end_s": round(min(end_s, end), 3),

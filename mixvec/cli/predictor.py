@@ -35,6 +35,8 @@ class Predictor(Protocol):
     """Of the waveforms that it takes."""
     hop_samples: int
     """Samples between the starts of two frames."""
+    frame_samples: int
+    """Samples that a frame sees."""
     vocabulary: list[str]
     """The tokens of CTC, of which 0 is the blank; none in a model without CTC."""
     labels: list[str]
@@ -50,6 +52,7 @@ class TorchPredictor:
     def __init__(self, model: TaskModel, device: torch.device) -> None:
         self.model, self.device = model.to(device), device
         self.sample_rate_hz, self.hop_samples = model.encoder.sample_rate_hz, model.encoder.hop_samples
+        self.frame_samples = model.encoder.min_samples
         self.vocabulary: list[str] = model.vocabulary if isinstance(model, CtcModel) else []
         self.labels: list[str] = getattr(model, "labels", [])
 
@@ -73,6 +76,7 @@ class LayerPredictor:
     def __init__(self, encoder: Encoder, layers: list[int], device: torch.device) -> None:
         self.encoder, self.layers, self.device = encoder.to(device), layers, device
         self.sample_rate_hz, self.hop_samples = encoder.sample_rate_hz, encoder.hop_samples
+        self.frame_samples = encoder.min_samples
 
     @torch.inference_mode()
     def predict(self, waveforms: list[Tensor]) -> list[Prediction]:

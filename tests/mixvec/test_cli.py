@@ -109,7 +109,7 @@ def test_json_lines(run: Run, models: Path, audio: Path) -> None:
     (row,) = map(json.loads, run("understand", "--json", "--top", 1, "--model", models / "intent", audio / "a").lines)
     assert list(row["probabilities"]) == [row["label"]]
     (row,) = map(json.loads, run("transcribe", "--json", "--model", models / "run", audio / "a").lines)
-    assert list(row) == ["path", "text", "seconds", "speech"] and row["text"]
+    assert list(row) == ["path", "text", "words", "seconds", "speech"] and row["text"]
 
 
 def test_faults_of_the_files(run: Run, models: Path, tmp_path: Path) -> None:
