@@ -31,7 +31,7 @@ def run_command(args: Namespace) -> None:
     predictor = load_predictor(args.command, args.model, device_named(args.device), args.layer)
     if args.top is not None and not predictor.labels:
         raise UserError(f"--top {args.top}: {args.model} ranks no labels; leave --top out")
-    clips = _undone(clips_of(args.files), files, args.skip_done)
+    clips = _undone(clips_of(args.files, args.channel), files, args.skip_done)
     failed = False
     with files if isinstance(files, FrameFiles) else nullcontext(), _progress(args, alone) as progress:
         for answer in answers(clips, predictor, gate=not args.no_gate, cut=not args.whole):

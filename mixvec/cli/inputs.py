@@ -34,11 +34,15 @@ class Clip:
     """``start_s`` and ``duration_s`` where a manifest names a segment of the file."""
 
 
-def clips_of(names: list[str]) -> Iterator[Clip | UserError]:
-    """The clips that the names on a command line stand for, in order; an error in place of each that cannot be used."""
+def clips_of(names: list[str], channel: str = "mean") -> Iterator[Clip | UserError]:
+    """The clips that the names on a command line stand for, in order; an error in place of each that cannot be used.
+
+    Args:
+        channel: of a file with several, as ``read_audio`` takes it.
+    """
     for name in names:
         try:
-            yield from [_piped(name)] if _is_pipe(name) else _listed(name)
+            yield from [_piped(name, channel)] if _is_pipe(name) else _listed(name, channel)
         except UserError as error:
             yield UserError(str(error).replace(f"{KEY}=", ""))
 
@@ -47,7 +51,7 @@ def _is_pipe(name: str) -> bool:
     return name == "-" or Path(name).is_fifo() or Path(name).is_char_device()
 
 
-def _piped(name: str) -> Clip:
+def _piped(name: str, channel: str) -> Clip:
     """Audio from standard input or a named pipe, read to its end when its turn comes."""
 
     def read() -> Tensor:
@@ -59,7 +63,7 @@ def _piped(name: str) -> Clip:
             raise UserError(f"{name}: cannot be read ({error.strerror})") from error
         if not content:
             raise UserError(f"{name}: empty")
-        return _renamed(lambda: read_audio(io.BytesIO(content)), name)
+        return _renamed(lambda: read_audio(io.BytesIO(content), channel=channel), name)
 
     return Clip(name, PurePath("stdin" if name == "-" else PurePath(name).name), read)
 
@@ -68,10 +72,11 @@ def _renamed(read: Callable[[], Tensor], name: str) -> Tensor:
     try:
         return read()
     except UserError as error:
-        raise UserError(str(error).replace("stored audio", name, 1)) from error
+        message = str(error).replace("stored audio", name, 1)
+        raise UserError(message.replace("data.channel=", "--channel ").replace("data.channel", "--channel")) from error
 
 
-def _listed(name: str) -> Iterator[Clip | UserError]:
+def _listed(name: str, channel: str) -> Iterator[Clip | UserError]:
     """The clips of a file, folder, glob, manifest or URL, by the readers of ``mixvec.data``."""
     from ..data.readers.ranges import is_url
     from ..data.readers.rows import Fault
@@ -86,14 +91,14 @@ def _listed(name: str) -> Iterator[Clip | UserError]:
                 notes.append(row.reason)
                 continue
             found = True
-            yield UserError(row.reason) if isinstance(row, Fault) else _clip(row, name)
+            yield UserError(row.reason) if isinstance(row, Fault) else _clip(row, name, channel)
     if not found:
         raise UserError("; ".join([f"{name}: no audio in this folder", *notes]).replace(f"{name}: no audio: ", ""))
     if notes:
         print("note: " + "; ".join(notes), file=sys.stderr)
 
 
-def _clip(row: Any, name: str) -> Clip:
+def _clip(row: Any, name: str, channel: str) -> Clip:
     from ..audio import audio_header
     from ..data.headers import opened
     from ..data.readers.rows import Fault
@@ -104,16 +109,17 @@ def _clip(row: Any, name: str) -> Clip:
     def read() -> Tensor:
         with opened(row.source, row.stored) as file:
             if not segment:
-                return read_audio(file)
+                return read_audio(file, channel=channel)
             found = utterance_of(row, audio_header(file), 0)
-        if isinstance(found, Fault):
-            raise UserError(found.reason)
-        return found.read()
+            if isinstance(found, Fault):
+                raise UserError(found.reason)
+            return read_audio(file, found.start_s, found.duration_s, channel)
 
     span = {"start_s": row.start_s, "duration_s": row.duration_s} if segment and row.span_samples is None else {}
     first = row.span_samples[0] if row.span_samples else row.start_s
     place = _place(row.source, name)
-    return Clip(row.source, place.with_name(f"{place.name}-{first:g}") if segment else place, read, span)
+    place = place.with_name(f"{place.name}-{first:g}") if segment else place
+    return Clip(row.source, place, lambda: _renamed(read, row.source), span)
 
 
 def _place(source: str, name: str) -> PurePath:

@@ -54,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("files", nargs="+", metavar="FILES", help="audio, folders, manifests, URLs, or -")
         command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (the GPU where there is one)")
+        command.add_argument(
+            "--channel", default="mean", type=channel, metavar="N", help="of several: mean, loudest, 0, 1, … (mean)"
+        )
         command.set_defaults(json=False, srt=False, vtt=False, top=None, text_dir=None, layer="last", skip_done=False,
                              whole=name != "transcribe", no_gate=name == "features")  # fmt: skip
         if fields:
@@ -86,6 +89,13 @@ def _own(name: str, command: argparse.ArgumentParser) -> None:
         )
     if name in ("transcribe", "features"):
         command.add_argument("--skip-done", action="store_true", help="leave out inputs whose file exists")
+
+
+def channel(text: str) -> str:
+    """A channel as ``read_audio`` takes it."""
+    if text not in ("mean", "loudest") and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not mean, loudest or a number from 0 on")
+    return text
 
 
 def positive(text: str) -> int:
