@@ -1,6 +1,7 @@
-"""Draw docs/figure.svg and docs/figure-dark.svg: the encoder, SummaryMixing, and cost against length.
+"""Draw docs/figure.svg (the encoder, SummaryMixing, and cost against length) and docs/layers.svg (which layers probes
+read), and both for a dark page.
 
-    python docs/figures.py            # reads docs/data/mixers.json; docs/performance.md has its command
+    python docs/figures.py            # from docs/data/*.json; performance.md and evaluation.md have their commands
 
 Lines differ by dash and marker as well as colour, so that the figure can be read in black and white.
 """
@@ -92,6 +93,11 @@ def draw_cost(axis: Any, colours: dict[str, str], measured: dict[str, Any]) -> N
     ticks = [digit * 10.0**power for power in range(-2, 5) for digit in (1, 2, 5) if low < digit * 10.0**power < high]
     axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.minorticks_off()
+    style_axis(axis, colours)
+
+
+def style_axis(axis: Any, colours: dict[str, str]) -> None:
+    """Ticks, grid and spines in the colours of the page."""
     axis.tick_params(colors=colours["muted"], labelcolor=colours["ink"])
     axis.xaxis.label.set_color(colours["ink"])
     axis.grid(True, axis="y", color=colours["muted"], alpha=0.25)
@@ -99,7 +105,20 @@ def draw_cost(axis: Any, colours: dict[str, str], measured: dict[str, Any]) -> N
         spine.set(visible=side in ("left", "bottom"), color=colours["muted"])
 
 
+def draw_layers(axis: Any, colours: dict[str, str], probes: list[dict[str, Any]]) -> None:
+    """The weight of each layer in frozen probes, from the ``probes.json`` of ``tools.probe``."""
+    styles = (("-", "o", "ours"), ("--", "s", "ink"), (":", "^", "muted"))
+    for (dash, marker, colour), probe in zip(styles, probes, strict=True):
+        label = f"{probe['task']}, {probe['corpus']} corpus"
+        axis.plot(probe["layer_weights"], dash, marker=marker, color=colours[colour], linewidth=1.8, label=label)
+    axis.set(xlabel="layer (0: the input embedding)", title="weight in the probe", ylim=(0, 1))
+    axis.set_xticks(range(len(probes[0]["layer_weights"])))
+    axis.legend(frameon=False, labelcolor=colours["ink"])
+    style_axis(axis, colours)
+
+
 def main() -> None:
+    probes = json.loads((DOCS / "data/layers.json").read_text(encoding="utf-8"))
     measured = json.loads((DOCS / "data/mixers.json").read_text(encoding="utf-8"))
     for name, colours in THEMES.items():
         with matplotlib.rc_context(STYLE):
@@ -113,6 +132,10 @@ def main() -> None:
                 axis.title.set(color=colours["ink"], fontsize=10)
                 axis.patch.set_alpha(0)
             figure.savefig(DOCS / f"{name}.svg", transparent=True, metadata={"Date": None})
+            figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+            draw_layers(axis := figure.subplots(), colours, probes)
+            axis.title.set(color=colours["ink"], fontsize=10)
+            figure.savefig(DOCS / f"{name.replace('figure', 'layers')}.svg", transparent=True, metadata={"Date": None})
 
 
 if __name__ == "__main__":
