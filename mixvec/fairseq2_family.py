@@ -2,12 +2,9 @@
 
 fairseq2 finds ``register`` by the entry point ``fairseq2.extension``. A model folder is loaded by its card::
 
-    from fairseq2.models import load_model
-    model = load_model(card_of("runs/asr"))
+    fairseq2.models.load_model(card_of("runs/asr"))
 
-or by name, once its card is where fairseq2 looks for cards:
-
-    python -m mixvec.fairseq2_family my_asr runs/asr > ~/.config/fairseq2/assets/my_asr.yaml
+or by name, once ``python -m mixvec.fairseq2_family NAME MODEL`` has printed its card into ~/.config/fairseq2/assets.
 
 Symbols: B batch, S samples, T frames, U tokens of a text, V vocabulary size.
 """

@@ -24,7 +24,7 @@ from .atomic import whole_file
 from .errors import UserError
 from .hub import load_model, read_config
 from .locate import resolve
-from .model import HEADS, Classifier, HybridRecognizer, HybridTagger, SpeakerEmbedder
+from .model import Classifier, HybridRecognizer, HybridTagger, SpeakerEmbedder
 from .model.encoder import SpeechEncoder
 from .model.logmel import LogMelEncoder
 from .model.mel import HOP_SAMPLES, SAMPLE_RATE_HZ, WINDOW_SAMPLES, MelTables
@@ -40,13 +40,12 @@ CTC_ALONE: dict[type[nn.Module], str] = {HybridRecognizer: "CtcRecognizer", Hybr
 
 
 class Exported(NamedTuple):
-    """What an export wrote."""
+    """What an export wrote: its size, the largest difference of onnxruntime's outputs to the model's own on noise, and
+    whether a decoder was left out, so that texts are those of CTC alone."""
 
     megabytes: float
     difference: float
-    """The largest difference of onnxruntime's outputs to the model's own, on noise."""
     without_decoder: bool
-    """Whether a decoder was left out, so that texts are those of CTC alone."""
 
 
 class DftTables(MelTables):
@@ -172,7 +171,7 @@ def _graph(model: nn.Module, name: str | Path) -> Any:
 
 
 def _multiply_squares(graph: Any) -> None:
-    """Replace x² by x · x, which a runtime computes many times faster than a power."""
+    """Replace x² by x · x, which a runtime computes many times faster than a power, and drop constants left unused."""
     from onnx import numpy_helper
 
     constants = {entry.name: entry for entry in graph.graph.initializer}
@@ -181,6 +180,9 @@ def _multiply_squares(graph: Any) -> None:
             exponent = numpy_helper.to_array(constants[node.input[1]])
             if exponent.size == 1 and float(exponent.reshape(())) == 2.0:
                 node.op_type, node.input[1] = "Mul", node.input[0]
+    used = {name for node in graph.graph.node for name in node.input}
+    for name in constants.keys() - used:
+        graph.graph.initializer.remove(constants[name])
 
 
 def _quantised(graph: Any, scratch: Path) -> Any:
@@ -209,22 +211,20 @@ def _quantised(graph: Any, scratch: Path) -> Any:
 
 def _metadata(config: dict[str, Any], model: nn.Module) -> dict[str, str]:
     """What a user of the file needs to know, as texts; JSON where it is not one value."""
-    known = {**config}
     if type(model) in CTC_ALONE:
         own = {key: value for key, value in config["head"].items() if key in ("layers", "dropout")}
-        known |= {"architecture": CTC_ALONE[type(model)], "head": own}
+        config = config | {"architecture": CTC_ALONE[type(model)], "head": own}
     encoder: Any = model.encoder if isinstance(model, TaskModel) else model
     facts = {
-        "architecture": known["architecture"],
+        "architecture": config["architecture"],
         "sample_rate_hz": str(SAMPLE_RATE_HZ),
         "min_samples": str(encoder.min_samples),
         "hop_samples": str(encoder.hop_samples),
         "normalisation": "in the graph: each utterance at zero mean and unit variance over its own samples",
-        "config.json": json.dumps(known, ensure_ascii=False),
+        "config.json": json.dumps(config, ensure_ascii=False),
     }
-    if isinstance(model, TaskModel):
-        facts[HEADS[known["architecture"]].stored_as] = json.dumps(model.stored(), ensure_ascii=False)
-    return facts
+    return facts | ({model.stored_as: json.dumps(model.stored(), ensure_ascii=False)} if isinstance(model, TaskModel)
+                    else {})  # fmt: skip
 
 
 def _difference(model: nn.Module, file: Path) -> float:
