@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -25,15 +26,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A recogniser, a classifier and an encoder. Read-only; fairseq2 knows the families."""
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(1)
     for name, model in (("asr", recogniser()), ("intent", classifier()), ("enc", encoder())):
         save_folder(model, folder / name)
     installed = any(entry.name == "mixvec" for entry in entry_points(group="fairseq2.extension"))
-    init_fairseq2(extras=None if installed else register)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fairseq2.runtime.dependency._resolver", None)  # another test may have started fairseq2
+        init_fairseq2(extras=None if installed else register)
+        yield folder
 
 
 def fairseq2_frames(model: torch.nn.Module) -> torch.Tensor:
