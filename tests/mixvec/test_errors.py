@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
 
 from mixvec import UserError
-from tests.runs import ROOT
+from tests import prepared
 
 THREAD = """
 import errno, threading
@@ -28,7 +27,7 @@ run_cli(main)
 
 
 def ended(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return prepared.run(["-c", code])
 
 
 @pytest.mark.slow
