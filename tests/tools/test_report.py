@@ -112,6 +112,16 @@ def test_the_verdict_follows_the_scores(tmp_path: Path, run: Run, ours: float, t
     assert verdict in text and ("may be chance" in text) == (verdict != "No clear effect")
 
 
+def test_scores_on_other_data_are_not_compared(tmp_path: Path, run: Run) -> None:
+    finetuning(tmp_path / "a", "asr", 0.3, TEXTS, "runs/sm")
+    other = finetuning(tmp_path / "b", "asr", 0.6, TEXTS)
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("nowhere", "elsewhere"))
+    run(tmp_path, "--out", tmp_path / "r.html")
+    text = " ".join(page_of(tmp_path / "r.html").texts)
+    assert "Pretraining" not in text and "a: word error rate 30.0 %." in text and "b: word error rate 60.0 %." in text
+
+
 def test_words_that_differ_are_marked(tmp_path: Path, run: Run) -> None:
     run(finetuning(tmp_path / "asr", "asr", 0.5, TEXTS))
     html = (tmp_path / "asr/report.html").read_text()

@@ -82,7 +82,7 @@ def test_the_page(browser: Any, page_file: Path, size: str, scheme: str) -> None
 def test_landmarks_and_order(browser: Any, page_file: Path) -> None:
     page = Visit(browser, page_file, "desktop", "light").page
     assert [page.locator(name).count() for name in ("header", "main", "footer", "h1")] == [1, 1, 1, 1]
-    assert page.get_by_role("region").count() == 3 and page.get_by_role("table").count() >= 6
+    assert page.get_by_role("region").count() == 4 and page.get_by_role("table").count() >= 6
     figures = page.locator("figure")
     assert figures.count() > 20
     assert all(len(text) > 5 for text in page.locator("figure figcaption").all_inner_texts())
