@@ -83,13 +83,17 @@ class Encoder(nn.Module):
             sampling_rate: of the waveforms, in Hz, where that is not 16 kHz; they are resampled.
 
         Raises:
-            ValueError: a row is empty or, in eval mode, shorter than one frame; ``lengths`` does not fit ``waveforms``.
+            ValueError: a row is empty, ``lengths`` does not fit ``waveforms``, or the batch is shorter than one frame; of
+                arrays and lists also where one row is. In a padded tensor such a row has no frame.
         """
         batch, lengths = batch_of(waveforms, lengths, sampling_rate)
         if lengths is not None and not self.training and not torch.compiler.is_compiling():
             self.check_batch(batch, lengths)
+            least = (
+                1 if isinstance(waveforms, Tensor) else self.min_samples
+            )  # a padded batch may hold what has no frame
             for row, length in enumerate(lengths.tolist()):
-                check_length(length, batch.shape[1], self.min_samples, row)
+                check_length(length, batch.shape[1], least, row)
         if not isinstance(waveforms, Tensor):
             device = next((parameter.device for parameter in self.parameters()), batch.device)
             batch, lengths = batch.to(device), None if lengths is None else lengths.to(device)
