@@ -83,8 +83,8 @@ class Encoder(nn.Module):
             sampling_rate: of the waveforms, in Hz, where that is not 16 kHz; they are resampled.
 
         Raises:
-            ValueError: a row is empty, ``lengths`` does not fit ``waveforms``, or the batch is shorter than one frame; of
-                arrays and lists also where one row is. In a padded tensor such a row has no frame.
+            ValueError: a row is empty, ``lengths`` does not fit ``waveforms``, or the batch is shorter than one frame;
+                of arrays and lists also where one row is. In a padded tensor such a row has no frame.
         """
         batch, lengths = batch_of(waveforms, lengths, sampling_rate)
         if lengths is not None and not self.training and not torch.compiler.is_compiling():
