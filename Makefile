@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo smoke test test-fast browser fuzz soak check clean
+.PHONY: help install demo smoke test test-fast browser fuzz soak compat check clean
 
 PYTHON ?= python3
 MUTANTS ?= 100000
@@ -41,6 +41,9 @@ fuzz: $(stamp) ## read damaged files; MUTANTS=100000 SEED=1 are how many and whi
 soak: $(stamp) ## kill runs FAULTS=50 times over; they must end as if left alone (5 minutes on 2 cores)
 	own=$$(unshare --user --map-root-user --mount true 2>/dev/null && echo unshare --user --map-root-user --mount || true); \
 	FAULTS=$(FAULTS) SEED=$(SEED) OMP_NUM_THREADS=1 $$own $(bin)/python -m pytest -m soak tests/soak
+
+compat: $(stamp) ## load published models in clean environments: mixvec alone, transformers 4.57 and the newest alone
+	OMP_NUM_THREADS=1 $(bin)/python -m tests.compat
 
 check: $(stamp) ## lint, formatting and types
 	$(bin)/ruff check .
