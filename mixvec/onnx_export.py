@@ -220,7 +220,7 @@ def _metadata(config: dict[str, Any], model: nn.Module) -> dict[str, str]:
         "sample_rate_hz": str(SAMPLE_RATE_HZ),
         "min_samples": str(encoder.min_samples),
         "hop_samples": str(encoder.hop_samples),
-        "normalisation": "in the graph: each utterance at zero mean and unit variance over its own samples",
+        "normalisation": "in the graph",
         "config.json": json.dumps(config, ensure_ascii=False),
     }
     return facts | ({model.stored_as: json.dumps(model.stored(), ensure_ascii=False)} if isinstance(model, TaskModel)

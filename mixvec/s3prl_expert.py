@@ -1,13 +1,6 @@
 """A model folder as an upstream of s3prl, whose interface is a class of this name; s3prl itself is not imported.
 
-    import s3prl.hub
-    from s3prl.nn import S3PRLUpstream
-    from mixvec.s3prl_expert import UpstreamExpert
-
-    s3prl.hub.mixvec = UpstreamExpert
-    upstream = S3PRLUpstream("mixvec", "runs/small")
-
-s3prl's own commands take this file as ``s3prl/upstream/example/expert.py``: ``-u customized_upstream -k runs/small``.
+docs/publishing.md has the lines that use it.
 
 Symbols: S samples, T frames, D model width, L layers.
 """
