@@ -5,6 +5,7 @@
     mixvec embed --model MODEL FILES... [--json]
     mixvec features --model MODEL FILES... --to DIR [--layer N]
     mixvec listen --model MODEL [--json] < AUDIO
+    mixvec serve --model MODEL [--port N]
     mixvec export --model MODEL --to model.onnx [--int8]
     mixvec pretrain | finetune | inspect | ...                            # in an installed checkout
 
@@ -34,6 +35,7 @@ def _main() -> None:
     from .export import run_export
     from .listen import run_listen
     from .parser import parser
+    from .serve import run_serve
 
     args = parser().parse_args()
-    {"export": run_export, "listen": run_listen}.get(args.command, run_command)(args)
+    {"export": run_export, "listen": run_listen, "serve": run_serve}.get(args.command, run_command)(args)

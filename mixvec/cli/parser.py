@@ -8,6 +8,7 @@ from ..version import __version__
 from .checkout import TOOLS
 from .export import add_export
 from .listen import add_listen
+from .serve import add_serve
 
 EPILOG = """\
 MODEL is a model folder, a run directory, org/name[@revision] on the hub, or an .onnx file of `mixvec export`. FILES are
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"mixvec {__version__}")
     commands = top.add_subparsers(
-        dest="command", required=True, metavar="{transcribe,understand,embed,features,listen,export}"
+        dest="command", required=True, metavar="{transcribe,understand,embed,features,listen,serve,export}"
     )  # fmt: skip
     for name, (does, fields) in COMMANDS.items():
         command = commands.add_parser(
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--no-gate", action="store_true", help="answer for silence too")
         _own(name, command)
     add_listen(commands)
+    add_serve(commands)
     add_export(commands)
     return top
 
