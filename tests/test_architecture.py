@@ -160,7 +160,7 @@ def test_the_library_needs_only_its_base_dependencies() -> None:
                         "mixvec/fairseq2_family.py": ["fairseq2"],
                         "mixvec/onnx_export.py": ["onnx", "onnxruntime", "onnxscript"],
                         "mixvec/onnx_model.py": ["onnxruntime"],
-                        "mixvec/ffmpeg.py": ["av"],
+                        "mixvec/ffmpeg.py": ["av"], "mixvec/serving.py": ["aiohttp"],
                         "mixvec/transformers_encoder.py": ["transformers"], **FOR_TRANSFORMERS}  # fmt: skip
 
 
