@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
-from mixvec.data.config import WaveformAugmentConfig, check_join
+from mixvec.data.config import WaveformAugmentConfig, check_channel, check_join
 from mixvec.model import Kind, Layers
 from mixvec.text import TextStyle
 from mixvec.training.config import OptimConfig, RunConfig, check_at_least, check_names
@@ -24,14 +24,14 @@ class LabelledData:
     """Decides which checkpoint is the best; null: the last one."""
     test: Any = None
     """Scored once, at the end, with the best checkpoint."""
-    text: TextStyle = "plain"
-    """plain: lower case, no punctuation; raw: unchanged. For training and scoring."""
     label: Any = None
     """Which fields of a row make its label: a name, or a list of names, joined by ``|``; null: the first of
     intent, label, keyword and command."""
     minutes: float | None = None
     """Train on at most this many minutes of ``train``: utterances drawn by ``run.seed``; null: all. Each seed draws
     its own, and more minutes contain those of fewer."""
+    channel: str = "mean"
+    """Which channel of audio that has several: mean of all, the number of one (from 0), or loudest."""
     min_s: float = 0.1
     """Shorter utterances are skipped."""
     max_s: float = 30.0
@@ -49,9 +49,19 @@ class LabelledData:
     features are in ``augment``, at the top level. ``min_s`` and ``max_s`` apply before a change of speed."""
 
     def __post_init__(self) -> None:
+        check_channel(self.channel)
         if self.minutes is not None and not self.minutes > 0:
             raise ValueError(f"data.minutes={self.minutes} must be above 0, or null for all of data.train")
         check_join(self.join_s, self.max_s)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How texts are normalised, for training and scoring; it is stored in the model."""
+
+    normalise: TextStyle = "basic"
+    """none: as they are written. basic: lower case, no punctuation but for apostrophes inside words and in numbers.
+    turkish: basic, with I and ı apart from İ and i. ``tools.inspect --labels`` shows examples."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +162,7 @@ class TaskConfig:
     """For task=asr: the error rate on ``data.valid`` that decides which checkpoint is the best; the other decides ties.
     Where the training texts have no spaces it is cer in any case."""
     data: LabelledData = field(default_factory=LabelledData)
+    text: TextConfig = field(default_factory=TextConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     run: FinetuneRun = field(default_factory=FinetuneRun)
 

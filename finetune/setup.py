@@ -37,7 +37,7 @@ def find_corpora(config: FinetuneConfig) -> dict[str, Corpus]:
         if split != "train" and getattr(data, split) is None:
             continue
         source = f"data.{split}={getattr(data, split)}"
-        corpus = find_utterances(getattr(data, split), f"data.{split}", labels=True)
+        corpus = find_utterances(getattr(data, split), f"data.{split}", labels=True, channel=data.channel)
         corpus.check_skipped(data.max_skipped, source)
         if split != "test":
             corpus.keep_durations(data.min_s, data.max_s)
@@ -103,7 +103,7 @@ def open_data(
         return int(encoder.frame_lengths(max(encoder.min_samples, samples)))
 
     key = f"data.{split}" + (f" at data.augment.speed={fastest:g}" if fastest > 1 else "")
-    for warning in task.check(corpus, frames, key, training=training):
+    for warning in [*corpus.channel_warnings(f"data.{split}"), *task.check(corpus, frames, key, training=training)]:
         run.log.print(warning)
     if not corpus.utterances:
         raise UserError(f"data.{split}={getattr(data, split)}: no usable labels in it")

@@ -67,9 +67,10 @@ def read_audio(path: Audio, start_s: float = 0.0, duration_s: float | None = Non
         UserError: the file is missing, unreadable, empty (in that segment), holds values that cannot be sound, has no
             such channel, or its channels cancel when they are averaged.
     """
-    with open_sound(path) as sound:
-        if channel == "loudest":
+    if channel == "loudest":
+        with open_sound(path) as sound:
             channel = str(int(np.argmax(_powers(sound, start_s, duration_s)))) if sound.channels > 1 else "0"
+    with open_sound(path) as sound:
         blocks = (_checked(block, path) for block in _mono(sound, path, start_s, duration_s, BLOCK_FRAMES, channel))
         found = list(resample_blocks(blocks, sound.rate_hz))  # so a long file at 48 kHz is held one block at a time
     if not sum(map(len, found)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Literal
@@ -20,26 +21,36 @@ __all__ = [
     "unknown_characters",
 ]
 
-TextStyle = Literal["plain", "raw"]
+TextStyle = Literal["none", "basic", "turkish"]
 TEXT_STYLES: dict[TextStyle, str] = {
-    "plain": "plain: lower case, no punctuation but for apostrophes inside words, numbers as they are written",
-    "raw": "raw: case, punctuation and numbers as they are written",
+    "none": "none: case, punctuation and numbers as they are written",
+    "basic": "basic: lower case, no punctuation but for apostrophes inside words and in numbers (5.00, 12:30)",
+    "turkish": "turkish: basic, with I and ı apart from İ and i",
 }
 """The description of each in model cards and results.json."""
+DROPPED = ("Cf", "Cs", "Co", "Cn")
+"""Categories of characters that are neither seen nor a break between words, as a soft hyphen is not."""
+JOINERS = "\u200c\u200d"
+"""Invisible characters that are part of the spelling of Persian and Indic words."""
+INSIDE = re.compile(rf"(?<=\w)['{JOINERS}](?=\w)|(?<=\d)[.,:](?=\d)|(?<=[^\W\d_][\u0300-\uFFFF])[{JOINERS}](?=\w)")
 
 
-def normalise_text(text: str, style: TextStyle = "plain") -> str:
+def normalise_text(text: str, style: TextStyle = "basic") -> str:
     """Text as it is learned and scored.
 
-    plain: NFC, lower case, punctuation dropped but for apostrophes inside words, dashes to spaces. raw: NFC alone.
-    White space is folded in both.
+    basic: NFC, lower case (İ as i), punctuation and symbols to spaces but for apostrophes inside words and for points,
+    commas and colons inside numbers; invisible characters dropped but for joiners inside words. turkish: the same, with
+    I as ı. none: NFC alone. White space is folded in all.
     """
     text = unicodedata.normalize("NFC", text)
-    if style == "plain":
-        text = "".join(" " if unicodedata.category(c) == "Pd" else c for c in text.lower().replace("’", "'"))
-        kept = [c for c in text if c == "'" or unicodedata.category(c)[0] not in "PSC" or c.isspace()]
-        text = " ".join(word.strip("'") for word in "".join(kept).split())
-        text = unicodedata.normalize("NFC", text)  # a mark may now follow the letter that it belongs to
+    if style != "none":
+        text = text.replace("I", "ı") if style == "turkish" else text
+        text = text.replace("İ", "i").lower().replace("i\u0307", "i").replace("’", "'")
+        text = "".join(c for c in text if c in JOINERS or c.isspace() or unicodedata.category(c) not in DROPPED)
+        kept = {found.start() for found in INSIDE.finditer(text)}
+        spaced = [c if n in kept or unicodedata.category(c)[0] not in "PSCZ" else " " for n, c in enumerate(text)]
+        text = re.sub(r" +(?=[\u0300-\u036f])", "", "".join(spaced))  # a mark belongs to the letter before
+        text = unicodedata.normalize("NFC", text)
     return " ".join(text.split())
 
 

@@ -36,7 +36,7 @@ def open_data(config: PretrainConfig, run: Run, objective: Objective) -> tuple[s
     collate = partial(objective.collate, multiple=multiple)
     loader = LoaderConfig(
         config.batch.update_s, config.batch.max_s, data.max_s, data.min_s, data.workers, config.run.seed,
-        accelerator.num_processes, accelerator.process_index,
+        accelerator.num_processes, accelerator.process_index, data.channel,
     )  # fmt: skip
     updates: UpdateSource[Any]
     if data.stream:
@@ -86,7 +86,9 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
         UserError: there is none, or too much is skipped.
     """
     data = config.data
-    corpus = find_utterances(data.train, "data.train")
+    corpus = find_utterances(data.train, "data.train", channel=data.channel)
+    for line in corpus.channel_warnings("data.train"):
+        run.log.print(line)
     run.skips.note(corpus.skipped + corpus.notes, fresh=True)
     corpus.check_skipped(data.max_skipped, f"data.train={data.train}")
     corpus.keep_durations(min_s=data.min_s)

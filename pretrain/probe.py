@@ -85,7 +85,7 @@ def probe_row(run: Run, probe: Probe | None, update: int) -> dict[str, Any]:
 
 def _open(run: Run, encoder: Any) -> Probe:
     config = run.config
-    corpus = find_utterances(config.probe.data, "probe.data", labels=True)
+    corpus = find_utterances(config.probe.data, "probe.data", labels=True, channel=config.data.channel)
     corpus.keep(lambda u: u.label is not None, "{u.source}: no label")
     shortest_s, longest_s = 2 * encoder.min_samples / SAMPLE_RATE_HZ, config.data.max_s
     corpus.keep_durations(shortest_s, longest_s)

@@ -68,7 +68,7 @@ def main() -> None:
         raise UserError(f"{args.run}: a {type(model).__name__}; only a recogniser's output can be searched")
     corpora = find_corpora(config)
     for corpus in corpora.values():
-        corpus.keep(lambda u: normalise_text(u.text or "", config.data.text), "{u.source}: no text")
+        corpus.keep(lambda u: normalise_text(u.text or "", config.text.normalise), "{u.source}: no text")
     decode(args, config, model, {split: corpus for split, corpus in corpora.items() if len(corpus.utterances)})
 
 
@@ -106,8 +106,8 @@ def ngram_beam(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, co
     arpa = Path(args.lm)
     if not arpa.is_file():
         raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
-    lexicon, notes = tokenize_words(words_of(arpa), tokenizer, config.data.text, str(arpa))
-    texts = [normalise_text(u.text or "", config.data.text) for u in corpus.utterances]
+    lexicon, notes = tokenize_words(words_of(arpa), tokenizer, config.text.normalise, str(arpa))
+    texts = [normalise_text(u.text or "", config.text.normalise) for u in corpus.utterances]
     print("\n".join([*notes, out_of_vocabulary(texts, lexicon, tokenizer, f"{arpa}, for data.{split}")]))
     return NgramBeam(arpa, lexicon, model.vocabulary)
 
@@ -166,7 +166,7 @@ def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> tup
             lost.append(str(error))
         (text,) = model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
         rows.append(
-            Scored(replace(utterance, stored=None), normalise_text(utterance.text or "", config.data.text), text)
+            Scored(replace(utterance, stored=None), normalise_text(utterance.text or "", config.text.normalise), text)
         )
         output.append(log_probs)
     if len(lost) == len(rows):

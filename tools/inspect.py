@@ -28,6 +28,7 @@ from mixvec.data.segments import cut_long
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterances
 from mixvec.errors import redacted, run_cli
+from mixvec.text import TEXT_STYLES, normalise_text
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
 from tools import command_parser
@@ -61,7 +62,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
     Raises:
         UserError: there is no such source, or nothing in it that can be read.
     """
-    corpus = find_utterances(config.data.train, "data.train", labels=labels)
+    corpus = find_utterances(config.data.train, "data.train", labels=labels, channel=config.data.channel)
     durations_s = corpus.utterances.durations_s
     counts, _ = np.histogram(durations_s, (*EDGES_S, np.inf))
     spans = [*(f"{low:g} to {high:g} s" for low, high in pairwise(EDGES_S)), f"{EDGES_S[-1]} s or more"]
@@ -76,6 +77,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
         "unreadable": len(corpus.skipped),
         "unreadable_share": len(corpus.skipped) / (len(corpus.skipped) + len(durations_s)),
         "reasons": reasons(corpus),
+        "channels": corpus.channel_warnings("data.train"),
         "no_audio": [row["reason"] for row in corpus.notes],
     }
     return facts | ({"labels": label_facts(corpus.utterances)} if labels else {}) | {"plan": plan(config, corpus)}
@@ -125,7 +127,10 @@ def label_facts(utterances: Utterances) -> dict[str, Any]:
     words = Counter(word for text, _ in texts for word in text.split())
     characters = Counter(character for text, _ in texts for character in text)
     labels = Counter(u.label for u in utterances if u.label is not None)
+    changed = dict.fromkeys(t for t, _ in texts if t != normalise_text(t))
+    shown = (list(changed) or [text for text, _ in texts])[:EXAMPLES]
     return {
+        "text.normalise": {text: {style: normalise_text(text, style) for style in TEXT_STYLES} for text in shown},
         "with_text": len(texts),
         "without_text": len(utterances) - len(texts),
         "words": words.total(),

@@ -26,7 +26,7 @@ def tokenize_words(
     """The tokens of an n-gram's words after normalisation, and lines to print about skipped words.
 
     Raises:
-        UserError: no word can be tokenized: another alphabet, or another case than ``data.text=raw`` keeps.
+        UserError: no word can be tokenized: another alphabet, or another case than ``text.normalise=none`` keeps.
     """
     lexicon: dict[str, list[int]] = {}
     lost, letters = [], Counter[str]()
@@ -42,7 +42,7 @@ def tokenize_words(
     if not lexicon:
         raise UserError(f"{name}: none of its {len(lost)} words, such as {lost[0]!r}, can be written with the model's "
                         f"vocabulary, which lacks {some}: an n-gram of another language, alphabet or case; "
-                        f"data.text={style}")  # fmt: skip
+                        f"text.normalise={style}")  # fmt: skip
     return lexicon, [f"WARNING {name}: skipped {len(lost)} of {len(lost) + len(lexicon)} words, such as {lost[0]!r}; "
                      f"characters that the vocabulary lacks: {some}"] if lost else []  # fmt: skip
 

@@ -6,7 +6,8 @@
 
 A line of a file has ``reference`` and ``prediction``, and where known ``source``, ``start_s``, ``duration_s``,
 ``speaker``, as fine-tuning writes them. Intervals are bootstrap percentiles: speakers are resampled where all are
-known, else utterances. Texts are scored as they are, normalised by the run (``data.text``), unless --text is given.
+known, else utterances. Texts are scored as they are, normalised by the run (``text.normalise``), unless --text
+is given.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def paired(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[list[d
         if (place(one), one["reference"]) != (place(other), other["reference"]):
             name = place(one)[0] or place(other)[0] or "a row without a source"
             raise UserError(f"{files[0]} and {files[1]}: {name} is in one alone, or with another reference: compare "
-                            "runs with the same data.test and data.text")  # fmt: skip
+                            "runs with the same data.test and text.normalise")  # fmt: skip
     return ordered
 
 

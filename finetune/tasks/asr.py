@@ -79,7 +79,7 @@ class Task(LabelledTask):
         if not train.utterances:
             raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
         texts = (self.reference(u) for u in train.utterances)
-        self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, Path(config.run.dir))
+        self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, config.run.folder)
         self.vocabulary = self.tokenizer.vocabulary
         spaced = sum(" " in self.reference(u) for u in train.utterances)
         self.score_name = config.best_by if spaced >= SPACED * len(train.utterances) else "cer"
@@ -97,7 +97,7 @@ class Task(LabelledTask):
         if unknown := tokenizer.unknown(token.replace(PIECE_SPACE, "") for token in self.vocabulary[1:]):
             return f"it lacks {', '.join(map(repr, list(unknown)[:8]))}"
         if self.asr.units != "characters":
-            with whole_file(Path(self.config.run.dir) / MODEL) as new:
+            with whole_file(self.config.run.folder / MODEL) as new:
                 new.write_bytes((source / MODEL).read_bytes())
         self.tokenizer, self.vocabulary = tokenizer, tokenizer.vocabulary
         return ""
@@ -109,7 +109,7 @@ class Task(LabelledTask):
         return hybrid(encoder, self.vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam)
 
     def reference(self, utterance: Utterance) -> Any:
-        return normalise_text(utterance.text or "", self.config.data.text)
+        return normalise_text(utterance.text or "", self.config.text.normalise)
 
     def target(self, utterance: Utterance) -> list[int]:
         return self.tokenizer.encode(self.reference(utterance))
@@ -128,7 +128,7 @@ class Task(LabelledTask):
             warnings.append(f"WARNING {key}: characters missing from the training text cannot be recognised: {some}")
         if not any(self.target(u) for u in corpus.utterances):
             raise UserError(
-                f"{key}: no text in it has a known character; is it in another alphabet, or data.text=raw needed?"
+                f"{key}: no text in it has a known character; is it in another alphabet, or text.normalise=none needed?"
             )
         if training and (skipped := skip_too_long(corpus, self.target, frames)):
             if not corpus.utterances:
@@ -155,7 +155,7 @@ class Task(LabelledTask):
         words = rate_of(count_words(*texts).counts, clusters)
         letters = rate_of(count_characters(*texts).counts, clusters)
         return {
-            "text": TEXT_STYLES[self.config.data.text],
+            "text": TEXT_STYLES[self.config.text.normalise],
             "wer_95": [words.low, words.high], "cer_95": [letters.low, letters.high],
             "resampled": "speakers" if clusters.max() + 1 < len(rows) else "utterances",
             "words": words.length, "substitutions": words.substitutions, "deletions": words.deletions,

@@ -74,7 +74,7 @@ class Task(AsrTask):
     def _annotation(self, utterance: Utterance) -> tuple[Annotation | None, str]:
         """The annotation, or None and the reason."""
         try:
-            return annotation_of(utterance, self.config.data.text, self.order), ""
+            return annotation_of(utterance, self.config.text.normalise, self.order), ""
         except UserError as error:
             return None, str(error)
 

@@ -48,6 +48,8 @@ class LoaderConfig:
     seed: int
     ranks: int = 1
     rank: int = 0
+    channel: str = "mean"
+    """Which channel a stream reads; a corpus has its own."""
 
 
 @dataclass(frozen=True)

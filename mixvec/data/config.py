@@ -51,6 +51,12 @@ class WaveformAugmentConfig:
         return max((1.0, *self.speed))
 
 
+def check_channel(channel: str) -> None:
+    """Raise ValueError where ``data.channel`` names none."""
+    if channel not in ("mean", "loudest") and not channel.isdecimal():
+        raise ValueError(f"data.channel={channel} must be mean, loudest, or the number of a channel, from 0")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which audio, and how it is read."""
@@ -67,6 +73,8 @@ class DataConfig:
     join_s: float = 0.0
     """Join neighbouring utterances of one recording or speaker (of one folder, where rows name no speaker) to at most
     this many seconds, at most ``max_s``; 0 joins none."""
+    channel: str = "mean"
+    """Which channel of audio that has several: mean of all, the number of one (from 0), or loudest, of each segment."""
     longest_share: float = 1.0
     """Only the longest utterances, after cutting, that make up this share of the hours (arXiv 2601.20896)."""
     workers: int = 2
@@ -82,6 +90,7 @@ class DataConfig:
     """Augmentation of the waveforms; none by default. ``min_s`` applies before, ``max_s`` after a change of speed."""
 
     def __post_init__(self) -> None:
+        check_channel(self.channel)
         if not 0.0 < self.longest_share <= 1.0:
             raise ValueError(f"data.longest_share={self.longest_share} is a share of the hours: above 0, at most 1")
         if self.stream and self.temperature != 1.0:

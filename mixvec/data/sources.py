@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ..audio import AudioHeader
+from ..audio import AudioHeader, silent_channels
 from ..errors import UserError, named
 from .fingerprint import Fingerprint
-from .headers import with_headers
+from .headers import opened, with_headers
 from .mixture import repeats_of
 from .readers.files import audio_below
 from .readers.forms import READERS
@@ -32,6 +33,8 @@ from .readers.remote_rows import in_order, settled
 from .readers.rows import Fault, Row, Shard, Wanted, fields_of
 from .spec import SourceSpec, parse_sources, short_names
 from .utterances import Utterance, Utterances
+
+CHANNELS_CHECKED, CHECKED_S = 8, 10.0
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Corpus:
     formats: Counter[tuple[int, int]] = field(default_factory=Counter)
     """The number of utterances by rate in Hz and channels, before any was dropped."""
     sources: tuple[SourceSpec, ...] = (SourceSpec(""),)
+    several: list[Utterance] = field(default_factory=list)
+    """The first few utterances of several channels."""
     labelled: bool = False
     """Whether labels were asked for, so that changed labels are changed data."""
 
@@ -93,6 +98,24 @@ class Corpus:
         """The files that are no audio, by kind, on one line."""
         return "; ".join(row["reason"] for row in self.notes)
 
+    def channel_warnings(self, key: str) -> list[str]:
+        """Warnings of silent channels, and of those that cancel, in the first few utterances of several channels."""
+        lines = []
+        for utterance in self.several:
+            try:
+                with opened(utterance.source, utterance.stored) as file:
+                    silent = silent_channels(file, utterance.start_s, min(utterance.duration_s, CHECKED_S))
+                if self.utterances.channel == "mean":
+                    utterance.read(0.0, CHECKED_S)
+            except UserError as error:
+                lines.append(f"WARNING {key}: {error}")
+                continue
+            if silent and self.utterances.channel != "loudest":
+                which = ", ".join(map(str, silent))
+                lines.append(f"WARNING {key}: {utterance.source}: channel {which} is silent (data.channel="
+                             f"{self.utterances.channel}); data.channel=loudest reads the other")  # fmt: skip
+        return lines[:1] + [f"    and {len(lines) - 1} more of the first {len(self.several)}"] * (len(lines) > 1)
+
     def check_skipped(self, most: float, key: str) -> None:
         """Check that at most the share ``most`` of the utterances of ``key`` has been skipped.
 
@@ -105,13 +128,14 @@ class Corpus:
                             f"data.max_skipped={most:g} allows: {self.reasons(3)}")  # fmt: skip
 
 
-def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
+def find_utterances(source: Any, key: str, *, labels: bool = False, channel: str = "mean") -> Corpus:
     """All utterances of ``source``, in a fixed order.
 
     Args:
         source: a path, URL, glob or hub name, ``{source: NAME, weight: 2}``, or a list of them (``parse_sources``).
         key: the configuration key it came from, for messages.
         labels: whether text or labels are needed, so that a bare folder of audio is refused.
+        channel: which channel is read of audio that has several.
 
     Raises:
         UserError: ``source`` is missing, or holds no audio that can be read.
@@ -123,6 +147,7 @@ def find_utterances(source: Any, key: str, *, labels: bool = False) -> Corpus:
         rows = in_order([shard.rows for shard in shards_of(name, key, labels)], remote=is_url(name))
         for looked_at in with_headers(settled(rows), name):
             _add(corpus, looked_at, corpus_number, labels)
+    corpus.utterances.channel = channel
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
         why += f"; {corpus.others}" if corpus.notes else ""
@@ -134,6 +159,7 @@ def _matching(name: str) -> list[str]:
     """The sources that a pattern matches, in order; ``name`` itself where it is no pattern."""
     if is_url(name):
         return expanded(name)
+    name = os.path.expanduser(name) if name.startswith("~") and not os.path.exists(name) else name
     return sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]
 
 
@@ -160,7 +186,7 @@ def shards_of(name: str, key: str, labels: bool, *, stream: bool = False) -> lis
     if kind == "name":
         raise UserError(f"{key}={name}: no such file or folder")
     if labels:
-        raise UserError(f"{key}={path}: no metadata.jsonl in it{_hint(path, key)}")
+        raise UserError(f"{key}={path}: no metadata.jsonl or other labels in it{_hint(path, key)}")
     return [Shard(name, iter(audio_below(path)[1]))] if kind == "folder" else []
 
 
@@ -169,7 +195,14 @@ def _hint(folder: AnyPath, key: str) -> str:
     splits = [p.parent for reader in READERS for pattern in reader.split_folders for p in sorted(folder.glob(pattern))]
     splits += [p for reader in READERS for pattern in reader.split_files for p in sorted(folder.glob(pattern))]
     splits.sort(key=lambda path: "train" not in path.name)
-    return f"; did you mean {key}={splits[0]}?" if splits else ": a metadata.jsonl or .csv is needed for labels"
+    return (
+        f"; did you mean {key}={splits[0]}?"
+        if splits
+        else (
+            ": metadata.jsonl, .csv or .parquet, wav.scp and text, a .txt beside each file, or a folder for each class "
+            "gives them (python -m mixvec.data.readers lists all forms)"
+        )
+    )
 
 
 def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, corpus_number: int, labels: bool) -> None:
@@ -182,6 +215,8 @@ def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, corpus_number: 
     made = utterance_of(row, header, corpus_number, labels)
     if isinstance(made, Fault):
         return corpus.skip(made.source, made.reason)
+    if header.channels > 1 and len(corpus.several) < CHANNELS_CHECKED:
+        corpus.several.append(made)
     corpus.utterances.append(made)
     corpus.formats[header.rate_hz, header.channels] += 1
     return None

@@ -147,7 +147,11 @@ class Source:
                 made = utterance_of(row, audio_header(file), self.number)
         except UserError as error:
             return Fault(row.source, str(error))
-        return made if isinstance(made, Fault) else replace(made, text=None, label=None, stored=held)
+        return (
+            made
+            if isinstance(made, Fault)
+            else replace(made, text=None, label=None, stored=held, channel=self.config.channel)
+        )
 
 
 class StreamedUpdates(UpdateSource[Batch]):

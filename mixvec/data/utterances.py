@@ -44,6 +44,8 @@ class Utterance:
     """Which source of the list it comes from."""
     followed_by: tuple[Utterance, ...] = field(default=(), repr=False)
     """The utterances joined to it (``data.join_s``); ``duration_s`` and ``text`` are those of all."""
+    channel: str = field(default="mean", repr=False, compare=False)
+    """Which channel ``read`` takes (``mixvec.audio.read_audio``)."""
 
     @property
     def speaker(self) -> str | None:
@@ -61,7 +63,7 @@ class Utterance:
         if self.followed_by:
             return torch.cat([part.read(first_s, part_s) for part, first_s, part_s in self._parts(start_s, wanted)])
         with opened(self.source, self.stored) as file:
-            return read_audio(file, self.start_s + start_s, wanted)
+            return read_audio(file, self.start_s + start_s, wanted, self.channel)
 
     def _parts(self, start_s: float, duration_s: float) -> Iterator[tuple[Utterance, float, float]]:
         """The joined utterances in a segment, and where in each it starts and for how long."""
@@ -82,6 +84,9 @@ class Utterances(Sequence[Utterance]):
     ``TarMember("a.tar", 1024, 80)``, share ``(TarMember, ["a.tar", None, None])``, number 0, and their records end in
     ``0, 512, 90]`` and ``0, 1024, 80]``.
     """
+
+    channel = "mean"
+    """That of all of them."""
 
     def __init__(self, utterances: Iterable[Utterance] = ()) -> None:
         self._durations_s: Any = array("d")
@@ -153,7 +158,7 @@ class Utterances(Sequence[Utterance]):
         source, text, label, fields, *packed = self._record(n if self._rows is None else int(self._rows[n]))
         return Utterance(
             source, float(self._durations_s[n]), float(self._starts_s[n]), text, label, fields, self._unpacked(packed),
-            int(self._corpus_numbers[n]),
+            int(self._corpus_numbers[n]), channel=self.channel,
         )  # fmt: skip
 
     def __iter__(self) -> Iterator[Utterance]:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..atomic import write_whole
 from ..errors import UserError, is_redacted, redacted
 from ..model.config import encoder_config
+from .paths import path_argument, typed_paths
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class RunConfig:
     """Updates in a row that may be left out because a loss or gradient is not finite."""
     accept_new_data: bool = False
     """Whether to resume although the training data is not what it was at the last checkpoint, in a new epoch."""
+
+    @property
+    def folder(self) -> Path:
+        """The run directory, ``~`` expanded."""
+        return Path(self.dir).expanduser()
+
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where the log goes besides ``metrics.jsonl``: some of tensorboard, wandb, trackio, mlflow, or [] for none."""
 
@@ -146,7 +153,7 @@ def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage + "\n\nKeys and defaults:\n\n" + OmegaConf.to_yaml(OmegaConf.structured(cls)))
         sys.exit(0 if arguments else 2)
-    path = Path(arguments[0]) if _is_path(arguments[0]) else None
+    path = Path(arguments[0]).expanduser() if _is_path(arguments[0]) else None
     dotted = arguments[1:] if path else arguments
     wrong = [argument for argument in dotted if "=" not in argument]
     if wrong:
@@ -221,6 +228,8 @@ def _read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: no such config file")
     try:
         config = OmegaConf.load(path)
+        if isinstance(config, DictConfig):
+            typed_paths(config, path.read_text(encoding="utf-8"))
     except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not readable YAML: {_one_line(error)}") from error
     if not isinstance(config, DictConfig):
@@ -230,7 +239,7 @@ def _read_yaml(path: Path) -> Any:
 
 def _read_argument(argument: str) -> DictConfig:
     try:
-        return OmegaConf.from_dotlist([argument])
+        return path_argument(argument) or OmegaConf.from_dotlist([argument])
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"{argument}: not a value that YAML can read ({_one_line(error)})") from error
 

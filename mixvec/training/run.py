@@ -55,7 +55,7 @@ class Run:
             UserError: the directory is in use, or holds checkpoints of a run with another configuration.
         """
         self.config, self.accelerator = config, accelerator
-        self.dir = Path(config.run.dir)
+        self.dir: Path = config.run.folder
         self.log = Log(self.dir, config.run.trackers, main=accelerator.is_main_process)
         self.skips = SkipQuota(self.dir, accelerator.process_index)
         self.writes = Background()

@@ -27,7 +27,7 @@ def open_directory(config: Any, report: Callable[[str], None]) -> IO[str]:
     Raises:
         UserError: the directory cannot be used, is in use, or holds checkpoints of a run with another configuration.
     """
-    folder = Path(config.run.dir)
+    folder = config.run.folder
     if folder.exists() and not folder.is_dir():
         raise UserError(f"run.dir={folder}: not a folder")
     try:

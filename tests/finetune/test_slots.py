@@ -61,7 +61,7 @@ ORDER = row(None, "orderDrink", slots={"coffeeDrink": "Mocha", "size": "twelve o
     ],
 )  # fmt: skip
 def test_rows_of_every_form(utterance: Utterance, segments: list[tuple[str | None, str]]) -> None:
-    said = annotation_of(utterance, "plain")
+    said = annotation_of(utterance, "basic")
     assert said is not None and said.segments == segments and not said.unlearned
     assert sorted(said.slots) == sorted((kind, text) for kind, text in segments if kind)
 
@@ -69,7 +69,7 @@ def test_rows_of_every_form(utterance: Utterance, segments: list[tuple[str | Non
 def test_raw_text_has_the_official_gold_values_and_a_text_alone_says_nothing_of_slots() -> None:
     said = annotation_of(SLURP, "raw")
     assert said is not None and said.slots == [("event_name", "john 's meeting"), ("date", "friday")]
-    assert annotation_of(row("a text"), "plain") is None
+    assert annotation_of(row("a text"), "basic") is None
 
 
 def test_an_order_that_nobody_states_is_told_and_one_of_other_types_refused() -> None:
@@ -100,7 +100,7 @@ def test_slots_that_share_words_are_scored_and_the_first_and_longest_is_learned(
 ) -> None:
     listed = [{"type": kind, "span": span} for kind, span in entities]
     utterance = row("a b c d", tokens=list("abcd"), entities=listed)
-    said = annotation_of(utterance, "plain")
+    said = annotation_of(utterance, "basic")
     assert said is not None and (said.segments, said.unlearned) == (segments, unlearned)
     assert len(said.slots) == len(entities)
     task = task_of(utterance)
@@ -109,7 +109,7 @@ def test_slots_that_share_words_are_scored_and_the_first_and_longest_is_learned(
 
 
 def test_a_value_that_is_not_in_the_text_is_scored_and_not_learned() -> None:
-    said = annotation_of(row("ten in the morning", slots={"time": "10 am"}), "plain")
+    said = annotation_of(row("ten in the morning", slots={"time": "10 am"}), "basic")
     assert said is not None and said.segments == [(None, "ten in the morning")]
     assert said.slots == said.unlearned == [("time", "10 am")]
 
@@ -130,7 +130,7 @@ def test_a_value_that_is_not_in_the_text_is_scored_and_not_learned() -> None:
 def test_rows_that_cannot_be_read_are_counted_and_named(fields: dict[str, Any], message: str) -> None:
     bad = row(None, **fields)
     with pytest.raises(UserError) as error:
-        annotation_of(bad, "plain")
+        annotation_of(bad, "basic")
     assert "a.wav: " in str(error.value) and message in str(error.value)
     data = Corpus("", Utterances([ORDER, bad, bad]))
     warning, _ = task_of(ORDER).check(data, lambda u: 50, "data.train", training=True)

@@ -178,5 +178,5 @@ def test_data_without_labels_or_known_characters_is_named(corpus: Path, tmp_path
         finetune("asr", corpus, tmp_path / "other", "size=tiny", f"data.train={corpus}/asr")
     odd = tmp_path / "odd.csv"
     odd.write_text(f"file_name,text\n{next((corpus / 'asr/test/audio').iterdir())},Ωμέγα\n")
-    with pytest.raises(UserError, match=r"data\.valid: .*data\.text=raw"):
+    with pytest.raises(UserError, match=r"data\.valid: .*text\.normalise=none"):
         finetune("asr", corpus, tmp_path / "third", *SCRATCH, *SHORT, f"data.valid={odd}")

@@ -44,7 +44,7 @@ def run(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lm(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Bigrams of the training text."""
     lines = (corpus / "asr/train/metadata.jsonl").read_text().splitlines()
-    texts = [normalise_text(json.loads(line)["text"], "plain") for line in lines]
+    texts = [normalise_text(json.loads(line)["text"], "basic") for line in lines]
     return write_bigrams(tmp_path_factory.mktemp("lm") / "lm.arpa", texts)
 
 

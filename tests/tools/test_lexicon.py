@@ -21,7 +21,7 @@ def test_the_beam_finds_the_sentence_that_brute_force_finds(seed: int, tmp_path:
     texts = ["a", "ab a", "b ab", "a a", "ab ab b"]
     file, tokenizer = write_bigrams(tmp_path / "x.arpa", texts), Tokenizer(build_vocabulary(texts))
     assert sorted(words_of(file)) == ["a", "ab", "b"]
-    arpa, (lexicon, _) = read(file), tokenize_words(words_of(file), tokenizer, "plain", "x")
+    arpa, (lexicon, _) = read(file), tokenize_words(words_of(file), tokenizer, "basic", "x")
     noise = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
     log_probs, weight, bonus = (2 * noise).log_softmax(-1), 1.5, 0.4
     best: dict[str, float] = {}
@@ -40,12 +40,12 @@ def test_the_beam_finds_the_sentence_that_brute_force_finds(seed: int, tmp_path:
 
 def test_words_in_another_case_are_normalised_and_in_another_alphabet_refused() -> None:
     tokenizer = Tokenizer(build_vocabulary(["the cat"]))
-    lexicon, notes = tokenize_words(["CAT", "Привет", "the"], tokenizer, "plain", "lm.arpa")
+    lexicon, notes = tokenize_words(["CAT", "Привет", "the"], tokenizer, "basic", "lm.arpa")
     assert lexicon == {"CAT": tokenizer.encode("cat"), "the": tokenizer.encode("the")}
     assert (
         len(notes) == 1 and notes[0].startswith("WARNING lm.arpa") and "1 of 3" in notes[0] and "'Привет'" in notes[0]
     )
-    with pytest.raises(UserError, match=r"lm\.arpa: .*'CAT'.*data\.text=raw"):
+    with pytest.raises(UserError, match=r"lm\.arpa: .*'CAT'.*text\.normalise=none"):
         tokenize_words(["CAT"], tokenizer, "raw", "lm.arpa")
     assert "1 of 3 words (33.3%)" in out_of_vocabulary(["the cat", "dog"], lexicon, tokenizer, "x")
     with pytest.raises(UserError, match=r"x: .*hound"):

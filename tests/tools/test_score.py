@@ -60,7 +60,7 @@ def test_two_runs_are_compared_in_pairs_whatever_their_order(tmp_path: Path, sco
 def test_text_may_be_normalised(tmp_path: Path, scored: Run) -> None:
     file = written(tmp_path / "a.jsonl", row(0, "The cat.", "the cat"))
     (raw,), (plain,) = (
-        [line for line in scored(file, *text).lines if line.startswith("all")] for text in ((), ("--text", "plain"))
+        [line for line in scored(file, *text).lines if line.startswith("all")] for text in ((), ("--text", "basic"))
     )
     assert raw.split()[1] == "100.00" and plain.split()[1] == "0.00"
 
@@ -72,7 +72,7 @@ def test_text_may_be_normalised(tmp_path: Path, scored: Run) -> None:
         ('{"reference": "a"}', "a.jsonl:1: no reference"),
         ('{"reference": " ", "prediction": "x"}', "a.jsonl: every reference"),
         ("", "a.jsonl: every reference"),
-        ('{"reference": "other", "prediction": "x", "source": "0.wav"}', "data.test and data.text"),
+        ('{"reference": "other", "prediction": "x", "source": "0.wav"}', "data.test and text.normalise"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(tmp_path: Path, scored: Run, content: str, message: str) -> None:

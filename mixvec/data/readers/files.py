@@ -129,7 +129,9 @@ def _open_text(path: AnyPath, newline: str | None = None) -> Iterator[IO[str]]:
             with gzip.open(packed, "rt", encoding="utf-8-sig", newline=newline) as file:
                 yield file
         else:
-            with path.open("r", encoding="utf-8-sig", newline=newline) as file:
+            with path.open("rb") as start:
+                wide = start.read(2) in (b"\xff\xfe", b"\xfe\xff")
+            with path.open("r", encoding="utf-16" if wide else "utf-8-sig", newline=newline) as file:
                 yield file
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
@@ -155,13 +157,41 @@ def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def table_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a CSV, or of a TSV, which knows no quotes, with a header; each with ``file:line``."""
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    quoting: Any = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    """The rows of a table with a header, each with ``file:line``: a CSV, parted by commas, semicolons, tabs or bars, or
+    a TSV, where a quote is a quote unless all of a cell is quoted.
+
+    Raises:
+        UserError: a row has more cells than the header; the message names its line.
+    """
     with _open_text(path, newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")
-        for number, row in enumerate(reader, start=2):
-            yield f"{path}:{number}", row
+        delimiter = _delimiter(path, file.readline())
+        file.seek(0)
+        bare = delimiter == "\t" and path.suffix.lower() == ".tsv"
+        quoting: Any = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
+        reader: Any = csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        for row in reader:
+            where = f"{path}:{reader.line_num}"
+            if None in row:
+                many, few = len(reader.fieldnames) + len(row[None]), len(reader.fieldnames)
+                raise UserError(f"{where}: {many} cells under a header of {few}: put a text with {delimiter!r} in it "
+                                "into double quotes, or write the table as JSON lines")  # fmt: skip
+            if bare:
+                row = {key: _unquoted(value) for key, value in row.items()}
+            yield where, row
+
+
+def _delimiter(path: AnyPath, header: str) -> str:
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return max(",;\t|", key=header.count)
+
+
+def _unquoted(value: str | None) -> str | None:
+    """A cell as pandas writes one with a quote in it, ``"a ""b"" c"``, as it was; any other as it is."""
+    inner = (value or "")[1:-1]
+    quoted = value is not None and value == f'"{inner}"' and '""' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if quoted else value
 
 
 def shards_in(folder: AnyPath, wanted: Wanted, pattern: str, rows: Callable[[AnyPath], Rows]) -> list[Shard]:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .files import existing, json_lines, keyed_lines, shown, table_lines, text_lines
+from .files import existing, files_below, json_lines, keyed_lines, one_split_below, shown, table_lines, text_lines
 from .layouts import common_voice_row, fluent_row, slurp_rows, voxpopuli_rows
+from .parquet import names_audio, parquet_values
+from .plain import list_rows
 from .remote import AnyPath
-from .rows import Reader, Row, Rows, labels_of, named, number_of, span_of
+from .rows import AUDIO_KEYS, TEXT_KEYS, Reader, Row, Rows, Shard, Wanted, labels_of, named, number_of, span_of
 
-AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 DATA_ROOT = re.compile(r"\$\{data_root\}|\{data_root\}|\$data_root\b")
 
 
@@ -35,6 +37,10 @@ def json_rows(path: AnyPath) -> Rows:
 def table_rows(path: AnyPath) -> Rows:
     """A csv or tsv with a header: an audiofolder's, SpeechBrain's, or by its columns that of an official corpus."""
     is_tsv = path.suffix.lower() == ".tsv"
+    first = next((line for _, line in text_lines(path)), "")
+    if "|" in first and not {*AUDIO_KEYS, *TEXT_KEYS} & {*first.strip().lower().split("|")}:
+        yield from list_rows(path)  # LJSpeech's, which has no header
+        return
     for where, row in table_lines(path):
         if is_tsv and {"path", "sentence"} <= row.keys():
             yield common_voice_row(row, where, path.parent)
@@ -88,13 +94,21 @@ def _audio(row: dict[str, Any], where: str) -> tuple[str, tuple[int, int | None]
 
 
 def _by_id(path: AnyPath) -> list[tuple[str, dict[str, Any]]] | None:
-    """SpeechBrain's JSON, one object of objects by ID, as rows; None for JSON by lines, which may be endless."""
-    if path.suffix.lower() != ".json":
+    """A JSON array of objects, or SpeechBrain's object of objects by ID, as rows; None for JSON by lines, which may be
+    endless. An object that holds nothing but such an array is read as the array."""
+    if not path.name.lower().endswith((".json", ".json.gz")):
         return None
     first = next((line for _, line in text_lines(path) if line.strip()), "")
     whole = _parsed(first)
-    if whole is None and first.lstrip().startswith("{"):
+    if whole is None and first.lstrip().startswith(("{", "[")):
         whole = _parsed("\n".join(line for _, line in text_lines(path)))
+    if isinstance(whole, dict) and len(whole) == 1 and isinstance(only := next(iter(whole.values())), list):
+        whole = only
+    if isinstance(whole, list) and whole:
+        wrong = next((number for number, row in enumerate(whole) if not isinstance(row, dict)), None)
+        if wrong is not None:
+            raise UserError(f"{path}[{wrong}]: a row must be an object with keys such as file_name")
+        return [(f"{path}[{number}]", row) for number, row in enumerate(whole)]
     if not isinstance(whole, dict) or not whole or not all(isinstance(row, dict) for row in whole.values()):
         return None
     return [(f"{path}: {name}", row) for name, row in whole.items()]
@@ -170,7 +184,7 @@ def _fairseq_texts(path: AnyPath, rows: int) -> list[str | None]:
 
 
 def kaldi_rows(folder: AnyPath) -> Rows:
-    """A Kaldi folder: ``wav.scp``, with ``segments`` and ``text`` where present.
+    """A Kaldi folder: ``wav.scp``, with ``segments``, ``text`` and ``utt2spk`` where present.
 
     Paths are relative to the folder or, as in Kaldi, to the working directory. No command in ``wav.scp`` is ever run.
     """
@@ -179,10 +193,14 @@ def kaldi_rows(folder: AnyPath) -> Rows:
         if path.endswith("|") or path.startswith("|"):
             raise UserError(f"{where}: a command with a pipe is refused: run it, and name the audio that it writes")
         recordings[name] = existing(path, where, folder, Path())
-    texts = {name: text for _, name, text in _kaldi_table(folder / "text")} if (folder / "text").is_file() else {}
+    texts, speakers = (
+        {key: rest for _, key, rest in _kaldi_table(folder / name)} if (folder / name).is_file() else {}
+        for name in ("text", "utt2spk")
+    )
+    fields = {name: {"speaker": speaker} for name, speaker in speakers.items()}
     if not (folder / "segments").is_file():
         for name, path in recordings.items():
-            yield Row(path, f"{folder / 'wav.scp'}: {name}", text=texts.get(name))
+            yield Row(path, f"{folder / 'wav.scp'}: {name}", text=texts.get(name), fields=fields.get(name))
         return
     for where, name, rest in _kaldi_table(folder / "segments"):
         parts = rest.split()
@@ -194,7 +212,7 @@ def kaldi_rows(folder: AnyPath) -> Rows:
             start_s, duration_s = number_of(parts[1], "start", where) or 0.0, None
         else:
             start_s, duration_s = span_of(parts[1], parts[2], where)
-        yield Row(recordings[parts[0]], where, start_s, duration_s, text=texts.get(name))
+        yield Row(recordings[parts[0]], where, start_s, duration_s, text=texts.get(name), fields=fields.get(name))
 
 
 def _kaldi_table(path: AnyPath) -> list[tuple[str, str, str]]:
@@ -207,6 +225,26 @@ def _kaldi_table(path: AnyPath) -> list[tuple[str, str, str]]:
             raise UserError(f"{where}: nothing follows {shown(key)}")
         seen.add(key)
     return rows
+
+
+def _metadata(folder: AnyPath) -> list[AnyPath]:
+    """The metadata of an audiofolder: the folder's own, or those of the folders below."""
+    own = [folder / name for name in METADATA if (folder / name).is_file()]
+    return own[:1] or [path for path in files_below(folder) if path.name in METADATA]
+
+
+def _metadata_rows(folder: AnyPath, wanted: Wanted) -> list[Shard]:
+    """The rows of all metadata, of one split."""
+    files = _metadata(folder)
+    one_split_below(wanted.key, folder, files)
+    readers = {".jsonl": json_rows, ".csv": table_rows, ".parquet": named_parquet_rows}
+    return [Shard(str(file), readers[file.suffix](file)) for file in files]
+
+
+def named_parquet_rows(path: AnyPath) -> Rows:
+    """A Parquet file whose rows name their audio."""
+    for number, row in enumerate(parquet_values(path)):
+        yield _row(row, f"{path}[{number}]", path.parent)
 
 
 TSV = Reader(
@@ -223,12 +261,20 @@ CSV = Reader(
     "file", named(".csv"), lambda path, wanted: table_rows(path), split_files=("*.csv", "data/*_data.csv"),
 )  # fmt: skip
 KALDI = Reader(
-    "Kaldi", "a folder with `wav.scp`, and `segments` and `text` where present", "folder",
+    "Kaldi", "a folder with `wav.scp`, and `segments`, `text` and `utt2spk` where present", "folder",
     lambda folder, labels: (folder / "wav.scp").is_file(), lambda folder, wanted: kaldi_rows(folder),
 )  # fmt: skip
+NAMED_PARQUET = Reader(
+    "Parquet, of names", "a file whose rows name their audio, as a manifest's do", "file",
+    lambda path, labels: path.name.lower().endswith(".parquet") and names_audio(path),
+    lambda path, wanted: named_parquet_rows(path),
+)  # fmt: skip
+SCP = Reader(
+    "Kaldi, `wav.scp`", "the file in such a folder", "file", named(".scp"),
+    lambda path, wanted: kaldi_rows(path.parent) if path.name == "wav.scp" else list_rows(path, keyed=True),
+)  # fmt: skip
 AUDIOFOLDER = Reader(
-    "audiofolder", "for labels: a folder with `metadata.jsonl` or `metadata.csv`", "folder",
-    lambda folder, labels: labels and any((folder / f"metadata.{kind}").is_file() for kind in ("jsonl", "csv")),
-    lambda folder, wanted: json_rows(found) if (found := folder / "metadata.jsonl").is_file()
-    else table_rows(folder / "metadata.csv"), split_folders=("*/metadata.*",),
+    "audiofolder", "for labels: a folder with `metadata.jsonl`, `.csv` or `.parquet` in it or at any depth; LJSpeech's",
+    "folder", lambda folder, labels: labels and bool(_metadata(folder)), _metadata_rows,
+    split_folders=("*/metadata.*",),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from ...audio import AudioHeader, audio_header
 from ...errors import UserError
 from .files import shards_in
 from .remote import AnyPath, located
-from .rows import Reader, Row, Rows, Shard, Wanted, named
+from .rows import AUDIO_KEYS, Reader, Row, Rows, Shard, Wanted, named
 from .tables import class_named, class_names, columns, held, opened, reason
 
 PAGE_BYTES = 1 << 16
@@ -67,6 +67,23 @@ def parquet_rows(path: AnyPath, labels: bool = False) -> Rows:
                 stored, look = ParquetRow(str(path), column, group, at), partial(headers.of, at)
                 fields = class_named(values, names)
                 yield Row(f"{path}[{next(numbers)}]", fields=fields, stored=stored, look=look).labelled()
+
+
+def parquet_values(path: AnyPath) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file that holds no audio."""
+    with _parquet(path) as file:
+        for batch in file.iter_batches(use_threads=False):
+            yield from batch.to_pylist()
+
+
+def names_audio(path: AnyPath) -> bool:
+    """Whether the rows of a Parquet file name their audio and do not hold it."""
+    with _parquet(path) as file:
+        schema = file.schema_arrow
+    held = any(getattr(column.type, "get_field_index", lambda _: -1)("bytes") >= 0 for column in schema)
+    return not held and any(
+        str(column.type) in ("string", "large_string") for column in schema if column.name in AUDIO_KEYS
+    )
 
 
 def streamed_parquet_rows(path: AnyPath) -> Rows:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol
@@ -17,11 +18,13 @@ from ...errors import UserError
 from ...walk import Fault as Fault
 from .remote import AnyPath
 
+AUDIO_KEYS = ("file_name", "audio_filepath", "audio", "path", "file", "wav")
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence", "normalized_text", "wrd", "words")
 LABEL_KEYS = ("intent", "label", "keyword", "command")
 SPEAKER_KEYS = ("speaker", "speaker_id", "speakerId", "spk_id", "spk", "client_id", "usrid")
 NESTED_KEYS = ("slots", "entities", "tokens")
 LONGEST_FIELD = 1000
+WHOLE_NUMBER = re.compile(r"-?\d+\.0")
 SPLIT_NAME = re.compile(r"(train|dev|valid|test)(?=$|[^a-z]|ation)")
 
 
@@ -62,7 +65,10 @@ class Row:
 
     def labelled(self) -> Row:
         """The row with text and label from the first of its fields that has one."""
-        text, label = labels_of(self.fields or {})
+        try:
+            text, label = labels_of(self.fields or {})
+        except ValueError as error:
+            raise UserError(f"{self.where or self.source}: {error}") from error
         return replace(self, text=text, label=label)
 
 
@@ -109,9 +115,34 @@ def named(*suffixes: str) -> Callable[[AnyPath, bool], bool]:
 
 
 def labels_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Text and label of a row, from the first key that has one."""
-    text = next((str(row[k]) for k in TEXT_KEYS if row.get(k) is not None), None)
-    return text, next((str(row[k]) for k in LABEL_KEYS if row.get(k) is not None), None)
+    """Text and label of a row, from the first key that has one.
+
+    Raises:
+        ValueError: the value is a list or an object, which is no text.
+    """
+    text = next((value for k in TEXT_KEYS if (value := cell(row, k)) is not None), None)
+    return text, next((value for k in LABEL_KEYS if (value := label_cell(row, k)) is not None), None)
+
+
+def cell(row: dict[str, Any], key: str) -> str | None:
+    """A value as text, a whole number without ``.0``; None for nothing: null, NaN and an empty cell."""
+    value = row.get(key)
+    if isinstance(value, list) and value and all(isinstance(word, str) for word in value):
+        value = " ".join(value)
+    if isinstance(value, list | dict):
+        raise ValueError(f"{key}={value!r:.60} is no text")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return None if value is None or str(value).strip() in ("", "nan", "NaN") else str(value)
+
+
+def label_cell(row: dict[str, Any], key: str) -> str | None:
+    """A label: the same however a table has written it, with spaces around it, composed or not, ``1`` or ``1.0``."""
+    value = cell(row, key)
+    if value is None:
+        return None
+    value = " ".join(unicodedata.normalize("NFC", value).split())
+    return value.removesuffix(".0") if WHOLE_NUMBER.fullmatch(value) else value
 
 
 def fields_of(row: dict[str, Any] | None) -> dict[str, str]:
@@ -121,8 +152,10 @@ def fields_of(row: dict[str, Any] | None) -> dict[str, str]:
     for key, value in (row or {}).items():
         if key in NESTED_KEYS and isinstance(value, list | dict):
             kept[str(key)] = json.dumps(value, ensure_ascii=False, default=str)
-        if isinstance(value, str | int | float) and key not in TEXT_KEYS and len(text := str(value)) <= LONGEST_FIELD:
-            kept[str(key)] = text
+        if isinstance(value, str | int | float) and key not in TEXT_KEYS:
+            text = label_cell({"": value}, "")
+            if text is not None and len(text) <= LONGEST_FIELD:
+                kept[str(key)] = text
     return kept
 
 
