@@ -87,9 +87,10 @@ def test_audiofolder_with_metadata(tmp_path: Path) -> None:
     write(tmp_path / "bare" / "a.wav")
     with pytest.raises(UserError, match=r"bare: no metadata\.jsonl .*wav\.scp.*folder for each class"):
         find(tmp_path / "bare", labels=True)
-    write(tmp_path / "split" / "train" / "a.wav")
-    (tmp_path / "split" / "train" / "metadata.csv").write_text("file_name\na.wav\n")
-    with pytest.raises(UserError, match=r"did you mean data\.train=.*split/train\?"):
+    for split in ("train", "test"):
+        write(tmp_path / "split" / split / "a.wav")
+        (tmp_path / "split" / split / "metadata.csv").write_text("file_name\na.wav\n")
+    with pytest.raises(UserError, match=r"several splits \(test, train\).*split/train"):
         find(tmp_path / "split", labels=True)
 
 
