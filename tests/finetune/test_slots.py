@@ -67,7 +67,7 @@ def test_rows_of_every_form(utterance: Utterance, segments: list[tuple[str | Non
 
 
 def test_raw_text_has_the_official_gold_values_and_a_text_alone_says_nothing_of_slots() -> None:
-    said = annotation_of(SLURP, "raw")
+    said = annotation_of(SLURP, "none")
     assert said is not None and said.slots == [("event_name", "john 's meeting"), ("date", "friday")]
     assert annotation_of(row("a text"), "basic") is None
 

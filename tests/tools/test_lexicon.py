@@ -46,7 +46,7 @@ def test_words_in_another_case_are_normalised_and_in_another_alphabet_refused() 
         len(notes) == 1 and notes[0].startswith("WARNING lm.arpa") and "1 of 3" in notes[0] and "'Привет'" in notes[0]
     )
     with pytest.raises(UserError, match=r"lm\.arpa: .*'CAT'.*text\.normalise=none"):
-        tokenize_words(["CAT"], tokenizer, "raw", "lm.arpa")
+        tokenize_words(["CAT"], tokenizer, "none", "lm.arpa")
     assert "1 of 3 words (33.3%)" in out_of_vocabulary(["the cat", "dog"], lexicon, tokenizer, "x")
     with pytest.raises(UserError, match=r"x: .*hound"):
         out_of_vocabulary(["hound"], lexicon, tokenizer, "x")
