@@ -109,7 +109,7 @@ def class_rows(folder: AnyPath, wanted: Wanted) -> Rows:
 
 
 LIST = Reader(
-    "list of files", "`.txt`, `.lst`: a path on each line; also `path|text`, LJSpeech's `id|text|normalised`", "file",
+    "list of files", "`.txt`, `.lst`: a path on each line; also with a bar and its text; LJSpeech's", "file",
     named(".txt", ".lst", ".list"), lambda path, wanted: list_rows(path),
 )  # fmt: skip
 SIDE_TEXTS = Reader(
