@@ -95,6 +95,8 @@ def open_sound(path: Audio) -> Iterator[Sound]:
     Raises:
         UserError: neither can read it, now or later.
     """
+    if isinstance(path, bytes | bytearray):
+        raise TypeError("bytes are neither the name of a file nor a file: wrap them in io.BytesIO")
     import soundfile  # only now, as what is given waveforms needs no libsndfile
 
     with ExitStack() as stack:

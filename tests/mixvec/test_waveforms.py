@@ -109,6 +109,11 @@ def test_what_cannot_be_right_is_named(model: CtcRecognizer, given: Any, lengths
         model.transcribe(given, lengths, rate)
 
 
+def test_bytes_are_no_file_name(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"io\.BytesIO"):
+        read_audio(write_wav(tmp_path / "a.wav").read_bytes())  # type: ignore[arg-type]
+
+
 def test_a_copied_and_a_pickled_model_give_the_same(wave: Tensor) -> None:
     for made in (recogniser(), classifier(), encoder()):
         made(wave)  # with what is cached at the first call
