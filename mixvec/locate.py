@@ -18,6 +18,8 @@ from huggingface_hub.errors import (
 
 from .errors import FILESYSTEM_ERRORS, UserError
 
+LOST: tuple[type[Exception], ...] = (OSError, HfHubHTTPError.__bases__[0])
+"""What the hub client raises where a connection fails: from version 1 on errors of httpx, which are no OSError."""
 PATTERNS = ["*.json", "*.safetensors", "*.md"]
 """What is downloaded: no code."""
 
@@ -73,7 +75,7 @@ def resolve(
         raise UserError(
             f"{name}: no such folder here, and no such model on the hub (or it is private: log in)"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except LOST as error:
         if isinstance(error, OSError) and error.errno in FILESYSTEM_ERRORS:
             raise  # this machine's disk, not the hub
         raise UserError(f"{name}: the hub did not answer ({type(error).__name__}); try again later") from error

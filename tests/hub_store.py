@@ -141,7 +141,10 @@ class HubStore:
         url = {"url": f"{self.url}/{repo}"}
         if repo in self.repos:
             return as_json({"error": "You already created this model repo", **url}, 409)
-        self.repos[repo] = Repo(bool(asked.get("private")), [Commit(hashlib.sha1(b"").hexdigest(), "initial", {})])
+        self.repos[repo] = Repo(
+            bool(asked.get("private")) or asked.get("visibility") == "private",
+            [Commit(hashlib.sha1(b"").hexdigest(), "initial", {})],
+        )
         return as_json(url)
 
     def _validate(self, request: Request) -> Answer:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 import mixvec
@@ -33,6 +33,7 @@ from mixvec.card import ways
 from mixvec.errors import FILESYSTEM_ERRORS, UserError, redacted, run_cli
 from mixvec.folder import CODE, check_replaceable, code_files, known_files, required_files, save_folder, sha256
 from mixvec.hub import load_model, read_config
+from mixvec.locate import LOST
 from mixvec.model import HEADS
 from tools import command_parser
 from tools.report.card import FILES as PICTURES
@@ -43,6 +44,7 @@ RULE = """\
 TARGET is a folder if it exists, begins with . / or ~, has not exactly one slash, or its parent is a folder that exists;
 otherwise it is org/name on the hub, or hf://org/name. Write ./a/b for a new folder b in a new folder a. Any other URL,
 such as s3://bucket/folder, is written through fsspec."""
+FAILURES: tuple[type[Exception], ...] = (*LOST, RuntimeError, ValueError)
 WAITS_S = (1.0, 3.0, 9.0)  # before each further attempt
 REFUSALS = {
     401: "the hub does not know you: log in with `hf auth login`, or set HF_TOKEN",
@@ -224,7 +226,7 @@ def attempt(name: str, action: Callable[[], Result]) -> Result:
     for wait_s in (*WAITS_S, None):
         try:
             return action()
-        except (HfHubHTTPError, OSError, RuntimeError, ValueError) as error:
+        except FAILURES as error:
             if isinstance(error, OSError) and error.errno in FILESYSTEM_ERRORS:
                 raise
             status, why = explain(error)
@@ -249,7 +251,7 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         if status in REFUSALS:
             return status, f"{REFUSALS[status]} (for a folder of that name, write ./ before it)"
         return status, f"the hub answers {status}{': ' if message else ''}{message}"
-    if any(isinstance(cause, OSError) for cause in chain):
+    if any(isinstance(cause, LOST) for cause in chain):
         return None, f"the hub at {constants.ENDPOINT} cannot be reached: check the network"
     if isinstance(error, ValueError):
         return 400, f"the hub refuses it: {' '.join(str(error).split())}"
