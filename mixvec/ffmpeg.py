@@ -32,7 +32,11 @@ class FfmpegSound:
         if not container.streams.audio or {*container.format.name.split(",")} & NO_AUDIO:
             raise UserError("no audio stream")
         self.container, self.stream = container, container.streams.audio[0]
+        if self.stream.codec_context is None:
+            raise UserError("an audio stream that FFmpeg has no decoder for")
         self.rate_hz, self.channels = int(self.stream.rate or 0), int(self.stream.channels or 0)
+        if not self.channels:
+            raise UserError("an audio stream without channels")
 
     def blocks(self, start: int, count: int | None, block_frames: int) -> Iterator[np.ndarray]:
         """Samples (S, channels) from sample ``start`` on, ``count`` of them or all, as FFmpeg's frames are long."""

@@ -7,7 +7,10 @@ put right: those reach the code behind them, as the files of a program that writ
 from __future__ import annotations
 
 import gzip
+import json
+import os
 import random
+import shutil
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ import datasets
 import numpy as np
 import soundfile
 
+from tests.av_files import write_av
 from tests.readers import FORMS, TEXTS, write
 
 AUDIO = [
@@ -62,7 +66,17 @@ def originals(folder: Path, forms: Sequence[Form] | None = None) -> list[Origina
         noise = np.random.default_rng(0).uniform(-0.5, 0.5, (round(SECONDS * rate_hz), channels))
         soundfile.write(path, noise, rate_hz, format=kind, subtype=subtype)
         made.append(Original(name, path, [path], labels=False))
-    for form in (*FORMS, arrow) if forms is None else forms:
+    for name, codec, container in (
+        ("a.m4a", "aac", "ipod"),
+        ("a.webm", "libopus", "webm"),
+        ("a.mka", "flac", "matroska"),
+    ):
+        rate_hz = 48_000 if codec == "libopus" else 16_000
+        path = write_av(
+            folder / "audio" / name, np.random.default_rng(0).uniform(-0.5, 0.5, 8_000), rate_hz, codec, container
+        )
+        made.append(Original(name, path, [path], labels=False))
+    for form in (*FORMS, arrow, ljspeech, json_array, side_texts, named_parquet) if forms is None else forms:
         at = folder / form.__name__ / "own"
         audio = [write(at.parent / f"{name}.flac", 0.1) for name in "abcde"]
         source = form(audio, at)
@@ -75,6 +89,35 @@ def arrow(audio: list[Path], at: Path) -> Path:
     stored = [{"bytes": path.read_bytes(), "path": path.name} for path in audio]
     made = datasets.Dataset.from_dict({"audio": stored, "text": TEXTS}).cast_column("audio", datasets.Audio())
     made.save_to_disk(at)
+    return at
+
+
+def ljspeech(audio: list[Path], at: Path) -> Path:
+    at.mkdir()
+    rows = (f"{os.path.relpath(path, at)}|{text}|{text}" for path, text in zip(audio, TEXTS, strict=True))
+    (at / "metadata.csv").write_text("".join(f"{row}\n" for row in rows))
+    return at
+
+
+def json_array(audio: list[Path], at: Path) -> Path:
+    at.mkdir()
+    rows = [{"file_name": str(path), "text": text, "label": 1.0} for path, text in zip(audio, TEXTS, strict=True)]
+    (at / "rows.json").write_text(json.dumps(rows, indent=1))
+    return at / "rows.json"
+
+
+def side_texts(audio: list[Path], at: Path) -> Path:
+    for path, text in zip(audio, TEXTS, strict=True):
+        (at / path.stem).mkdir(parents=True)
+        shutil.copy(path, at / path.stem)
+        (at / path.stem / f"{path.stem}.txt").write_text(text)
+    return at
+
+
+def named_parquet(audio: list[Path], at: Path) -> Path:
+    at.mkdir()
+    made = datasets.Dataset.from_dict({"file_name": [str(path) for path in audio], "text": TEXTS})
+    made.to_parquet(str(at / "metadata.parquet"))
     return at
 
 
