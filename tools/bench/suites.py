@@ -9,8 +9,8 @@ from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Literal
 
-from . import ours, peers
-from .measure import Case, System
+from . import ours, peers, streams
+from .measure import Case, System, Work
 
 Preset = Literal["cpu", "gpu", "smoke"]
 TOY = ("size=tiny", "encoder.dim=32", "encoder.num_layers=2", "encoder.ffn_dim=64", "encoder.conv_channels=32",
@@ -71,8 +71,30 @@ def inference(preset: Preset) -> list[Case]:
                  length_s) for length_s in ((2,) if preset == "smoke" else (2, 10, 60, 300))]  # fmt: skip
 
 
+def streaming(preset: Preset) -> list[Case]:
+    """``small`` in chunks of 640 ms: one chunk by the age of the stream, and training by the length of the audio."""
+    if preset == "gpu":
+        return []  # streams are for CPUs
+    toy, smoke = (TOY[1:] if preset == "smoke" else ()), preset == "smoke"
+
+    def systems(build: Callable[..., Work], length_s: float) -> dict[str, System]:
+        attention = (*toy, ATTENTION)
+        found = {"SummaryMixing, 8 left": System(build, (toy, 8, length_s)),
+                 "SummaryMixing, all": System(build, (toy, None, length_s)),
+                 "self-attention, 8 left": System(build, (attention, 8, length_s)),
+                 "self-attention, all": System(build, (attention, None, length_s))}  # fmt: skip
+        if length_s > 600:
+            del found["self-attention, all"]  # takes half an hour to get there
+        return found
+
+    ages, lengths = ((10, 20), (2, 4)) if smoke else ((10, 60, 600, 3600), (10, 20, 40, 80))
+    chunks = [Case(f"chunk after {age_s} s", systems(streams.chunk, age_s), streams.CHUNK_S) for age_s in ages]
+    return chunks + [Case(f"training, 1 x {length_s} s", systems(streams.training, length_s), length_s)
+                     for length_s in lengths]  # fmt: skip
+
+
 SUITES: dict[str, Callable[[Preset], list[Case]]] = {
-    "mixers": mixers, "inference": inference, "update": update,
+    "mixers": mixers, "inference": inference, "update": update, "streaming": streaming,
 }  # fmt: skip
 
 
