@@ -57,6 +57,14 @@ class Original:
     labels: bool
 
 
+AV = (("a.m4a", "aac", "ipod"), ("a.webm", "libopus", "webm"), ("a.mka", "flac", "matroska"))
+
+
+def own_forms() -> tuple[Form, ...]:
+    """The forms that are written here."""
+    return arrow, ljspeech, json_array, side_texts, named_parquet
+
+
 def originals(folder: Path, forms: Sequence[Form] | None = None) -> list[Original]:
     """One of each kind, written below ``folder``; ``forms`` None: all that several files may be kept in."""
     made = []
@@ -66,17 +74,13 @@ def originals(folder: Path, forms: Sequence[Form] | None = None) -> list[Origina
         noise = np.random.default_rng(0).uniform(-0.5, 0.5, (round(SECONDS * rate_hz), channels))
         soundfile.write(path, noise, rate_hz, format=kind, subtype=subtype)
         made.append(Original(name, path, [path], labels=False))
-    for name, codec, container in (
-        ("a.m4a", "aac", "ipod"),
-        ("a.webm", "libopus", "webm"),
-        ("a.mka", "flac", "matroska"),
-    ):
+    for name, codec, container in AV:
         rate_hz = 48_000 if codec == "libopus" else 16_000
         path = write_av(
             folder / "audio" / name, np.random.default_rng(0).uniform(-0.5, 0.5, 8_000), rate_hz, codec, container
         )
         made.append(Original(name, path, [path], labels=False))
-    for form in (*FORMS, arrow, ljspeech, json_array, side_texts, named_parquet) if forms is None else forms:
+    for form in (*FORMS, *own_forms()) if forms is None else forms:
         at = folder / form.__name__ / "own"
         audio = [write(at.parent / f"{name}.flac", 0.1) for name in "abcde"]
         source = form(audio, at)

@@ -57,7 +57,7 @@ def test_each_addition_takes_one_file_and_its_name(corpus: Path, tmp_path: Path)
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(next((corpus / "asr/test/audio").iterdir()), root / "speech.flac")
     files = sorted((corpus / "unlabelled").rglob("*.flac"))
-    (root / "files.lst").write_text("".join(f"{file}\n" for file in files))
+    (root / "files.paths").write_text("".join(f"{file}\n" for file in files))
     genders = labelled(corpus, tmp_path / "genders")
     for language, block in BLOCK.findall((DOCS / "extending.md").read_text()):
         if language == "python":

@@ -77,7 +77,8 @@ class Task(LabelledTask):
         self.config, self.asr = config, config.section(AsrConfig)
         train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
         if not train.utterances:
-            raise UserError(f"data.train={config.data.train}: no text in it; rows need a key such as text")
+            raise UserError(f"data.train={config.data.train}: no text in it; name a manifest, or a folder with "
+                            "metadata.jsonl or .csv, or with a .txt beside each file (docs/data.md)")  # fmt: skip
         texts = (self.reference(u) for u in train.utterances)
         self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, config.run.folder)
         self.vocabulary = self.tokenizer.vocabulary

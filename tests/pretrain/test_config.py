@@ -109,7 +109,7 @@ def test_values_are_read_as_their_types(yaml: Path) -> None:
         (["run.dir="], r"run\.dir=: .*None"),
         (["optim.betas=[0.9]"], r"optim\.betas=\[0\.9\]: .*length 1"),
         (["data.train=[a"], r"data\.train=\[a: .*YAML"),
-        (["data.train=${nope}"], r"data\.train: .*'nope'"),
+        (["run.seed=${nope}"], r"run\.seed: .*'nope'"),
         (["run.precision=fp8"], r"run\.precision=fp8: .*'fp8'.*'auto', 'fp32'"),
         (["encoder.mixer=summry"], r"encoder\.mixer=summry: .*'summary', 'summary-lite', 'attention'"),
         (["size=huge"], "size=huge .*tiny, small, base, large"),

@@ -194,7 +194,6 @@ def test_an_unreadable_utterance_is_left_out_and_named(
     [
         ("{corpus}/asr/train", r"probe\.data=.*two labels.*no label"),
         ("{corpus}/nowhere", r"probe\.data=.*nowhere: "),
-        ("{corpus}/unlabelled", r"probe\.data=.*metadata\.jsonl"),
     ],
 )
 def test_unusable_data_is_named(corpus: Path, tmp_path: Path, source: str, message: str) -> None:

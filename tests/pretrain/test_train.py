@@ -238,9 +238,9 @@ def test_bad_files_are_skipped_and_named(corpus: Path, tmp_path: Path) -> None:
     for name in ("empty.wav", "text.flac", "cut.flac"):
         assert name in skipped
     assert odd in [Path(json.loads(line)["source"]).name for line in skipped.splitlines()]
-    with pytest.raises(UserError, match=r"data\.train=.*: 3 of 10 .*data\.max_skipped=0\.2 "):
+    with pytest.raises(UserError, match=r"data\.train=.*: 4 of 10 .*data\.max_skipped=0\.2 "):
         pretrain(tmp_path / "as", tmp_path / "stopped", *keys, "data.max_skipped=0.2")
-    assert (tmp_path / "stopped/skipped.jsonl").read_text().count("\n") == 3
+    assert (tmp_path / "stopped/skipped.jsonl").read_text().count("\n") == 4
 
 
 @pytest.mark.slow

@@ -271,7 +271,8 @@ def test_a_teacher_and_what_does_not_fit(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"objective\.teacher=.* 25 frames a second, fewer than the encoder's 50"):
         units(corpus, tmp_path / "rate", *keys, "encoder.conv_strides=[2,1]", "run.updates=1")
     shutil.rmtree(tmp_path / "second/checkpoints/update_00000002")
-    shutil.copyfile(tmp_path / "second/hub/model.safetensors", teacher / "model.safetensors")
+    shutil.rmtree(teacher)
+    shutil.copytree(tmp_path / "second/hub", teacher)
     with pytest.raises(UserError, match=r"objective\.teacher"):
         units(corpus, tmp_path / "second", *keys, "run.updates=2")
 

@@ -84,9 +84,12 @@ def test_an_n_gram_in_upper_case_and_one_in_another_alphabet(run: Path, lm: Path
 def test_audio_that_cannot_be_decoded_counts_as_errors(
     run: Path, lm: Path, decoded: Run, corpus: Path, tmp_path: Path
 ) -> None:
-    """Its header is whole, so that it is found, and missed when it is read."""
+    """Its header and its end are whole, so that it is found, and missed when it is read."""
     good = sorted((corpus / "asr/test/audio").iterdir())[0]
-    (tmp_path / "cut.flac").write_bytes(good.read_bytes()[:200])
+    content = bytearray(good.read_bytes())
+    first, end = 3 * len(content) // 10, len(content) // 2
+    content[first:end] = bytes(end - first)
+    (tmp_path / "cut.flac").write_bytes(content)
     rows = [{"file_name": str(name), "text": "stop the music"} for name in (good, tmp_path / "cut.flac")]
     (tmp_path / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for words in ((), ("--lm", lm)):

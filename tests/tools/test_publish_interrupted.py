@@ -100,7 +100,9 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
         finetune("asr", corpus, work / "other", "pretrained=org/nowhere", *short)
     written = str(refused.value) + "".join(capsys.readouterr())
     for target in ("org/asr", f"{work}/published"):
-        assert run(work / "asr", "--to", target).code == 0  # ``run`` looks at what it says
+        assert (
+            run(work / "asr", "--to", target, "--licence", "mit", "--language", "en").code == 0
+        )  # ``run`` looks at what it says
     files = [path for path in work.rglob("*") if path.is_file()]
     assert {work / "asr/config.yaml", work / "published/README.md"} < set(files)
     assert TOKEN not in written

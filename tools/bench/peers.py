@@ -122,7 +122,6 @@ def tiny_fairseq2() -> Trained:
     from fairseq2.models.wav2vec2.factory import create_wav2vec2_model
     from fairseq2.nn import BatchLayout
 
-    torch.compiler.set_stance("force_eager")
     shape = replace(
         SIZES["wav2vec2-base"], dim=128, num_layers=3, ffn_dim=512, heads=4, conv_channels=96, dropout=0.0,
         layer_drop=0.0,
@@ -134,7 +133,8 @@ def tiny_fairseq2() -> Trained:
 
     def loss(waveforms: Tensor, lengths: Tensor) -> Tensor:
         audio = normalise(waveforms, lengths)
-        found, output = model(audio, BatchLayout.of(audio, lengths.tolist()))
+        with torch.compiler.set_stance("force_eager"):
+            found, output = model(audio, BatchLayout.of(audio, lengths.tolist()))
         mean: Tensor = found.aggregate / output.num_targets
         return mean
 
