@@ -30,7 +30,7 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 LINKED = reversed(dict.fromkeys(reversed(re.findall(r"\((docs/[\w-]+\.md)\)", README.read_text()))))
 PAGES = [README, *(ROOT / name for name in LINKED)]
-"""In the order of the README's last links to them, its table, in which each page's commands may use the runs of those before it."""
+"""In the order of the README's table, in which each page's commands may use the runs of those before it."""
 EXTENDING = DOCS / "extending.md"
 MAX_README_BYTES = 10_000
 TINY_PRETRAIN = ["size=tiny", *SMALLEST, "run.updates=2", "run.log_every=1", "batch.update_s=10", "batch.max_s=10",
