@@ -130,5 +130,5 @@ def scanning(source: str) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 fcntl.flock(lock, fcntl.LOCK_UN)
         except OSError:
-            pass
+            pass  # a disk without locks: two processes may both scan, and both are right
         yield

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixvec import EncoderConfig, SpeechEncoder
+from mixvec.model.blocks import Depthwise
 from mixvec.model.context import Context
 from mixvec.model.mixing import SelfAttention, SummaryMixing
 from mixvec.model.noise import set_keys
@@ -85,6 +86,18 @@ def test_attention_in_windows_equals_the_oracle(context: Context) -> None:
         assert torch.allclose(found[row, :length], expected, atol=1e-9)
     gradient = torch.autograd.grad(found[mask].sum(), [x, *mixer.parameters()])
     assert all(one.isfinite().all() for one in gradient)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 4, 5, 64])
+def test_a_convolution_sees_the_past_and_the_rest_of_its_chunk_alone(chunk_frames: int) -> None:
+    torch.manual_seed(1)
+    depthwise, frames = Depthwise(3, 7).double(), 23
+    x, mask = torch.randn(2, frames, 3, dtype=torch.float64), torch.arange(frames) < torch.tensor([[frames], [9]])
+    found = depthwise(x, mask, Context(chunk_frames))
+    for t in range(frames):
+        end = (t // chunk_frames + 1) * chunk_frames
+        seen_alone = x * (mask & (torch.arange(frames) < end)).unsqueeze(-1)
+        assert torch.allclose(found[:, t], depthwise(seen_alone, None)[:, t], atol=1e-12)
 
 
 def pieces(samples: int, cut: int) -> list[tuple[int, int]]:
