@@ -10,7 +10,7 @@ from tempfile import mkdtemp
 from typing import Literal
 
 from . import ours, peers, streams
-from .measure import Case, System, Work
+from .measure import Case, System
 
 Preset = Literal["cpu", "gpu", "smoke"]
 TOY = ("size=tiny", "encoder.dim=32", "encoder.num_layers=2", "encoder.ffn_dim=64", "encoder.conv_channels=32",
@@ -76,21 +76,17 @@ def streaming(preset: Preset) -> list[Case]:
     if preset == "gpu":
         return []  # streams are for CPUs
     toy, smoke = (TOY[1:] if preset == "smoke" else ()), preset == "smoke"
-
-    def systems(build: Callable[..., Work], length_s: float) -> dict[str, System]:
-        attention = (*toy, ATTENTION)
-        found = {"SummaryMixing, 8 left": System(build, (toy, 8, length_s)),
-                 "SummaryMixing, all": System(build, (toy, None, length_s)),
-                 "self-attention, 8 left": System(build, (attention, 8, length_s)),
-                 "self-attention, all": System(build, (attention, None, length_s))}  # fmt: skip
-        if length_s > 600:
-            del found["self-attention, all"]  # takes half an hour to get there
-        return found
-
     ages, lengths = ((10, 20), (2, 4)) if smoke else ((10, 60, 600, 3600), (10, 20, 40, 80))
-    chunks = [Case(f"chunk after {age_s} s", systems(streams.chunk, age_s), streams.CHUNK_S) for age_s in ages]
-    return chunks + [Case(f"training, 1 x {length_s} s", systems(streams.training, length_s), length_s)
-                     for length_s in lengths]  # fmt: skip
+    attention = (*toy, ATTENTION)
+    contexts = {"SummaryMixing, 8 left": (toy, 8), "SummaryMixing, all": (toy, None),
+                "self-attention, 8 left": (attention, 8), "self-attention, all": (attention, None)}  # fmt: skip
+    chunks = {f"{name}, after {age_s} s": System(streams.chunk, (*context, age_s))
+              for name, context in contexts.items() for age_s in ages
+              if age_s <= 600 or name != "self-attention, all"}  # takes half an hour to get there  # fmt: skip
+    return [Case("a chunk", chunks, streams.CHUNK_S)] + [
+        Case(f"training, 1 x {length_s} s",
+             {name: System(streams.training, (*context, length_s)) for name, context in contexts.items()}, length_s)
+        for length_s in lengths]  # fmt: skip
 
 
 SUITES: dict[str, Callable[[Preset], list[Case]]] = {
