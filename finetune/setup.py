@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mixvec import Encoder, EncoderConfig, UserError, build_encoder
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Loaded, LoaderConfig, Updates
-from mixvec.data.joining import join_neighbours
+from mixvec.data.segments import join_neighbours
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance
 from mixvec.hub import open_encoder

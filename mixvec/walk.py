@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .audio import EXTENSIONS
+
+SIDE_SUFFIXES = (".txt", ".lab", ".json", ".cls")
+"""Beside audio of the same name, a file of these is its text or label."""
+SIDE_NAMES = ("metadata", "readme", "license", "licence", "copying", "dataset_info", "dataset_infos")
+"""Files of these names, whatever their suffix, describe the audio of a folder."""
 
 
 @dataclass(frozen=True, order=True)
@@ -25,27 +30,39 @@ class Fault:
 class Found(NamedTuple):
     """The files below a folder, hidden ones left out."""
 
-    audio: list[Path]
-    """In order. Whether they can be decoded is not known yet."""
+    audio: list[Any]
+    """Whether they can be decoded is not known yet."""
     faults: list[Fault]
     """Broken links, special files with the name of audio, and folders that cannot be listed."""
     others: Counter[str]
-    """The number of all other files, by suffix in lower case."""
+    """The number of all other files but side files, by suffix in lower case."""
 
 
-def audio_files(folder: Path) -> Found:
-    """The audio below a folder, for training and for commands alike."""
-    audio, faults, others = list[Path](), list[Fault](), Counter[str]()
-    for path in walk(folder):
+def audio_files(files: Iterable[Any]) -> Found:
+    """The audio among ``files``, in their order, for training and for commands alike; faults come last."""
+    audio, faults, others = list[Any](), list[Fault](), list[Any]()
+    for path in files:
         if isinstance(path, Fault):
             faults.append(path)
         elif path.suffix.lower() not in EXTENSIONS:
-            others[path.suffix.lower()] += 1
+            others.append(path)
         elif path.is_file():
             audio.append(path)
         else:
             faults.append(Fault(str(path), f"{path}: a broken link, or no plain file"))
-    return Found(sorted(audio, key=lambda path: path.parts), sorted(faults), others)
+    read = {str(path).removesuffix(path.suffix) for path in audio}
+    kinds = Counter(path.suffix.lower() for path in others if not _is_side_file(path, read))
+    return Found(audio, sorted(faults), kinds)
+
+
+def _is_side_file(path: Any, audio: set[str]) -> bool:
+    """Whether a file is about the audio: its labels, which a reader knows, or what data sets come with.
+
+    Args:
+        audio: the names of the audio files without their suffixes.
+    """
+    beside = path.suffix.lower() in SIDE_SUFFIXES and str(path).removesuffix(path.suffix) in audio
+    return beside or path.name.lower().endswith(".trans.txt") or path.stem.lower() in SIDE_NAMES
 
 
 def passed_over(folder: object, others: Counter[str]) -> list[Fault]:

@@ -9,11 +9,9 @@ from typing import Any
 from mixvec import UserError
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import LoaderConfig, Updates, UpdateSource
-from mixvec.data.joining import join_neighbours
 from mixvec.data.masks import MIN_FRAMES
-from mixvec.data.segments import cut_long
-from mixvec.data.sources import Corpus, find_utterances
-from mixvec.data.spec import parse_sources, short_names
+from mixvec.data.segments import cut_long, join_neighbours
+from mixvec.data.sources import Corpus, find_utterances, parse_sources, short_names
 from mixvec.data.stream import StreamedUpdates
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.training.compiling import FRAMES_MULTIPLE
@@ -97,7 +95,7 @@ def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
         raise UserError(f"data.train={data.train}: every utterance is shorter than data.min_s={data.min_s} s")
     if data.join_s and (joined := join_neighbours(corpus, data.join_s)):
         run.log.print(joined)
-    if (cut := cut_long(corpus, data)).recordings:
+    if cut := cut_long(corpus, data):
         run.log.print(f"{cut} (data.max_s={data.max_s:g})")
     if data.longest_share < 1.0:
         count = len(corpus.utterances)

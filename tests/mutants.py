@@ -13,15 +13,15 @@ import random
 import shutil
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
 import soundfile
 
 from tests.av_files import write_av
-from tests.readers import FORMS, TEXTS, write
+from tests.readers import FORMS, TEXTS, dataset, write, write_text, zip_
 
 AUDIO = [
     ("pcm16.wav", "WAV", "PCM_16", 16_000, 1), ("pcm24.wav", "WAV", "PCM_24", 44_100, 2),
@@ -47,8 +47,7 @@ JUNK = (b"", b"null", b"[]", b"{}", b"-1", b"0", b"\0", b"\n", b"1e999", b"9" * 
 Form = Callable[[list[Path], Path], Path]
 
 
-@dataclass(frozen=True)
-class Original:
+class Original(NamedTuple):
     """A source that is whole, and those of its files that are damaged."""
 
     name: str
@@ -75,10 +74,8 @@ def originals(folder: Path, forms: Sequence[Form] | None = None) -> list[Origina
         soundfile.write(path, noise, rate_hz, format=kind, subtype=subtype)
         made.append(Original(name, path, [path], labels=False))
     for name, codec, container in AV:
-        rate_hz = 48_000 if codec == "libopus" else 16_000
-        path = write_av(
-            folder / "audio" / name, np.random.default_rng(0).uniform(-0.5, 0.5, 8_000), rate_hz, codec, container
-        )
+        noise, rate_hz = np.random.default_rng(0).uniform(-0.5, 0.5, 8_000), 48_000 if codec == "libopus" else 16_000
+        path = write_av(folder / "audio" / name, noise, rate_hz, codec, container)
         made.append(Original(name, path, [path], labels=False))
     for form in (*FORMS, *own_forms()) if forms is None else forms:
         at = folder / form.__name__ / "own"
@@ -90,38 +87,29 @@ def originals(folder: Path, forms: Sequence[Form] | None = None) -> list[Origina
 
 
 def arrow(audio: list[Path], at: Path) -> Path:
-    stored = [{"bytes": path.read_bytes(), "path": path.name} for path in audio]
-    made = datasets.Dataset.from_dict({"audio": stored, "text": TEXTS}).cast_column("audio", datasets.Audio())
-    made.save_to_disk(at)
+    dataset(audio, text=TEXTS).save_to_disk(at)
     return at
 
 
 def ljspeech(audio: list[Path], at: Path) -> Path:
-    at.mkdir()
-    rows = (f"{os.path.relpath(path, at)}|{text}|{text}" for path, text in zip(audio, TEXTS, strict=True))
-    (at / "metadata.csv").write_text("".join(f"{row}\n" for row in rows))
+    write_text(at / "metadata.csv", *(f"{os.path.relpath(path, at)}|{text}|{text}" for path, text in zip_(audio)))
     return at
 
 
 def json_array(audio: list[Path], at: Path) -> Path:
-    at.mkdir()
-    rows = [{"file_name": str(path), "text": text, "label": 1.0} for path, text in zip(audio, TEXTS, strict=True)]
-    (at / "rows.json").write_text(json.dumps(rows, indent=1))
-    return at / "rows.json"
+    rows = [{"file_name": str(path), "text": text, "label": 1.0} for path, text in zip_(audio)]
+    return write_text(at / "rows.json", json.dumps(rows, indent=1))
 
 
 def side_texts(audio: list[Path], at: Path) -> Path:
-    for path, text in zip(audio, TEXTS, strict=True):
-        (at / path.stem).mkdir(parents=True)
-        shutil.copy(path, at / path.stem)
-        (at / path.stem / f"{path.stem}.txt").write_text(text)
+    for path, text in zip_(audio):
+        shutil.copy(path, write_text(at / path.stem / f"{path.stem}.txt", text).parent)
     return at
 
 
 def named_parquet(audio: list[Path], at: Path) -> Path:
-    at.mkdir()
     made = datasets.Dataset.from_dict({"file_name": [str(path) for path in audio], "text": TEXTS})
-    made.to_parquet(str(at / "metadata.parquet"))
+    made.to_parquet(str(write_text(at / "metadata.parquet")))
     return at
 
 

@@ -126,11 +126,15 @@ def lhotse(audio: list[Path], at: Path) -> Path:
     return at / "cuts.jsonl.gz"
 
 
-def parquet(audio: list[Path], at: Path, texts: Sequence[str] = TEXTS) -> Path:
+def dataset(audio: list[Path], **columns: Sequence[Any]) -> datasets.Dataset:
+    """The files as a table that holds their bytes, with these other columns."""
     stored = [{"bytes": path.read_bytes(), "path": path.name} for path in audio]
-    made = datasets.Dataset.from_dict({"audio": stored, "text": texts}).cast_column("audio", datasets.Audio())
+    return datasets.Dataset.from_dict({"audio": stored, **columns}).cast_column("audio", datasets.Audio())
+
+
+def parquet(audio: list[Path], at: Path, texts: Sequence[str] = TEXTS) -> Path:
     (at / "data").mkdir(parents=True)
-    made.to_parquet(str(at / "data/train-00000-of-00001.parquet"), batch_size=2)
+    dataset(audio, text=texts).to_parquet(str(at / "data/train-00000-of-00001.parquet"), batch_size=2)
     return at
 
 

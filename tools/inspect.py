@@ -22,9 +22,8 @@ import numpy as np
 import yaml
 
 from mixvec.atomic import write_whole
-from mixvec.data.joining import join_neighbours
 from mixvec.data.plan import EpochPlan, deal
-from mixvec.data.segments import cut_long
+from mixvec.data.segments import cut_long, join_neighbours
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterances
 from mixvec.errors import redacted, run_cli
@@ -113,7 +112,7 @@ def plan(config: PretrainConfig, corpus: Corpus) -> dict[str, Any]:
     return {
         "data.min_s": data.min_s, "data.max_s": data.max_s, "batch.update_s": batch.update_s,
         "batch.max_s": batch.max_s, "shorter": int(short.sum()), "shorter_hours": float(found_s[short].sum() / 3600),
-        "cut": str(cut), "unusable": reasons(kept), "not_among_the_longest": found - len(kept.utterances),
+        "cut": cut or "none", "unusable": reasons(kept), "not_among_the_longest": found - len(kept.utterances),
         "updates_an_epoch": len(padding), "batches_an_epoch": batches, "hours_an_epoch": float(sum(real_s) / 3600),
         "padding_share": float(1 - sum(real_s) / sum(padded_s)) if padding else None,
         "padding_share_worst_update": float(max(padding)) if padding else None,

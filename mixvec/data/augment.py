@@ -6,9 +6,8 @@ speech recognition", ICASSP 2017. Noise at a drawn signal-to-noise ratio: Snyder
 mixing: WavLM, arXiv 2110.13900, algorithm 1; its targets come from the clean utterance, ours, as in wav2vec 2.0, from
 the input of the encoder.
 
-Everything is drawn from the utterance's own generator except the speed, a pure function of (seed, epoch, utterance)
-that the plan needs before anything is decoded. Each step acts on the output of the one before, and no peak is clipped:
-the front end normalises.
+All is drawn from the utterance's own generator except the speed, a pure function of (seed, epoch, utterance) that the
+plan needs before anything is decoded. No peak is clipped: the front end normalises.
 """
 
 from __future__ import annotations
@@ -39,11 +38,8 @@ class Augmentation:
     """The augmentation of a run. Calling it augments one clip; ``speeds`` is for the plan."""
 
     def __init__(self, config: WaveformAugmentConfig, seed: int) -> None:
-        """Find the noises and impulse responses.
-
-        Raises:
-            UserError: a source does not exist, or holds no audio that can be read; the message names its key.
-        """
+        """Find the noises and impulse responses. Raises ``UserError`` where a source does not exist, or holds no audio
+        that can be read; the message names its key."""
         self.config, self.seed = config, seed
         self.rirs = _Sounds(config.reverb, "data.augment.reverb")
         self.noises = _Sounds(config.noise, "data.augment.noise")
@@ -51,12 +47,8 @@ class Augmentation:
 
     def speeds(self, where: tuple[int, ...], first: int, count: int) -> np.ndarray:
         """(count,) the speed factors of the utterances from the ``first`` on; further copies of one have the same.
-
-        The n-th utterance takes the n-th draw, to which the generator is advanced in constant time.
-
-        Args:
-            where: the epoch; in a stream also the source and the shard in which utterances are numbered.
-        """
+        ``where`` is the epoch, in a stream also source and shard. The n-th utterance takes the n-th draw, to which the
+        generator is advanced in constant time."""
         if not self.config.speed:
             return np.ones(count)
         draws = np.random.Generator(np.random.PCG64([self.seed, *where, 0, 3]).advance(first)).random(count)
@@ -66,14 +58,9 @@ class Augmentation:
     def __call__(
         self, waveform: Tensor, speed: float, utterances: Sequence[Utterance], own: int, rng: np.random.Generator
     ) -> Tensor:
-        """A waveform (S,) augmented: (⌈S / speed⌉,), finite where it was.
-
-        Args:
-            utterances: one of them other than number ``own``, this one, may be mixed in; itself where it is alone.
-
-        Raises:
-            UserError: a noise, an impulse response or the utterance to mix in cannot be decoded.
-        """
+        """A waveform (S,) augmented: (⌈S / speed⌉,), finite where it was. One of the ``utterances`` other than number
+        ``own``, this one, may be mixed in; itself where it is alone. Raises ``UserError`` where that, a noise or an
+        impulse response cannot be decoded."""
         config = self.config
         waveform = change_speed(waveform, speed)
         if self.rirs and rng.random() < config.reverb_prob:
@@ -109,10 +96,7 @@ class _Sounds:
 
 def random_crop(utterance: Utterance, most_s: float, rng: np.random.Generator) -> tuple[Tensor, float]:
     """An utterance as a waveform (S,), or a random crop of it of ``most_s``; and where in the utterance it starts.
-
-    Raises:
-        UserError: it cannot be decoded.
-    """
+    Raises ``UserError`` where it cannot be decoded."""
     spare_s = utterance.duration_s - most_s
     start_s = float(rng.uniform(0, spare_s)) if spare_s > 0 else 0.0
     return utterance.read(start_s, most_s), start_s
@@ -124,10 +108,8 @@ def change_speed(waveform: Tensor, factor: float) -> Tensor:
 
 
 def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:
-    """(S,) convolved with an impulse response (R,): as long, as loud, and not delayed. Ko et al., 2017.
-
-    The response's peak is its direct path. Where either is silent, the waveform stays as it is.
-    """
+    """(S,) convolved with an impulse response (R,): as long, as loud, and not delayed. Ko et al., 2017. The response's
+    peak is its direct path. Where either is silent, the waveform stays as it is."""
     samples = len(waveform)
     rir = torch.nn.functional.pad(rir, (0, -(samples + len(rir) - 1) % FFT_SAMPLES))
     direct = int(rir.abs().argmax())
@@ -137,10 +119,8 @@ def reverberate(waveform: Tensor, rir: Tensor) -> Tensor:
 
 
 def mix(waveform: Tensor, partner: Tensor, ratio_db: float, rng: np.random.Generator) -> Tensor:
-    """(S,) with a segment of the partner (P,) over at most half of it (arXiv 2110.13900, algorithm 1).
-
-    The energy of the whole waveform is ``ratio_db`` above that of the whole partner.
-    """
+    """(S,) with a segment of the partner (P,) over at most half of it (arXiv 2110.13900, algorithm 1). The energy of
+    the whole waveform is ``ratio_db`` above that of the whole partner."""
     overlap = min(int(rng.integers(len(waveform) // 2 + 1)), len(partner))
     start, begin = (int(rng.integers(len(w) - overlap + 1)) for w in (waveform, partner))
     mixed = waveform.clone()
@@ -149,18 +129,14 @@ def mix(waveform: Tensor, partner: Tensor, ratio_db: float, rng: np.random.Gener
 
 
 def add_noise(waveform: Tensor, noise: Tensor, snr_db: float) -> Tensor:
-    """(S,) plus the noise (N,), cut or repeated to its length, at a signal-to-noise ratio. Snyder et al., 2015.
-
-    Where either is silent, the waveform stays as it is.
-    """
+    """(S,) plus the noise (N,), cut or repeated to its length, at a signal-to-noise ratio. Snyder et al., 2015. Where
+    either is silent, the waveform stays as it is."""
     noise = noise.repeat(math.ceil(len(waveform) / len(noise)))[: len(waveform)]
     return waveform + gain(waveform, noise, snr_db) * noise
 
 
 def gain(waveform: Tensor, other: Tensor, ratio_db: float) -> float:
-    """The factor for ``other`` that makes the energy per sample of ``waveform`` ``ratio_db`` above its own.
-
-    0 where either is silent, or too loud for its energy to be a number.
-    """
+    """The factor for ``other`` that makes the energy per sample of ``waveform`` ``ratio_db`` above its own. 0 where
+    either is silent, or too loud for its energy to be a number."""
     scale = float((waveform.square().mean() / other.square().mean()).sqrt()) / 10 ** (ratio_db / 20)
     return scale if 0.0 < scale < math.inf else 0.0

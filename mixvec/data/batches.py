@@ -6,6 +6,7 @@ any number of workers, ranks and micro-batches, and the same after a resume.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
@@ -21,35 +22,34 @@ from torch.utils.data._utils.pin_memory import pin_memory
 
 from ..errors import UserError
 from ..model.frontend import SAMPLE_RATE_HZ
+from ..parent import follow_parent
 from .augment import Augmentation, random_crop
 from .fingerprint import Fingerprint
 from .plan import EpochPlan, deal
 from .sources import Corpus
 from .utterances import Utterance
-from .workers import data_loader
 
 Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How audio becomes micro-batches, whether from a corpus or from a stream."""
+    """How audio becomes micro-batches, whether from a corpus or from a stream.
+
+    ``update_s`` are the seconds of an update over all ranks, ``batch_max_s`` bounds a micro-batch, padding included.
+    Longer utterances than ``crop_s`` are cropped at random, shorter ones than ``min_s`` are skipped. With no
+    ``workers``, which are processes of each rank, the training process decodes. ``channel`` is for streams.
+    """
 
     update_s: float
-    """Seconds of audio per update, over all ranks."""
     batch_max_s: float
-    """Upper bound of a micro-batch in seconds, padding included."""
     crop_s: float
-    """Longer utterances are cropped at random."""
     min_s: float
-    """Utterances that turn out shorter are skipped."""
     workers: int
-    """Worker processes per rank; 0 decodes in the training process."""
     seed: int
     ranks: int = 1
     rank: int = 0
     channel: str = "mean"
-    """Which channel a stream reads; a corpus has its own."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,9 @@ class UpdateSource(Generic[Batch]):
         self.collate, self.config, self.augment = collate, config, augment
 
     def start(self, place: Any = None) -> Iterator[tuple[Any, list[Loaded[Batch]]]]:
-        """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it.
-
-        The place is all that a checkpoint has to keep; None is the beginning.
-
-        Raises:
-            UserError: the data cannot be read any further.
-        """
+        """Endless: the place from which to resume *after* this update, and this rank's micro-batches of it. The place,
+        None at the beginning, is all that a checkpoint has to keep. Raises ``UserError`` where the data cannot be read
+        any further."""
         updates = self._updates(place)
         for number in count():
             began = time.monotonic()
@@ -145,11 +141,8 @@ class UpdateSource(Generic[Batch]):
     def clip(
         self, others: Sequence[Utterance], own: int, seed: tuple[int, ...], rng: np.random.Generator, speed: float
     ) -> Clip:
-        """Decode utterance number ``own`` of ``others``, crop and augment it.
-
-        Raises:
-            UserError: it cannot be used (``read_clip``), or neither can what augments it.
-        """
+        """Decode utterance number ``own`` of ``others``, crop and augment it. Raises ``UserError`` where it cannot be
+        used (``read_clip``), or what augments it cannot."""
         clip = read_clip(others[own], rng, self.config.crop_s * speed, self.config.min_s)
         waveform = self.augment(clip.waveform, speed, others, own, rng) if self.augment else clip.waveform
         return replace(clip, waveform=waveform, seed=seed, speed=speed)
@@ -164,26 +157,9 @@ def loaded_of(
     return Loaded(collate(clips), sum(seconds), skipped, sources, max(seconds, default=0.0))
 
 
-class _MicroBatches(Dataset[Any]):
-    """Micro-batches by epoch and utterance numbers, decoded when they are indexed."""
-
-    def __init__(self, updates: Updates[Any]) -> None:
-        self.updates = updates
-
-    def __getitem__(self, asked: tuple[int, np.ndarray]) -> Loaded[Any]:
-        epoch, numbers = asked
-        clips, skipped = [], []
-        for number in numbers.tolist():
-            try:
-                clips.append(self.updates.read(number, epoch))
-            except UserError as error:
-                source = self.updates.utterances[number % len(self.updates.utterances)].source
-                skipped.append({"source": source, "reason": str(error), "epoch": epoch})
-        return loaded_of(clips, skipped, self.updates.collate)
-
-
-class Updates(UpdateSource[Batch]):
-    """The updates of a corpus for one rank. A place is an epoch and the number of its next update."""
+class Updates(UpdateSource[Batch], Dataset[Any]):
+    """The updates of a corpus for one rank. A place is an epoch and the number of its next update. As a data set it is
+    indexed by an epoch and the numbers of utterances, which become a micro-batch."""
 
     def __init__(
         self,
@@ -206,25 +182,28 @@ class Updates(UpdateSource[Batch]):
         return place[0] if place[1] < self.epoch_length(place[0]) else place[0] + 1
 
     def read(self, number: int, epoch: int) -> Clip:
-        """Decode one utterance of this epoch, crop and augment it.
-
-        Args:
-            number: of the utterance; ``number + N`` is its second copy in the epoch (``mixture.draw_copies``).
-
-        Raises:
-            UserError: it cannot be used (``read_clip``), or neither can what augments it.
-        """
+        """``clip`` one utterance of this epoch; ``number + N`` is its second copy in it (``plan.draw_copies``)."""
         own, seed = number % len(self.utterances), (self.config.seed, epoch, number)
         speed = float(self.augment.speeds((epoch,), own, 1)[0]) if self.augment else 1.0
         return self.clip(self.utterances, own, seed, np.random.default_rng(seed), speed)
+
+    def __getitem__(self, asked: tuple[int, np.ndarray]) -> Loaded[Batch]:
+        epoch, numbers = asked
+        clips, skipped = list[Clip](), []
+        for number in numbers.tolist():
+            try:
+                clips.append(self.read(number, epoch))
+            except UserError as error:
+                source = self.utterances[number % len(self.utterances)].source
+                skipped.append({"source": source, "reason": str(error), "epoch": epoch})
+        return loaded_of(clips, skipped, self.collate)
 
     def planned_s(self, epoch: int) -> np.ndarray:
         """(N,) seconds of each utterance in this epoch, at its speed and cropped."""
         if self.augment is None:
             return self.durations_s
         speeds = self.augment.speeds((epoch,), 0, len(self.utterances))
-        seconds: np.ndarray = np.minimum(self.utterances.durations_s / speeds, self.config.crop_s)
-        return seconds
+        return np.minimum(self.utterances.durations_s / speeds, self.config.crop_s)  # type: ignore[no-any-return]
 
     @property
     def epoch_utterances(self) -> float:
@@ -233,7 +212,11 @@ class Updates(UpdateSource[Batch]):
 
     def epoch_length(self, epoch: int) -> int:
         """The number of updates in an epoch."""
-        return len(EpochPlan(self.planned_s(epoch), self.config.update_s, self.config.seed, epoch, self.repeats))
+        return len(self._plan(epoch)[0])
+
+    def _plan(self, epoch: int) -> tuple[EpochPlan, np.ndarray]:
+        seconds = self.planned_s(epoch)
+        return EpochPlan(seconds, self.config.update_s, self.config.seed, epoch, self.repeats), seconds
 
     def _updates(self, place: Any) -> Iterator[tuple[list[int], list[Loaded[Batch]]]]:
         """The workers decode ahead, from epoch to epoch."""
@@ -244,32 +227,27 @@ class Updates(UpdateSource[Batch]):
 
     def once(self) -> Iterator[Loaded[Batch]]:
         """This rank's share of the corpus for scoring: each utterance once, in a fixed order, not augmented."""
-        config, plain = self.config, copy(self)
+        plain = copy(self)
         plain.augment = None
-        everything = np.arange(len(self.utterances))
-        parts = deal(everything, self.durations_s, config.batch_max_s, config.ranks, config.rank)
-        yield from plain._loader((0, part) for part in parts)
+        yield from plain._loader((0, part) for part in self._parts(np.arange(len(self.utterances)), self.durations_s))
 
     def _deal(self, epoch: int, position: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-        config = self.config
         while True:
-            durations_s = self.planned_s(epoch)
-            plan = EpochPlan(durations_s, config.update_s, config.seed, epoch, self.repeats)
+            plan, seconds = self._plan(epoch)
             for number in range(position, len(plan)):
-                parts = deal(plan[number], durations_s, config.batch_max_s, config.ranks, config.rank)
-                yield [epoch, number + 1], parts
+                yield [epoch, number + 1], self._parts(plan[number], seconds)
             epoch, position = epoch + 1, 0
 
+    def _parts(self, numbers: np.ndarray, seconds: np.ndarray) -> list[np.ndarray]:
+        return deal(numbers, seconds, self.config.batch_max_s, self.config.ranks, self.config.rank)
+
     def _loader(self, asked: Iterator[tuple[int, np.ndarray]]) -> DataLoader[Any]:
-        return data_loader(_MicroBatches(self), self.config.workers, ahead=4, sampler=asked)
+        return data_loader(self, self.config.workers, ahead=4, sampler=asked)
 
 
 def read_clip(utterance: Utterance, rng: np.random.Generator, crop_s: float, min_s: float) -> Clip:
-    """Decode an utterance, or a random crop of it that lasts ``crop_s``.
-
-    Raises:
-        UserError: it is unreadable or silent, or much shorter than its header states and shorter than ``min_s``.
-    """
+    """Decode an utterance, or a random crop of it that lasts ``crop_s``. Raises ``UserError`` where it is unreadable or
+    silent, or much shorter than its header states and shorter than ``min_s``."""
     waveform, start_s = random_crop(utterance, crop_s, rng)
     begin = waveform[:1000]  # usually enough to see that it is not constant
     if begin.min() == begin.max() and waveform.min() == waveform.max():
@@ -285,3 +263,20 @@ def pad(waveforms: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Waveforms (S_i,) as one padded tensor (B, S), and their lengths (B,)."""
     lengths = torch.tensor([len(w) for w in waveforms])
     return torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True), lengths
+
+
+def data_loader(dataset: Dataset[Any], workers: int, ahead: int, sampler: Any = None) -> DataLoader[Any]:
+    """Load the items of ``dataset`` as they are, ``ahead`` of them in each of ``workers`` processes."""
+    return DataLoader(
+        dataset, batch_size=None, sampler=sampler, num_workers=workers, prefetch_factor=ahead if workers else None,
+        collate_fn=copy, worker_init_fn=start_worker, pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # its own, so that the run's generator is not advanced
+    )  # fmt: skip
+
+
+def start_worker(_: int) -> None:
+    """Set up a worker process: one thread, killed with its parent, deaf to the signals that the parent handles."""
+    torch.set_num_threads(1)
+    follow_parent(signal.SIGKILL)  # else it keeps a killed rank's sockets open for seconds
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # the training process handles them, and ends its workers

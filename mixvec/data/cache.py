@@ -12,29 +12,25 @@ import sqlite3
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
-from threading import Lock
-from typing import TypeVar
+from typing import Any
 
 from ..errors import redacted
 
-Result = TypeVar("Result")
 TABLE = "CREATE TABLE IF NOT EXISTS found (key BLOB PRIMARY KEY, value BLOB, checksum INTEGER) WITHOUT ROWID"
 DAMAGE = (sqlite3.DatabaseError, UnicodeError, MemoryError, OverflowError)
 """What a damaged file makes SQLite raise: an error of its own schema, of a text in it, or of a size."""
 WAIT_S = 30.0
-"""How long a write waits for another process's, before this process continues without the cache."""
+"""How long a write waits for another one, before this process continues without the cache."""
 
 
 def cache_folder() -> Path | None:
     """The folder of the cache; None where there is no home folder."""
-    folder = os.environ.get("MIXVEC_CACHE")
-    try:
-        return Path(folder) if folder else Path.home() / ".cache" / "mixvec"
-    except RuntimeError:
-        return None
+    with suppress(RuntimeError):
+        return Path(os.environ.get("MIXVEC_CACHE") or Path.home() / ".cache" / "mixvec")
+    return None
 
 
 def key_of(*facts: object) -> bytes:
@@ -48,87 +44,52 @@ class Cache:
     def __init__(self) -> None:
         folder = cache_folder()
         self.path = folder / "found.sqlite" if folder else None
-        self._lock, self._database = Lock(), self._open()
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values of those of these keys (at most a thousand) that are known."""
         query = f"SELECT key, value, checksum FROM found WHERE key IN ({','.join('?' * len(keys))})"
-        rows = self._run(lambda database: database.execute(query, keys).fetchall()) or []
+        rows = self._run(lambda database: database.execute(query, keys).fetchall())
         whole = [row for row in rows if isinstance(row[0], bytes) and isinstance(row[1], bytes)]  # damage may be NULL
         return {key: value for key, value, checksum in whole if zlib.crc32(key + value) == checksum}
 
     def put(self, values: Mapping[bytes, bytes]) -> None:
         """Write these values; once this returns, they outlive the process."""
         rows = [(key, value, zlib.crc32(key + value)) for key, value in values.items()]
-        self._run(lambda database: database.executemany("REPLACE INTO found VALUES (?, ?, ?)", rows).close())
+        self._run(lambda database: database.executemany("REPLACE INTO found VALUES (?, ?, ?)", rows).fetchall())
 
-    def close(self) -> None:
-        if self._database is not None:
-            self._database.close()
-        self._database = None
-
-    def _open(self) -> sqlite3.Connection | None:
+    def _run(self, work: Callable[[sqlite3.Connection], list[Any]]) -> list[Any]:
+        """What ``work`` returns on a connection of its own, or nothing; a damaged file is removed."""
         try:
-            if self.path is None:
-                return None
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            database = sqlite3.connect(self.path, WAIT_S, check_same_thread=False)
-            database.execute("PRAGMA synchronous = OFF")  # a power cut may damage the file, a killed process cannot
-            database.execute("PRAGMA journal_mode = TRUNCATE").close()
-            database.execute(TABLE)
-            return database
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with closing(sqlite3.connect(self.path, WAIT_S)) as database, database:
+                    database.execute("PRAGMA synchronous = OFF")  # a power cut may damage it, a killed process cannot
+                    database.execute(TABLE)
+                    return work(database)
         except (OSError, sqlite3.OperationalError):  # a read-only folder, a full disk, no locks
-            return None
+            self.path = None
         except DAMAGE:
-            return self._open() if self._remove() else None
-
-    def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result | None:
-        """What ``work`` returns, or None; it returns no cursor, as another thread would free that without the lock."""
-        with self._lock:
-            try:
-                if self._database is not None:
-                    with self._database as transaction:
-                        return work(transaction)
-            except DAMAGE as error:
-                self.close()
-                if not isinstance(error, sqlite3.OperationalError):
-                    self._remove()
-        return None
-
-    def _remove(self) -> bool:
-        """Whether the file, which is damaged, could be removed."""
-        try:
-            for suffix in ("-journal", ""):
-                Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-        except OSError:
-            return False
-        return True
+            with suppress(OSError):
+                for suffix in ("-journal", ""):
+                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        return []
 
 
 @contextmanager
 def scanning(source: str) -> Iterator[None]:
     """Scan a source alone: where another process of this machine does, wait for it, and then do not wait for others.
-
-    The kernel releases the lock with the process that has it. Where a file system has no locks, nobody waits.
-    """
+    The kernel releases the lock with the process that has it. Where a file system has no locks, nobody waits."""
     folder = cache_folder()
-    try:
-        if folder is None:
-            raise OSError
-        (folder / "locks").mkdir(parents=True, exist_ok=True)
-        lock = (folder / "locks" / key_of(source).hex()).open("a")
-    except OSError:
-        yield
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if os.environ.get("RANK", "0") == "0":
-                print(f"waiting for another process that scans {redacted(source)}", file=sys.stderr, flush=True)
-            with suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                fcntl.flock(lock, fcntl.LOCK_UN)
-        except OSError:
-            pass  # a disk without locks: two processes may both scan, and both are right
+    with ExitStack() as stack:
+        with suppress(OSError):
+            if folder is not None:
+                (folder / "locks").mkdir(parents=True, exist_ok=True)
+                lock = stack.enter_context((folder / "locks" / key_of(source).hex()).open("a"))
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if os.environ.get("RANK", "0") == "0":
+                        print(f"waiting for another process that scans {redacted(source)}", file=sys.stderr, flush=True)
+                    fcntl.flock(lock, fcntl.LOCK_SH)
+                    fcntl.flock(lock, fcntl.LOCK_UN)
         yield

@@ -96,16 +96,12 @@ class DataConfig:
         if self.stream and self.temperature != 1.0:
             raise ValueError("data.temperature needs the hours of each corpus, unknown to data.stream; set weights")
         check_join(self.join_s, self.max_s)
-        if self.stream and self.join_s:
-            raise ValueError("data.join_s looks at all utterances first, which data.stream cannot")
-        if self.stream and self.longest_share < 1.0:
-            raise ValueError("data.longest_share looks at all utterances first, which data.stream cannot")
+        for name, on in (("join_s", self.join_s > 0.0), ("longest_share", self.longest_share < 1.0)):
+            if self.stream and on:
+                raise ValueError(f"data.{name} looks at all utterances first, which data.stream cannot")
 
 
 def check_join(join_s: float, max_s: float) -> None:
-    """
-    Raises:
-        ValueError: ``data.join_s`` is below 0 or above ``data.max_s``.
-    """
+    """Raise ValueError where ``data.join_s`` is below 0 or above ``data.max_s``."""
     if not 0.0 <= join_s <= max_s:
         raise ValueError(f"data.join_s={join_s} must be in [0, data.max_s={max_s}]; 0 joins nothing")

@@ -17,17 +17,12 @@ CHECKSUMS = {
 
 
 def fingerprint_changes(old: Fingerprint, new: Fingerprint) -> list[str]:
-    """What differs between two fingerprints, in words with numbers: ``12 utterances before, 13 now``.
-
-    Keys without words of their own are reported by their names, so that a caller may add some.
-    """
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    said = [
-        f"{_shown(old.get(key))} {COUNTS[key]} before, {_shown(new.get(key))} now" for key in COUNTS if key in changed
-    ]
-    said += [words for key, words in CHECKSUMS.items() if key in changed]
-    others = [key for key in changed if key not in COUNTS and key not in CHECKSUMS]
-    return said + [f"{key}: {_difference(old.get(key), new.get(key))}" for key in others]
+    """What differs between two fingerprints, in words with numbers: ``12 utterances before, 13 now``. Keys without
+    words of their own are reported by their names, so that a caller may add some."""
+    changed = [key for key in {**COUNTS, **CHECKSUMS, **old, **new} if old.get(key) != new.get(key)]
+    counts = [f"{_shown(old.get(k))} {COUNTS[k]} before, {_shown(new.get(k))} now" for k in changed if k in COUNTS]
+    others = [k for k in changed if k not in COUNTS]
+    return counts + [CHECKSUMS.get(k) or f"{k}: {_difference(old.get(k), new.get(k))}" for k in others]
 
 
 def _difference(old: Any, new: Any) -> str:

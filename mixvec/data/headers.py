@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any, BinaryIO
@@ -22,13 +22,15 @@ from ..errors import UserError
 from .cache import Cache, key_of, scanning
 from .readers.ranges import RemoteFile, is_url, state
 from .readers.rows import Fault, Row, Rows, Stored
-from .readers.tables import TableRow
+from .readers.tables import Table
 
 THREADS = 16
 BATCH_ROWS = 256
 REMOTE_THREADS, REMOTE_BATCH_ROWS = 48, 8
 HEADER = struct.Struct("<3q")
 SILENT_S, LOG_EVERY_S = 3.0, 10.0
+KNOWN_PLACES = 1 << 14
+"""How many places are remembered, as a long file may be in many rows and is opened once."""
 
 Place = tuple[str, int]
 """The file that holds an utterance, as an absolute path or a URL, and where in it; -1: the utterance is the file."""
@@ -37,28 +39,26 @@ Looked = dict[Place, tuple[int, AudioHeader] | UserError]
 
 
 def with_headers(rows: Rows, source: str) -> Iterator[tuple[Row, AudioHeader] | Fault]:
-    """The rows of ``source`` in their order, each with its header; a fault in place of those that have none.
-
-    Each header is in the cache as soon as it has been read. Where another process scans the source, this one waits.
-    """
+    """The rows of ``source`` in their order, each with its header; a fault in place of those that have none. Each
+    header is in the cache as soon as it has been read. Where another process scans the source, this one waits."""
     threads, batch_rows = (REMOTE_THREADS, REMOTE_BATCH_ROWS) if is_url(source) else (THREADS, BATCH_ROWS)
-    found: Looked = {}
-    asked: set[Place] = set()  # a long file may be in many rows, and is opened once
-    waiting: deque[tuple[list[Row | Fault], Future[Looked]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="headers")
-    rows = iter(rows)
-    with scanning(source), closing(Cache()) as cache, progress_bar("scanned", " utterances") as progress:
+    known: dict[Place, Future[Looked]] = {}
+    waiting: deque[list[tuple[Row | Fault, Future[Looked]]]] = deque()
+    pool, cache = ThreadPoolExecutor(threads, thread_name_prefix="headers"), Cache()
+    with scanning(source), progress_bar("scanned", " utterances") as progress:
         try:
             while True:
                 batch = list(islice(rows, batch_rows))
-                jobs = {place_of(row.source, row.stored): row for row in batch if isinstance(row, Row)}
-                jobs = {place: row for place, row in jobs.items() if place not in asked}
-                asked.update(jobs)
-                waiting.append((batch, pool.submit(_look, jobs, cache)))
+                if len(known) > KNOWN_PLACES:
+                    known.clear()
+                jobs = {place_of(row): row for row in batch if isinstance(row, Row)}
+                jobs = {place: row for place, row in jobs.items() if place not in known}
+                future = pool.submit(_look, jobs, cache)
+                known |= dict.fromkeys(jobs, future)
+                waiting.append([(row, known[place_of(row)] if isinstance(row, Row) else future) for row in batch])
                 while waiting and (len(waiting) > 4 * threads or not batch):
-                    ready, future = waiting.popleft()
-                    found.update(future.result())
-                    yield from (_with_header(row, found) for row in ready)
+                    ready = waiting.popleft()
+                    yield from (_with_header(row, looked.result()) for row, looked in ready)
                     progress.update(len(ready))
                 if not batch:
                     return
@@ -66,20 +66,20 @@ def with_headers(rows: Rows, source: str) -> Iterator[tuple[Row, AudioHeader] | 
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def place_of(source: str, stored: Stored | None) -> Place:
-    """Where the audio of a row or an utterance is."""
-    path, offset = (source, -1) if stored is None else (stored.path or source, stored.offset)
-    return (path if path.startswith("/") or is_url(path) else os.path.abspath(path)), offset
+def place_of(row: Row) -> Place:
+    """Where the audio of a row is."""
+    path, number = (row.source, -1) if row.stored is None else (row.stored.holder.path or row.source, row.stored.place)
+    return (path if path.startswith("/") or is_url(path) else os.path.abspath(path)), number
 
 
 def content_of(place: Place, stored: Stored | None) -> tuple[int, int]:
     """The size in bytes and the mtime in ns of the file at a place, for a remote one its version; -1 where unknown.
-
-    Raises:
-        UserError: a remote file cannot be reached.
-    """
-    if isinstance(stored, RemoteFile) and stored.version >= 0:
-        return stored.size, stored.version
+    Raises ``UserError`` where a remote file cannot be reached."""
+    holder = stored and stored.holder
+    if isinstance(holder, Table):  # as fast as the cache, and it may name other files
+        return -1, -1
+    if stored and isinstance(holder, RemoteFile) and holder.version >= 0:
+        return stored.size, holder.version
     if is_url(place[0]):
         return state(place[0])
     try:
@@ -95,44 +95,41 @@ def _look(jobs: dict[Place, Row], cache: Cache) -> Looked:
     contents: dict[Place, tuple[int, int]] = {}
     for place, row in jobs.items():
         try:
-            # before it is opened, so that a change is noticed; a table in memory is as fast, and may name other files
-            contents[place] = (-1, -1) if isinstance(row.stored, TableRow) else content_of(place, row.stored)
+            contents[place] = content_of(place, row.stored)  # before it is opened, so that a change is noticed
         except UserError as error:
             looked[place] = error
-    keys = {place: key_of("length", place, content) for place, content in contents.items() if content[1] != -1}
+    keys = {place: key_of("length", place, tuple(content)) for place, content in contents.items() if content[1] != -1}
     known, new = cache.get(list(keys.values())), {}
     for place, (size, _) in contents.items():
-        key = keys.get(place)
+        key = keys.get(place, b"")
         try:
             header = AudioHeader(*HEADER.unpack(known[key])) if key in known else _header(jobs[place])
         except UserError as error:
             looked[place] = error
             continue
         looked[place] = size, header
-        if key is not None and key not in known:
+        if key and key not in known:
             new[key] = HEADER.pack(*header)
-    cache.put(new)
+    if new:
+        cache.put(new)
     return looked
 
 
-def _with_header(row: Row | Fault, found: Looked) -> tuple[Row, AudioHeader] | Fault:
+def _with_header(row: Row | Fault, looked: Looked) -> tuple[Row, AudioHeader] | Fault:
     if isinstance(row, Fault):
         return row
-    looked = found[place_of(row.source, row.stored)]
-    if isinstance(looked, UserError):
-        return Fault(row.source, str(looked))
-    size, header = looked
-    if isinstance(row.stored, RemoteFile) and row.stored.size < 0:
-        row = replace(row, stored=replace(row.stored, size=size))
+    found = looked[place_of(row)]
+    if isinstance(found, UserError):
+        return Fault(row.source, str(found))
+    size, header = found
+    if row.stored and isinstance(row.stored.holder, RemoteFile):
+        row = replace(row, stored=row.stored._replace(size=size))
     return row, header
 
 
 def _header(row: Row) -> AudioHeader:
     if row.look is not None:
-        try:
-            return row.look()
-        except UserError as error:
-            raise UserError(str(error).replace("stored audio", row.source, 1)) from error
+        return row.look()
     with opened(row.source, row.stored) as file:
         return audio_header(file)
 

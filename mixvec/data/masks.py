@@ -15,12 +15,10 @@ MIN_FRAMES = 4
 def span_mask(frames: int, prob: float, span_frames: int, rng: np.random.Generator) -> np.ndarray:
     """A bool mask (T,), True at masked frames (arXiv 2006.11477 section 3.1), sized by this utterance's own length.
 
-    Each frame starts a span with probability ``prob / span_frames``; spans overlap, so 0.65 at 10 hides
-    1 - (1 - 0.065)^10 = 48.9 % of a long utterance. Starts are drawn without repetition where a whole span fits; their
-    number is rounded at random, but at least one. Under two spans of frames, a span is half the utterance.
-
-    Raises:
-        ValueError: fewer than ``MIN_FRAMES`` frames.
+    Each frame starts a span with probability ``prob / span_frames``; spans overlap, so 0.65 at 10 hides 1 - (1 -
+    0.065)^10 = 48.9 % of a long utterance. Starts are drawn without repetition where a whole span fits; their number is
+    rounded at random, but at least one. Under two spans of frames, a span is half the utterance. Raises ``ValueError``
+    where fewer than ``MIN_FRAMES`` frames.
     """
     if frames < MIN_FRAMES:
         raise ValueError(f"{frames} frames are too few to mask; at least {MIN_FRAMES} are needed")

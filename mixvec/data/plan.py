@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .mixture import draw_copies
-
 POOL_UPDATES = 200
 """Utterances are shuffled over the corpus, then sorted by duration within pools of about this many updates."""
 JITTER = 0.02
@@ -21,14 +19,10 @@ JITTER = 0.02
 class EpochPlan(Sequence[np.ndarray]):
     """The updates of an epoch in order, each of about ``update_s`` seconds: arrays of utterance numbers.
 
-    It is a pure function of its arguments; hardly any update is the same in two epochs. Each utterance is in exactly
-    one, or with ``repeats`` as often as that says, its further copies numbered by ``draw_copies``. Within a pool,
-    utterances of similar duration share an update (little padding), and the updates are shuffled. A pool is planned
-    when one of its updates is indexed, so that resuming in mid-epoch costs one shuffle and one pool.
-
-    Args:
-        durations_s: (N,) seconds of each utterance, after cropping.
-        repeats: (N,) how often an epoch takes each, in expectation; None: once.
+    The utterances last ``durations_s`` (N,) after cropping. Each is in one update, or with ``repeats`` (N,) as often as
+    that states in expectation, its further copies numbered by ``draw_copies``. Within a pool, utterances of similar
+    duration share an update (little padding), and the updates are shuffled. A pool is planned when one of its updates
+    is indexed, so resuming costs one shuffle and one pool.
     """
 
     def __init__(
@@ -78,10 +72,8 @@ def plan_pool(numbers: np.ndarray, durations_s: np.ndarray, updates: int, rng: n
 
 
 def deal(update: np.ndarray, durations_s: np.ndarray, max_s: float, ranks: int, rank: int) -> list[np.ndarray]:
-    """This rank's micro-batches of an update: each at most ``max_s`` seconds with padding, as few as that allows.
-
-    Every rank gets the same number. An update with fewer utterances than ranks gives some ranks empty ones.
-    """
+    """This rank's micro-batches of an update: each at most ``max_s`` seconds with padding, as few as that allows. Every
+    rank gets the same number. An update with fewer utterances than ranks gives some ranks empty ones."""
     order = update[np.argsort(-durations_s[update % len(durations_s)], kind="stable")]
     parts: list[np.ndarray] = []
     while len(order):
@@ -99,3 +91,32 @@ def deal(update: np.ndarray, durations_s: np.ndarray, max_s: float, ranks: int, 
 
 def _padded_s(part: np.ndarray, durations_s: np.ndarray) -> float:
     return float(durations_s[part % len(durations_s)].max() * len(part)) if len(part) else 0.0
+
+
+def repeats_of(
+    durations_s: np.ndarray, corpus_numbers: np.ndarray, weights: list[float], temperature: float
+) -> np.ndarray | None:
+    """How often an epoch takes each utterance, of these seconds (N,) and corpora (N,), in expectation (N,); None where
+    it takes each exactly once. Corpora share the epoch as weight × hours^(1/temperature), which lasts as long as the
+    weights alone make it."""
+    own = np.asarray(weights, dtype=np.float64)
+    if temperature != 1.0:
+        seconds = np.bincount(corpus_numbers, durations_s, len(weights))
+        evened = own * np.power(seconds, 1 / temperature, where=seconds > 0, out=np.zeros(len(weights)))
+        own = evened / np.where(seconds > 0, seconds, 1) * ((own * seconds).sum() / evened.sum())
+    repeats: np.ndarray = own[corpus_numbers]
+    return None if (repeats == 1.0).all() else repeats
+
+
+def draw_copies(repeats: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The numbers of an epoch's utterances, at least one: ``n`` for the first copy of the n-th of N, ``n + N`` for its
+    second. The fraction of an utterance's repeats is the probability of one more copy."""
+    draws = np.random.default_rng([seed, epoch, 0, 1]).random(len(repeats))
+    whole = np.floor(repeats)
+    counts = (whole + (draws < repeats - whole)).astype(np.int64)
+    if not counts.any():
+        counts[np.argmin(draws - repeats)] = 1
+    numbers = np.repeat(np.arange(len(repeats)), counts)
+    copies = np.arange(len(numbers)) - np.repeat(np.cumsum(counts) - counts, counts)
+    drawn: np.ndarray = numbers + len(repeats) * copies
+    return drawn

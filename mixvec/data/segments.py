@@ -1,13 +1,15 @@
-"""Long recordings, cut virtually: segments of at most ``data.max_s``, read by seeking.
+"""Utterances of other lengths than the corpus has, without copying audio.
 
-The segments of a recording are of even length and cover all of it, so an epoch reads everything once. Only recordings
-longer than ``data.max_s`` are cut.
+Recordings longer than ``data.max_s`` are cut into segments of even length that cover all of them, read by seeking. With
+``data.join_s`` neighbours are joined, since a model that is trained on short clips loses accuracy on long ones: they
+follow each other in the corpus and are segments of one recording, or of one speaker, or, where rows name no speaker,
+files of one folder. Each is in one joined utterance, in every epoch in the same one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
+from pathlib import PurePath
 
 import numpy as np
 
@@ -17,34 +19,13 @@ from .utterances import Utterance
 
 GRID_S = 0.04
 """Even cuts fall on multiples of it: whole samples at every common rate, so each sample is read exactly once."""
+OVERLAP_S = 0.01
+"""By how much a joined segment may begin before the end of the one before, as rounded times do."""
 
 
-class Segments(NamedTuple):
-    """M segments of N recordings, in order."""
-
-    owners: np.ndarray
-    """(M,) the number of the recording."""
-    starts_s: np.ndarray
-    """(M,) from the recording's own start."""
-    durations_s: np.ndarray
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The result of ``cut_long``."""
-
-    recordings: int
-    segments: int
-    left_out_s: float
-    """Seconds that no segment covers."""
-
-    def __str__(self) -> str:
-        left_out = f"; {self.left_out_s / 3600:.2f} h are left out" if self.left_out_s >= 1 else ""
-        return f"{self.recordings:,} long recordings are cut into {self.segments:,} segments{left_out}"
-
-
-def even_segments(durations_s: np.ndarray, min_s: float, max_s: float) -> Segments:
-    """Recordings of (N,) seconds in as few segments as ``max_s`` allows, which cover them evenly.
+def even_segments(durations_s: np.ndarray, min_s: float, max_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Recordings of (N,) seconds in as few segments as ``max_s`` allows, which cover them evenly, in order: of which
+    recording each is (M,), from where in it (M,) and for how long (M,).
 
     None lasts less than ``min_s``, unless its recording does (or ``min_s`` is within ``GRID_S`` of ``max_s``). Where
     ``min_s`` is over half of ``max_s``, that can mean leaving out the end.
@@ -59,29 +40,57 @@ def even_segments(durations_s: np.ndarray, min_s: float, max_s: float) -> Segmen
     step = (covered_s / counts)[owners] / GRID_S
     starts_s = np.ceil(numbers * step - 1e-6) * GRID_S
     ends_s = np.where(numbers + 1 < counts[owners], np.ceil((numbers + 1) * step - 1e-6) * GRID_S, covered_s[owners])
-    return Segments(owners, starts_s, ends_s - starts_s)
+    return owners, starts_s, ends_s - starts_s
 
 
 def even_segments_of(utterance: Utterance, min_s: float, max_s: float) -> list[Utterance]:
     """The ``even_segments`` of one utterance."""
     _, starts_s, durations_s = even_segments(np.array([utterance.duration_s]), min_s, max_s)
-    return [
-        replace(utterance, start_s=utterance.start_s + start_s, duration_s=duration_s)
-        for start_s, duration_s in zip(starts_s.tolist(), durations_s.tolist(), strict=True)
-    ]
+    spans = zip((utterance.start_s + starts_s).tolist(), durations_s.tolist(), strict=True)
+    return [replace(utterance, start_s=start_s, duration_s=duration_s) for start_s, duration_s in spans]
 
 
-def cut_long(corpus: Corpus, data: DataConfig) -> Cut:
-    """Replace the recordings of ``corpus`` that are longer than ``data.max_s`` by their segments.
-
-    Args:
-        corpus: of ``data.train``, with no utterance under ``data.min_s``.
-    """
+def cut_long(corpus: Corpus, data: DataConfig) -> str | None:
+    """Replace the recordings of ``corpus``, none under ``data.min_s``, that are longer than ``data.max_s`` by their
+    segments; what it did, for the log."""
     whole, durations_s = corpus.utterances, corpus.utterances.durations_s
     long = int((durations_s > data.max_s).sum())
     if not long:
-        return Cut(0, 0, 0.0)
-    parts = even_segments(durations_s, data.min_s, data.max_s)
-    corpus.utterances = whole.segments(*parts)
-    left_out_s = max(0.0, float(durations_s.sum() - parts.durations_s.sum()))
-    return Cut(long, len(parts.owners) - len(whole) + long, left_out_s)
+        return None
+    owners, starts_s, lengths_s = even_segments(durations_s, data.min_s, data.max_s)
+    corpus.utterances = whole.segments(owners, starts_s, lengths_s)
+    left_out_h = float(durations_s.sum() - lengths_s.sum()) / 3600
+    left_out = f"; {left_out_h:.2f} h are left out" if left_out_h >= 1 / 3600 else ""
+    return f"{long:,} long recordings are cut into {len(owners) - len(whole) + long:,} segments{left_out}"
+
+
+def join_neighbours(corpus: Corpus, join_s: float) -> str | None:
+    """Join the neighbours of ``corpus``, in order, as many as ``join_s`` seconds hold; what it did, for the log."""
+    firsts, counts, total_s = list[int](), list[int](), 0.0
+    before: Utterance | None = None
+    for number, utterance in enumerate(corpus.utterances):
+        if before and total_s + utterance.duration_s <= join_s and _follows(before, utterance):
+            counts[-1] += 1
+            total_s += utterance.duration_s
+        else:
+            firsts.append(number)
+            counts.append(1)
+            total_s = utterance.duration_s
+        before = utterance
+    found = len(corpus.utterances)
+    if len(firsts) == found:
+        return None
+    corpus.utterances = corpus.utterances.joined(np.array(firsts), np.array(counts))
+    return f"{found:,} utterances are joined to {len(firsts):,} of up to {join_s:g} s (data.join_s)"
+
+
+def _follows(one: Utterance, other: Utterance) -> bool:
+    """Whether ``other`` is a neighbour of ``one``, which precedes it in the corpus."""
+    if one.corpus_number != other.corpus_number or (one.text is None) != (other.text is None):
+        return False
+    if one.source == other.source:
+        return other.start_s >= one.start_s + one.duration_s - OVERLAP_S
+    if one.speaker or other.speaker:
+        return one.speaker == other.speaker
+    files = one.stored is None and other.stored is None
+    return files and PurePath(one.source).parent == PurePath(other.source).parent

@@ -1,10 +1,8 @@
 """Finding audio: any source becomes one list of utterances; nothing is decoded and nothing is copied.
 
-A source is a file, a folder, the name of a data set on the hub, or a glob, and what is in it decides which reader
-reads it: the first of ``readers/forms.READERS`` that matches (``python -m mixvec.data.readers`` prints them). A corpus
-that keeps its splits in files is named by one of them, ``data.train=DIR/train.tsv``; one that keeps them in folders by
-a folder, ``data.train=DIR/train-clean-100``; a folder that holds several splits is refused. A file or folder may be a
-URL that fsspec opens (``readers/remote.py``).
+What is in a source decides which reader reads it: the first of ``readers/forms.READERS`` that matches. A corpus that
+keeps its splits in files is named by one of them, ``data.train=DIR/train.tsv``; one that keeps them in folders by a
+folder, ``data.train=DIR/train-clean-100``; a folder that holds several splits is refused.
 """
 
 from __future__ import annotations
@@ -14,27 +12,70 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..audio import AudioHeader, silent_channels
-from ..errors import UserError, named
+from ..errors import UserError, named, redacted
 from .fingerprint import Fingerprint
 from .headers import opened, with_headers
-from .mixture import repeats_of
+from .plan import repeats_of
 from .readers.files import audio_below
 from .readers.forms import READERS
-from .readers.ranges import is_url
-from .readers.remote import AnyPath, expanded, forget, source_path
-from .readers.remote_rows import in_order, settled
-from .readers.rows import Fault, Row, Shard, Wanted, fields_of
-from .spec import SourceSpec, parse_sources, short_names
+from .readers.ranges import RemoteFile, State, is_url, states
+from .readers.remote import AnyPath, RemotePath, expanded, forget, located, source_path
+from .readers.rows import SPLIT_NAME, Fault, Row, Rows, Shard, Stored, Wanted, fields_of
 from .utterances import Utterance, Utterances
 
 CHANNELS_CHECKED, CHECKED_S = 8, 10.0
+SHARDS_AT_ONCE = 8
+
+
+class SourceSpec(NamedTuple):
+    """One source of a list."""
+
+    name: str
+    """A path, URL, glob or hub name."""
+    weight: float = 1.0
+    """How often an epoch takes each of its utterances (``plan.repeats_of``)."""
+
+    @property
+    def short_name(self) -> str:
+        """The name in a log line or on a model card: its last part, with the one before where the last is a split."""
+        path = Path(redacted(self.name).removesuffix("?***"))
+        if SPLIT_NAME.match(path.name.lower()) and path.parent.name:
+            return f"{path.parent.name}/{path.name}"
+        return path.name or self.name
+
+
+def parse_sources(value: Any, key: str) -> tuple[SourceSpec, ...]:
+    """The sources that the value of ``key`` names: a name, ``{source: NAME, weight: 2}``, or a list of these. Raises
+    ``UserError`` where there is none, or an entry has neither form; the message names the key and the entry."""
+    if value in (None, "", [], ()):
+        raise UserError(f"{key} is not set: give it a folder of audio, such as {key}=DIR")
+    entries = value if isinstance(value, list | tuple) else [value]
+    return tuple(_parse_entry(entry, key) for entry in entries)
+
+
+def _parse_entry(entry: Any, key: str) -> SourceSpec:
+    if not isinstance(entry, dict):
+        return SourceSpec(str(entry))
+    name, weight = entry.get("source"), entry.get("weight", 1.0)
+    if not isinstance(name, str) or not name or set(entry) - {"source", "weight"}:
+        raise UserError(f"{key}: {entry} is neither a source nor of the form {{source: DIR, weight: 2}}")
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+        raise UserError(f"{key}: weight={weight!r} of {name} is not a number above 0")
+    return SourceSpec(name, float(weight))
+
+
+def short_names(sources: tuple[SourceSpec, ...]) -> str:
+    """The names of all sources, in a log line or on a model card."""
+    return ", ".join(source.short_name for source in sources)
 
 
 @dataclass
@@ -59,7 +100,7 @@ class Corpus:
         return float(self.utterances.durations_s.sum()) / 3600
 
     def repeats(self, temperature: float) -> np.ndarray | None:
-        """How often an epoch takes each utterance (N,); None where it takes each once (``mixture.repeats_of``)."""
+        """How often an epoch takes each utterance (N,); None where it takes each once (``plan.repeats_of``)."""
         weights = [source.weight for source in self.sources]
         return repeats_of(self.utterances.durations_s, self.utterances.corpus_numbers, weights, temperature)
 
@@ -70,9 +111,6 @@ class Corpus:
             del checksums["labels"]
         seconds = round(float(self.utterances.durations_s.sum()), 3)
         return {"utterances": len(self.utterances), "seconds": seconds, **checksums}
-
-    def skip(self, source: str, reason: str) -> None:
-        self.skipped.append({"source": source, "reason": reason})
 
     def keep(self, test: Callable[[Utterance], Any], reason: str) -> None:
         """Drop the utterances that fail ``test``, each counted as skipped; ``u`` in ``reason`` is the utterance."""
@@ -86,7 +124,7 @@ class Corpus:
     def _keep(self, kept: np.ndarray, reason: str) -> None:
         for number in np.flatnonzero(~kept):
             utterance = self.utterances[int(number)]
-            self.skip(utterance.source, reason.format(u=utterance))
+            self.skipped.append({"source": utterance.source, "reason": reason.format(u=utterance)})
         self.utterances = self.utterances.where(kept)
 
     def reasons(self, count: int) -> str:
@@ -117,11 +155,7 @@ class Corpus:
         return lines[:1] + [f"    and {len(lines) - 1} more of the first {len(self.several)}"] * (len(lines) > 1)
 
     def check_skipped(self, most: float, key: str) -> None:
-        """Check that at most the share ``most`` of the utterances of ``key`` has been skipped.
-
-        Raises:
-            UserError: more has; the message has the numbers and the first three reasons.
-        """
+        """Raise ``UserError``, with numbers and reasons, where more than the share ``most`` has been skipped."""
         total = len(self.skipped) + len(self.utterances)
         if len(self.skipped) > most * total:
             raise UserError(f"{key}: {len(self.skipped)} of {total} utterances cannot be used, more than "
@@ -129,13 +163,11 @@ class Corpus:
 
 
 def find_utterances(source: Any, key: str, *, labels: bool = False, channel: str = "mean") -> Corpus:
-    """All utterances of ``source``, in a fixed order.
+    """All utterances of ``source`` (``parse_sources``), in a fixed order.
 
     Args:
-        source: a path, URL, glob or hub name, ``{source: NAME, weight: 2}``, or a list of them (``parse_sources``).
         key: the configuration key it came from, for messages.
         labels: whether text or labels are needed, so that a bare folder of audio is refused.
-        channel: which channel is read of audio that has several.
 
     Raises:
         UserError: ``source`` is missing, or holds no audio that can be read.
@@ -144,9 +176,9 @@ def find_utterances(source: Any, key: str, *, labels: bool = False, channel: str
     corpus = Corpus(short_names(sources), sources=sources, labelled=labels)
     for corpus_number, (name, _) in enumerate(sources):
         forget()
-        rows = in_order([shard.rows for shard in shards_of(name, key, labels)], remote=is_url(name))
-        for looked_at in with_headers(settled(rows), name):
-            _add(corpus, looked_at, corpus_number, labels)
+        rows = _in_order(shards_of(name, key, labels), remote=is_url(name))
+        for found in with_headers(rows, name):
+            _add(corpus, found, corpus_number, labels)
     corpus.utterances.channel = channel
     if not corpus.utterances:
         why = f"; {len(corpus.skipped)} skipped, the first: {corpus.reasons(1)}" if corpus.skipped else ""
@@ -164,13 +196,9 @@ def _matching(name: str) -> list[str]:
 
 
 def shards_of(name: str, key: str, labels: bool, *, stream: bool = False) -> list[Shard]:
-    """The shards of a source that is one name or a pattern: its tars or Parquet files, or all of it as one.
-
-    With ``stream``, rows of Parquet and of the hub hold the bytes of their audio, and nothing is fetched in advance.
-
-    Raises:
-        UserError: there is no such source.
-    """
+    """The shards of a source that is one name or a pattern: its tars or Parquet files, or all of it as one. With
+    ``stream``, rows of Parquet and of the hub hold the bytes of their audio, and nothing is fetched in advance. Raises
+    ``UserError`` where there is no such source."""
     with named(f"{key}="):
         found = _matching(name)
         if not found:
@@ -182,52 +210,70 @@ def shards_of(name: str, key: str, labels: bool, *, stream: bool = False) -> lis
     for reader in READERS if kind != "name" or name == str(path) else ():  # ./org/name can only be a path
         if reader.kind == kind and reader.matches(path, labels):
             rows = reader.rows(path, Wanted(key, labels, stream))
-            return rows if isinstance(rows, list) else [Shard(name, rows)]
+            shards = rows if isinstance(rows, list) else [Shard(name, rows)]
+            return [Shard(shard.name, _settled(shard.rows)) for shard in shards]
     if kind == "name":
         raise UserError(f"{key}={name}: no such file or folder")
     if labels:
         raise UserError(f"{key}={path}: no metadata.jsonl or other labels in it{_hint(path, key)}")
-    return [Shard(name, iter(audio_below(path)[1]))] if kind == "folder" else []
+    return [Shard(name, _settled(iter(audio_below(path)[1])))]
+
+
+def _settled(rows: Rows) -> Rows:
+    """The rows with ``stored`` set for remote audio, and secrets in names replaced."""
+    for row in rows:
+        if not is_url(row.source):
+            yield row
+        elif isinstance(row, Fault):
+            yield replace(row, source=redacted(row.source), reason=redacted(row.reason))
+        else:
+            source, stored = row.source, row.stored
+            if stored is None:
+                path = located(source)  # which may be on this machine
+                source = str(path)
+                size, version = states.get(source, State())
+                stored = Stored(RemoteFile(source, version), -1, size) if isinstance(path, RemotePath) else None
+            yield replace(row, source=redacted(source), where=redacted(row.where), stored=stored)
+
+
+def _in_order(shards: list[Shard], *, remote: bool) -> Rows:
+    """The rows of all shards in order; several remote shards are read at a time."""
+    if not remote:
+        yield from chain.from_iterable(shard.rows for shard in shards)
+        return
+    with ThreadPoolExecutor(SHARDS_AT_ONCE, thread_name_prefix="shards") as pool:
+        yield from chain.from_iterable(pool.map(lambda shard: list(shard.rows), shards))
 
 
 def _hint(folder: AnyPath, key: str) -> str:
     """Which split of the folder could have been meant."""
-    splits = [p.parent for reader in READERS for pattern in reader.split_folders for p in sorted(folder.glob(pattern))]
-    splits += [p for reader in READERS for pattern in reader.split_files for p in sorted(folder.glob(pattern))]
-    splits.sort(key=lambda path: "train" not in path.name)
-    return (
-        f"; did you mean {key}={splits[0]}?"
-        if splits
-        else (
-            ": metadata.jsonl, .csv or .parquet, wav.scp and text, a .txt beside each file, or a folder for each class "
-            "gives them (python -m mixvec.data.readers lists all forms)"
-        )
-    )
+    found = [(reader, path) for reader in READERS for glob in reader.splits for path in sorted(folder.glob(glob))]
+    splits = [path.parent if reader.kind == "folder" else path for reader, path in found]
+    if splits:
+        return f"; did you mean {key}={min(splits, key=lambda path: 'train' not in path.name)}?"
+    return (": metadata.jsonl, .csv or .parquet, wav.scp and text, a .txt beside each file, or a folder for each class "
+            "gives them (python -m mixvec.data.readers lists all forms)")  # fmt: skip
 
 
 def _add(corpus: Corpus, found: tuple[Row, AudioHeader] | Fault, corpus_number: int, labels: bool) -> None:
     """Append one utterance, or count it as skipped."""
-    if isinstance(found, Fault) and not found.counted:
-        return corpus.notes.append({"source": found.source, "reason": found.reason})
     if isinstance(found, Fault):
-        return corpus.skip(found.source, found.reason)
-    row, header = found
-    made = utterance_of(row, header, corpus_number, labels)
-    if isinstance(made, Fault):
-        return corpus.skip(made.source, made.reason)
-    if header.channels > 1 and len(corpus.several) < CHANNELS_CHECKED:
-        corpus.several.append(made)
-    corpus.utterances.append(made)
-    corpus.formats[header.rate_hz, header.channels] += 1
-    return None
+        fault = found
+    else:
+        row, header = found
+        made = utterance_of(row, header, corpus_number, labels)
+        if isinstance(made, Utterance):
+            if header.channels > 1 and len(corpus.several) < CHANNELS_CHECKED:
+                corpus.several.append(made)
+            corpus.utterances.append(made)
+            corpus.formats[header.rate_hz, header.channels] += 1
+            return
+        fault = made
+    (corpus.skipped if fault.counted else corpus.notes).append({"source": fault.source, "reason": fault.reason})
 
 
 def utterance_of(row: Row, header: AudioHeader, corpus_number: int, labels: bool = False) -> Utterance | Fault:
-    """The utterance of a row and its audio's header; a fault where no audio is left.
-
-    Args:
-        labels: whether the row's other fields are kept.
-    """
+    """The utterance of a row and its audio's header, with ``labels`` its other fields; or a fault: no audio is left."""
     frames, rate_hz, _ = header
     start_s, wanted_s = row.start_s, row.duration_s
     if row.span_samples is not None:

@@ -14,9 +14,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset
@@ -24,19 +25,16 @@ from torch.utils.data import IterableDataset
 from ..audio import audio_header
 from ..errors import UserError, redacted
 from .augment import Augmentation
-from .batches import Batch, Clip, Loaded, LoaderConfig, UpdateSource, loaded_of
+from .batches import Batch, Clip, Loaded, LoaderConfig, UpdateSource, data_loader, loaded_of
 from .fingerprint import Fingerprint
 from .headers import opened
 from .plan import deal, plan_pool
 from .readers.remote import forget
-from .readers.remote_rows import settled
-from .readers.rows import Fault, Row, Rows, Shard
+from .readers.rows import Fault, Row, Rows, Shard, Stored
 from .readers.tables import Held
 from .segments import even_segments_of
-from .sources import shards_of, utterance_of
-from .spec import SourceSpec
+from .sources import SourceSpec, shards_of, utterance_of
 from .utterances import Utterance
-from .workers import data_loader
 
 ROWS_AT_ONCE = 32
 """Rows whose headers are read together."""
@@ -48,30 +46,20 @@ Place = dict[str, Any]
 BEGINNING = [0, 0, 0, 0]
 
 
-@dataclass(frozen=True)
-class Streamed:
-    """An utterance and the numbers that identify it, which seed all that is random about it."""
+class Streamed(NamedTuple):
+    """An utterance and the numbers that identify it, which seed all that is random about it: epoch, source, shard and
+    row; for a segment of a long recording also its number."""
 
     utterance: Utterance
     numbers: tuple[int, ...]
-    """Epoch, source, shard and row; for a segment of a long recording also its number."""
-
-    def segments(self, min_s: float, max_s: float) -> list[Streamed]:
-        """The utterance alone, or the segments of a recording longer than ``max_s``."""
-        if self.utterance.duration_s <= max_s:
-            return [self]
-        segments = even_segments_of(self.utterance, min_s, max_s)
-        return [Streamed(segment, (*self.numbers, number)) for number, segment in enumerate(segments)]
 
 
-@dataclass
-class Pool:
-    """What a rank has read and not yet decoded."""
+class Pool(NamedTuple):
+    """What a rank has read and not yet decoded, and where each source continues after it."""
 
-    streamed: list[Streamed] = field(default_factory=list)
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    after: list[At] = field(default_factory=list)
-    """Where each source continues after the pool."""
+    streamed: list[Streamed]
+    skipped: list[dict[str, Any]]
+    after: list[At]
 
 
 class Source:
@@ -83,11 +71,8 @@ class Source:
         """The utterances read in this session, and how many of them could not be used."""
 
     def read(self, at: At | None, workers: ThreadPoolExecutor) -> Iterator[tuple[At, Streamed | Fault]]:
-        """The utterances from a place on, each with the place after it.
-
-        Raises:
-            UserError: the source cannot be read, holds no audio, or has changed since ``at``.
-        """
+        """The utterances from a place on, each with the place after it. Raises ``UserError`` where the source cannot be
+        read, holds no audio, or has changed since ``at``."""
         epoch, first, row, count = at or BEGINNING
         rank = self.config.rank
         while True:
@@ -118,7 +103,7 @@ class Source:
 
     def shards(self, epoch: int) -> list[tuple[int, Rows]]:
         """This rank's shards of an epoch with their numbers; its rows of each where there are fewer than ranks."""
-        rows = [settled(shard.rows) for shard in self.all_shards()]
+        rows = [shard.rows for shard in self.all_shards()]
         seed, ranks, rank = self.config.seed, self.config.ranks, self.config.rank
         order = np.random.default_rng([seed, epoch, self.number, 0, 5]).permutation(len(rows)).tolist()
         if len(rows) >= ranks:
@@ -128,10 +113,8 @@ class Source:
     def _looked(self, rows: Iterator[Row | Fault], workers: ThreadPoolExecutor) -> Iterator[Utterance | Fault]:
         while batch := list(islice(rows, ROWS_AT_ONCE)):
             for found in workers.map(self._look, batch):
-                self.read_count, self.bad_count = (
-                    self.read_count + 1,
-                    self.bad_count + (isinstance(found, Fault) and found.counted),
-                )
+                self.read_count += 1
+                self.bad_count += isinstance(found, Fault) and found.counted
                 if isinstance(found, Utterance) and found.duration_s < self.config.min_s:
                     found = Fault(found.source, f"{found.source}: {found.duration_s:.2f} s is under data.min_s")
                 yield found
@@ -140,22 +123,24 @@ class Source:
         """In a thread: fetch audio that is inside something larger, and read its header."""
         if isinstance(row, Fault):
             return row
+        stored = row.stored
         try:
-            with opened(row.source, row.stored) as file:
-                held = row.stored if isinstance(file, str) or isinstance(row.stored, Held) else Held(file.read())
-            with opened(row.source, held) as file:
+            if stored is not None and not isinstance(stored.holder, Held):
+                with opened(row.source, stored) as file:
+                    stored = Stored(Held(file.read()))  # type: ignore[union-attr]
+            with opened(row.source, stored) as file:
                 made = utterance_of(row, audio_header(file), self.number)
         except UserError as error:
             return Fault(row.source, str(error))
-        return (
-            made
-            if isinstance(made, Fault)
-            else replace(made, text=None, label=None, stored=held, channel=self.config.channel)
-        )
+        if isinstance(made, Fault):
+            return made
+        return replace(made, text=None, label=None, stored=stored, channel=self.config.channel)
 
 
-class StreamedUpdates(UpdateSource[Batch]):
-    """The updates of a stream for one rank."""
+class StreamedUpdates(UpdateSource[Batch], IterableDataset[Any]):
+    """The updates of a stream for one rank, which are those from ``place`` on where it is iterated as a data set."""
+
+    place: Place | None = None
 
     def __init__(
         self,
@@ -168,11 +153,8 @@ class StreamedUpdates(UpdateSource[Batch]):
         max_skipped: float,
         augment: Augmentation | None = None,
     ) -> None:
-        """``workers`` threads decode, in one process of their own; with 0 one thread does, in this process.
-
-        Raises:
-            UserError: there is no such source.
-        """
+        """``workers`` threads decode, in one process of their own; with 0 one thread does, in this process. Raises
+        ``UserError`` where there is no such source."""
         super().__init__(collate, config, augment)
         self.key, self.max_skipped = key, max_skipped
         self.weights = [source.weight for source in sources]
@@ -189,7 +171,6 @@ class StreamedUpdates(UpdateSource[Batch]):
         return max(int(at[0]) for at in place["sources"])
 
     def fingerprint(self) -> Fingerprint:
-        """Plain JSON by which a resumed run notices that its data has changed: the sources and their shards."""
         return self._fingerprint
 
     def _updates(self, place: Place | None) -> Iterator[tuple[Place, list[Loaded[Batch]]]]:
@@ -197,14 +178,23 @@ class StreamedUpdates(UpdateSource[Batch]):
         if place and place["ranks"] != ranks:
             raise UserError(f"{self.key}: this stream was read by {place['ranks']} ranks, each at a place of its own, "
                             f"so {ranks} ranks cannot resume it; start {place['ranks']} again")  # fmt: skip
-        for item in data_loader(_Stream(self, place), min(1, workers), ahead=2):
+        stream = copy(self)
+        stream.place = place
+        for item in data_loader(stream, min(1, workers), ahead=2):
             if isinstance(item, str):
                 raise UserError(item)
             yield item
 
-    def decoded(self, place: Place | None) -> Iterator[tuple[Place, list[Loaded[Batch]]]]:
+    def __iter__(self) -> Iterator[Any]:
+        """The updates; a ``UserError`` becomes a last item, its message."""
+        try:
+            yield from self._decoded(self.place)
+        except UserError as error:
+            yield str(error)
+
+    def _decoded(self, place: Place | None) -> Iterator[tuple[Place, list[Loaded[Batch]]]]:
         """The updates from a place on, in this process; while one pool is decoded, a thread fills the next."""
-        begins: list[At | None] = list(place["sources"]) if place else [None] * len(self.sources)
+        begins: list[At] = list(place["sources"]) if place else [BEGINNING] * len(self.sources)
         first = place["update"] if place else 0
         with ThreadPoolExecutor(max(1, self.config.workers)) as workers, ThreadPoolExecutor(1) as filler:
             streams = [source.read(at, workers) for source, at in zip(self.sources, begins, strict=True)]
@@ -219,22 +209,25 @@ class StreamedUpdates(UpdateSource[Batch]):
                             loaded[0].skipped.extend(pool.skipped)
                         first += 1
                         yield after, loaded
-                    begins, first = list(pool.after), 0
+                    begins, first = pool.after, 0
             finally:
                 self._ended = True
 
-    def _fill(self, streams: list[Iterator[tuple[At, Streamed | Fault]]], begins: Sequence[At | None]) -> Pool:
+    def _fill(self, streams: list[Iterator[tuple[At, Streamed | Fault]]], begins: Sequence[At]) -> Pool:
         """The next pool: it is always the source with the fewest seconds for its weight that is read next."""
-        pool, seconds = Pool(after=[at or BEGINNING for at in begins]), [0.0] * len(streams)
+        pool, seconds = Pool([], [], [*begins]), [0.0] * len(streams)
         while sum(seconds) < self.pool_s and not self._ended:
             turn = min(range(len(streams)), key=lambda n: seconds[n] / self.weights[n])
             pool.after[turn], found = next(streams[turn])
             if isinstance(found, Fault):
                 pool.skipped.append({"source": found.source, "reason": found.reason})
-            else:
-                segments = found.segments(self.config.min_s, self.config.crop_s)
-                pool.streamed += segments
-                seconds[turn] += sum(map(self._planned_s, segments))
+                continue
+            segments = [found]
+            if found.utterance.duration_s > self.config.crop_s:
+                parts = even_segments_of(found.utterance, self.config.min_s, self.config.crop_s)
+                segments = [Streamed(part, (*found.numbers, number)) for number, part in enumerate(parts)]
+            pool.streamed.extend(segments)
+            seconds[turn] += sum(map(self._planned_s, segments))
         bad, count = (sum(getattr(own, name) for own in self.sources) for name in ("bad_count", "read_count"))
         if bad > self.max_skipped * count:
             reasons = " ".join("; ".join(row["reason"] for row in pool.skipped[:3]).split())
@@ -242,16 +235,15 @@ class StreamedUpdates(UpdateSource[Batch]):
                             f"data.max_skipped={self.max_skipped:g} allows: {reasons}")  # fmt: skip
         return pool
 
-    def _deal(self, pool: Pool, begins: list[At | None], first: int) -> Iterator[tuple[Place, list[np.ndarray]]]:
+    def _deal(self, pool: Pool, begins: list[At], first: int) -> Iterator[tuple[Place, list[np.ndarray]]]:
         """The updates of a pool from ``first`` on, as micro-batches, each with the place after it."""
         config = self.config
         durations_s = np.array([self._planned_s(streamed) for streamed in pool.streamed])
         count = min(len(durations_s), max(1, round(float(durations_s.sum()) / self.update_s)))
-        begun = [at or BEGINNING for at in begins]
-        rng = np.random.default_rng([config.seed, config.rank, *(value for at in begun for value in at), 6])
+        rng = np.random.default_rng([config.seed, config.rank, *(value for at in begins for value in at), 6])
         updates = plan_pool(np.arange(len(durations_s)), durations_s, count, rng)
         for number in range(first, count):
-            inside = {"sources": begun, "update": number + 1, "ranks": config.ranks}
+            inside = {"sources": begins, "update": number + 1, "ranks": config.ranks}
             end = {"sources": pool.after, "update": 0, "ranks": config.ranks}
             parts = deal(updates[number], durations_s, config.batch_max_s, 1, 0)
             yield inside if number + 1 < count else end, parts
@@ -262,9 +254,8 @@ class StreamedUpdates(UpdateSource[Batch]):
         def clip(own: int) -> Clip | dict[str, Any]:
             streamed = pool.streamed[own]
             seed = (self.config.seed, *streamed.numbers)
-            rng = np.random.default_rng([*seed, 7])
             try:
-                return self.clip(utterances, own, seed, rng, self._speed(streamed))
+                return self.clip(utterances, own, seed, np.random.default_rng([*seed, 7]), self._speed(streamed))
             except UserError as error:
                 return {"source": utterances[own].source, "reason": str(error), "epoch": streamed.numbers[0]}
 
@@ -281,16 +272,3 @@ class StreamedUpdates(UpdateSource[Batch]):
     def _planned_s(self, streamed: Streamed) -> float:
         """Seconds at its speed and cropped."""
         return min(streamed.utterance.duration_s / self._speed(streamed), self.config.crop_s)
-
-
-class _Stream(IterableDataset[Any]):
-    """The updates from a place on; a ``UserError`` becomes a last item, its message."""
-
-    def __init__(self, updates: StreamedUpdates[Any], place: Place | None) -> None:
-        self.updates, self.place = updates, place
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from self.updates.decoded(self.place)
-        except UserError as error:
-            yield str(error)

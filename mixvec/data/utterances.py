@@ -11,7 +11,7 @@ import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
@@ -53,11 +53,8 @@ class Utterance:
         return next((self.fields[key] for key in SPEAKER_KEYS if self.fields.get(key)), None)
 
     def read(self, start_s: float = 0.0, duration_s: float | None = None) -> Tensor:
-        """The waveform (S,) at 16 kHz, or the segment of it that starts ``start_s`` into the utterance.
-
-        Raises:
-            UserError: it cannot be decoded.
-        """
+        """The waveform (S,) at 16 kHz, or the segment of it that starts ``start_s`` into the utterance. Raises
+        ``UserError`` where it cannot be decoded."""
         left = self.duration_s - start_s
         wanted = left if duration_s is None else min(duration_s, left)
         if self.followed_by:
@@ -77,13 +74,9 @@ class Utterance:
 
 
 class Utterances(Sequence[Utterance]):
-    """A sequence of utterances, each built when it is indexed. Slices and selections share all but its numbers.
-
-    The names and labels of an utterance are a record of JSON, end to end with all others in one buffer. Of where stored
-    audio is, what many utterances share is kept once: two members of one tar, ``TarMember("a.tar", 512, 90)`` and
-    ``TarMember("a.tar", 1024, 80)``, share ``(TarMember, ["a.tar", None, None])``, number 0, and their records end in
-    ``0, 512, 90]`` and ``0, 1024, 80]``.
-    """
+    """A sequence of utterances, each built when it is indexed. Slices and selections share all but its numbers. The
+    names and labels of an utterance are a record of JSON, end to end with all others in one buffer. For stored audio it
+    ends with three numbers: of its holder, which is kept once for all that it holds, its place and its size."""
 
     channel = "mean"
     """That of all of them."""
@@ -93,8 +86,7 @@ class Utterances(Sequence[Utterance]):
         self._starts_s: Any = array("d")
         self._corpus_numbers: Any = array("i")
         self._records, self._ends = bytearray(), array("q", [0])
-        self._shared: list[tuple[type[Any], list[Any]]] = []
-        self._shared_numbers: dict[Any, int] = {}
+        self._holders, self._holder_numbers = list[Any](), dict[Any, int]()
         self._rows: np.ndarray | None = None  # in a selection: the numbers of the records
         self._joined: tuple[Utterances, np.ndarray, np.ndarray] | None = None  # of what, first numbers, counts
         for utterance in utterances:
@@ -106,36 +98,19 @@ class Utterances(Sequence[Utterance]):
         self._durations_s.append(utterance.duration_s)
         self._starts_s.append(utterance.start_s)
         self._corpus_numbers.append(utterance.corpus_number)
-        labels = [utterance.text, utterance.label, dict(utterance.fields)]
-        record = json.dumps([utterance.source, *labels, *self._packed(utterance.stored)], ensure_ascii=False)
-        self._records += record.encode("utf-8", "surrogatepass")
+        record: list[Any] = [utterance.source, utterance.text, utterance.label, dict(utterance.fields)]
+        if utterance.stored is not None:
+            holder, place, size = utterance.stored
+            number = self._holder_numbers.setdefault(holder, len(self._holders))
+            self._holders += [holder] * (number == len(self._holders))
+            record += [number, place, size]
+        self._records += json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
         self._ends.append(len(self._records))
 
-    def _packed(self, stored: Any) -> list[int]:
-        """The number of what ``stored`` shares with others, and its own numbers; nothing for None."""
-        if stored is None:
-            return []
-        values = [getattr(stored, field.name) for field in fields(stored)]
-        shared = [None if type(value) is int else value for value in values]
-        key = (type(stored), *(value if isinstance(value, str) else id(value) for value in shared))
-        if key not in self._shared_numbers:
-            self._shared_numbers[key] = len(self._shared)
-            self._shared.append((type(stored), shared))  # which keeps the values, and so their ids, alive
-        return [self._shared_numbers[key], *(value for value in values if type(value) is int)]
-
-    def _unpacked(self, packed: list[int]) -> Any:
-        if not packed:
-            return None
-        kind, shared = self._shared[packed[0]]
-        numbers = iter(packed[1:])
-        return kind(*(next(numbers) if value is None else value for value in shared))
-
     def _record(self, row: int) -> list[Any]:
-        """Source, text, label, fields, and what ``_packed`` returned."""
-        record: list[Any] = json.loads(
-            self._records[self._ends[row] : self._ends[row + 1]].decode("utf-8", "surrogatepass")
-        )
-        return record
+        """Source, text, label, fields, and the numbers of stored audio."""
+        packed = self._records[self._ends[row] : self._ends[row + 1]]
+        return json.loads(packed.decode("utf-8", "surrogatepass"))  # type: ignore[no-any-return]
 
     def __len__(self) -> int:
         return len(self._durations_s)
@@ -155,14 +130,12 @@ class Utterances(Sequence[Utterance]):
             first, *others = (of[k] for k in range(firsts[n], firsts[n] + counts[n]))
             text = None if first.text is None else " ".join(str(part.text) for part in (first, *others))
             return replace(first, duration_s=float(self._durations_s[n]), text=text, followed_by=tuple(others))
-        source, text, label, fields, *packed = self._record(n if self._rows is None else int(self._rows[n]))
+        source, text, label, fields, *stored = self._record(n if self._rows is None else int(self._rows[n]))
         return Utterance(
-            source, float(self._durations_s[n]), float(self._starts_s[n]), text, label, fields, self._unpacked(packed),
-            int(self._corpus_numbers[n]), channel=self.channel,
+            source, float(self._durations_s[n]), float(self._starts_s[n]), text, label, fields,
+            Stored(self._holders[stored[0]], *stored[1:]) if stored else None, int(self._corpus_numbers[n]),
+            channel=self.channel,
         )  # fmt: skip
-
-    def __iter__(self) -> Iterator[Utterance]:
-        return (self[i] for i in range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(self) == len(other) and all(map(Utterance.__eq__, self, other))
@@ -197,30 +170,21 @@ class Utterances(Sequence[Utterance]):
         return self if kept.all() else self._selected(np.flatnonzero(kept))
 
     def longest(self, share: float) -> Utterances:
-        """The longest utterances, in order, that make up ``share`` of the hours: as few as possible, at least one.
-
-        Ties are broken by a fixed random draw, so that no folder is preferred.
-        """
+        """The longest utterances, in order, that make up ``share`` of the hours: as few as possible, at least one. Ties
+        are broken by a fixed random draw, so that no folder is preferred."""
         durations_s = self.durations_s
         drawn = np.random.default_rng(0).permutation(len(self))
         order = drawn[np.argsort(-durations_s[drawn], kind="stable")]
         before_s = np.cumsum(durations_s[order]) - durations_s[order]
-        kept = np.zeros(len(self), dtype=bool)
-        kept[order[before_s < share * durations_s.sum() * (1 - 1e-12)]] = True
-        return self.where(kept)
+        return self._selected(np.sort(order[before_s < share * durations_s.sum() * (1 - 1e-12)]))
 
     def drawn(self, seconds: float, seed: int) -> Utterances:
         """At most ``seconds`` of utterances, in order, drawn at random by ``seed``; more seconds contain fewer."""
         drawn = np.random.default_rng(seed).permutation(len(self))
-        kept = np.zeros(len(self), dtype=bool)
-        kept[drawn[np.cumsum(self.durations_s[drawn]) <= seconds]] = True
-        return self.where(kept)
+        return self._selected(np.sort(drawn[np.cumsum(self.durations_s[drawn]) <= seconds]))
 
     def segments(self, numbers: np.ndarray, starts_s: np.ndarray, durations_s: np.ndarray) -> Utterances:
-        """Segments of utterances: of which one (M,), where in it they start (M,), how long they are (M,).
-
-        Each keeps the text of its whole utterance.
-        """
+        """Segments of utterances, with their texts: of which (M,), where in each they start (M,), how long (M,)."""
         selection = self._selected(numbers)
         selection._starts_s, selection._durations_s = selection._starts_s + starts_s, durations_s
         return selection

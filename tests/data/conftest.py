@@ -8,7 +8,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from mixvec.data.readers import retries
+from mixvec.data.readers import ranges
 from tests.web_server import WebServer
 
 
@@ -16,7 +16,7 @@ from tests.web_server import WebServer
 def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An index and a memory file system of the test's own; nothing is tried again, and nothing is copied to disk."""
     monkeypatch.setenv("MIXVEC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(retries, "WAITS_S", ())
+    monkeypatch.setattr(ranges, "WAITS_S", ())
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     yield

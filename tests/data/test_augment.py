@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,24 +15,14 @@ from torch import Tensor
 
 from mixvec import UserError
 from mixvec.data.augment import Augmentation, add_noise, change_speed, mix, reverberate
-from mixvec.data.batches import Loaded, LoaderConfig, Updates
+from mixvec.data.batches import LoaderConfig, Updates
 from mixvec.data.config import WaveformAugmentConfig
 from mixvec.data.sources import Corpus, find_utterances
 from pretrain.objectives.contrastive import ContrastiveBatch
-from tests.data.test_batches import COLLATE
+from tests.data.test_batches import COLLATE, SECONDS, assert_equal, stream, write_noises
 
-SECONDS = (0.5, 1.3, 0.7, 2.9, 0.6, 1.1, 0.8, 2.0, 0.9, 1.7)
 SPEEDS = (0.9, 1.0, 1.1)
 OFF = WaveformAugmentConfig()
-
-
-def write_noises(folder: Path, seconds: tuple[float, ...], seed: int) -> Path:
-    """16 kHz files of white noise, unclipped."""
-    folder.mkdir()
-    for number, length_s in enumerate(seconds):
-        samples = np.random.default_rng([seed, number]).standard_normal(round(length_s * 16_000)) / 8
-        soundfile.write(folder / f"{number}.wav", samples, 16_000, subtype="FLOAT")
-    return folder
 
 
 @pytest.fixture
@@ -51,21 +39,6 @@ def everything(tmp_path: Path) -> WaveformAugmentConfig:
 def updates_of(corpus: Corpus, config: WaveformAugmentConfig | None, **others: Any) -> Updates[ContrastiveBatch]:
     loader = LoaderConfig(4.0, 2.5, crop_s=1.5, min_s=0.3, workers=0, seed=3)
     return Updates(corpus, COLLATE, replace(loader, **others), augment=config and Augmentation(config, 3))
-
-
-Stream = list[tuple[list[int], list[Loaded[ContrastiveBatch]]]]
-
-
-def stream(updates: Updates[ContrastiveBatch], count: int, place: list[int] | None = None) -> Stream:
-    return list(itertools.islice(updates.start(place), count))
-
-
-def assert_equal(one: Stream, other: Stream) -> None:
-    assert [place for place, _ in one] == [place for place, _ in other]
-    for (_, first), (_, second) in zip(one, other, strict=True):
-        assert [part.sources for part in first] == [part.sources for part in second]
-        for a, b in zip(first, second, strict=True):
-            assert all(torch.equal(x, y) for x, y in zip(a.batch, b.batch, strict=True))
 
 
 def ratio_db(signal: Tensor, other: Tensor) -> float:

@@ -17,11 +17,10 @@ import soundfile
 import torch
 
 from mixvec import UserError
-from mixvec.data.batches import Clip, Loaded, LoaderConfig, Updates
+from mixvec.data.batches import Clip, Loaded, LoaderConfig, Updates, start_worker
 from mixvec.data.masks import span_mask
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance, Utterances
-from mixvec.data.workers import start_worker
 from mixvec.model.frontend import MelFrontEnd
 from pretrain.objectives.contrastive import Contrastive, ContrastiveBatch, ContrastiveConfig, draw_distractors
 
@@ -38,10 +37,21 @@ SECONDS = (0.5, 1.3, 0.7, 2.9, 0.6, 1.1, 0.8, 2.0, 0.9, 1.7)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Ten files of unequal length; every sample says whose it is and where in it."""
-    for number, seconds in enumerate(SECONDS):
-        samples = np.random.default_rng(number).uniform(-0.5, 0.5, round(seconds * 16_000))
-        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000, subtype="FLOAT")
-    return tmp_path
+    return write_noises(tmp_path / "audio", SECONDS, 0)
+
+
+@pytest.fixture
+def corpus(folder: Path) -> Corpus:
+    return find_utterances(str(folder), "data.train")
+
+
+def write_noises(folder: Path, seconds: tuple[float, ...], seed: int) -> Path:
+    """16 kHz files of white noise, unclipped."""
+    folder.mkdir()
+    for number, length_s in enumerate(seconds):
+        samples = np.random.default_rng([seed, number]).standard_normal(round(length_s * 16_000)) / 8
+        soundfile.write(folder / f"{number}.wav", samples, 16_000, subtype="FLOAT")
+    return folder
 
 
 def updates_of(
@@ -50,49 +60,42 @@ def updates_of(
     return Updates(corpus, COLLATE, LoaderConfig(4.0, 2.5, 1.5, 0.3, workers, seed, ranks, rank))
 
 
-def stream(updates: Updates[ContrastiveBatch], place: list[int] | None, count: int) -> Stream:
+def stream(updates: Updates[ContrastiveBatch], count: int, place: list[int] | None = None) -> Stream:
     return list(itertools.islice(updates.start(place), count))
 
 
-def assert_equal(
-    one: Stream,
-    other: Stream,
-) -> None:
+def assert_equal(one: Stream, other: Stream) -> None:
     assert [place for place, _ in one] == [place for place, _ in other]
     for (_, first), (_, second) in zip(one, other, strict=True):
-        assert [part.seconds for part in first] == [part.seconds for part in second]
-        assert [part.skipped for part in first] == [part.skipped for part in second]
         for a, b in zip(first, second, strict=True):
+            assert (a.seconds, a.sources, a.skipped) == (b.seconds, b.sources, b.skipped)
             assert all(torch.equal(x, y) for x, y in zip(a.batch, b.batch, strict=True))
 
 
-def test_workers_change_nothing_and_a_resume_is_exact(folder: Path) -> None:
+def test_workers_change_nothing_and_a_resume_is_exact(corpus: Corpus) -> None:
     """Over the end of an epoch, from every position, bit for bit."""
-    corpus = find_utterances(str(folder), "data.train")
     length = updates_of(corpus).epoch_length(0)
     assert length >= 3
-    whole = stream(updates_of(corpus), None, 2 * length)
-    assert_equal(whole, stream(updates_of(corpus, workers=2), None, 2 * length))
+    whole = stream(updates_of(corpus), 2 * length)
+    assert_equal(whole, stream(updates_of(corpus, workers=2), 2 * length))
     for done in range(1, len(whole)):
-        assert_equal(whole[done:], stream(updates_of(corpus), whole[done - 1][0], 2 * length - done))
-    assert_equal(whole[2:5], stream(updates_of(corpus, workers=2), whole[1][0], 3))
+        assert_equal(whole[done:], stream(updates_of(corpus), 2 * length - done, whole[done - 1][0]))
+    assert_equal(whole[2:5], stream(updates_of(corpus, workers=2), 3, whole[1][0]))
 
 
-def test_the_runs_own_random_numbers_stay_untouched(folder: Path) -> None:
-    corpus = find_utterances(str(folder), "data.train")
+def test_the_runs_own_random_numbers_stay_untouched(corpus: Corpus) -> None:
     for workers in (0, 2):
         before = torch.get_rng_state()
-        stream(updates_of(corpus, workers=workers), None, 2)
+        stream(updates_of(corpus, workers=workers), 2)
         assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_ranks_share_what_one_rank_would_see(folder: Path) -> None:
+def test_ranks_share_what_one_rank_would_see(corpus: Corpus) -> None:
     """The clips of two ranks' micro-batches are those of one rank's, with the same crops, masks and distractors."""
-    corpus = find_utterances(str(folder), "data.train")
 
     def rows(ranks: int, rank: int) -> list[set[tuple[float, ...]]]:
         seen = []
-        for _, parts in stream(updates_of(corpus, ranks=ranks, rank=rank), None, 3):
+        for _, parts in stream(updates_of(corpus, ranks=ranks, rank=rank), 3):
             clips = set()
             for batch in (part.batch for part in parts):
                 for row, count in enumerate(batch.counts.tolist()):
@@ -106,8 +109,7 @@ def test_ranks_share_what_one_rank_would_see(folder: Path) -> None:
     assert rows(1, 0) == [one | other for one, other in together]
 
 
-def test_crops_lie_within_the_file_anew_each_epoch(folder: Path) -> None:
-    corpus = find_utterances(str(folder), "data.train")
+def test_crops_lie_within_the_file_anew_each_epoch(folder: Path, corpus: Corpus) -> None:
     updates = updates_of(corpus)
     index = next(i for i, u in enumerate(corpus.utterances) if u.source.endswith("3.wav"))
     whole = torch.from_numpy(soundfile.read(folder / "3.wav", dtype="float32")[0])
@@ -120,19 +122,20 @@ def test_crops_lie_within_the_file_anew_each_epoch(folder: Path) -> None:
         starts.add(start)
     assert len(starts) == 8
     assert len(updates.read(0, 0).waveform) == 8_000
-    assert all(part.batch.waveforms.shape[1] <= 24_000 for _, parts in stream(updates, None, 5) for part in parts)
+    assert all(part.batch.waveforms.shape[1] <= 24_000 for _, parts in stream(updates, 5) for part in parts)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_cannot_be_decoded_is_named_and_the_others_go_on(folder: Path, workers: int) -> None:
+def test_a_file_that_cannot_be_decoded_is_named_and_the_others_go_on(
+    folder: Path, corpus: Corpus, workers: int
+) -> None:
     """Found while whole, then lost, cut short, or overwritten with something else before it is read."""
-    corpus = find_utterances(str(folder), "data.train")
     (folder / "1.wav").unlink()
     (folder / "5.wav").write_bytes((folder / "5.wav").read_bytes()[:1_000])
     (folder / "7.wav").write_text("no audio at all")
     length = updates_of(corpus).epoch_length(0)
     skipped, clips, seconds = [], 0, 0.0
-    for _, parts in stream(updates_of(corpus, workers=workers), None, length):
+    for _, parts in stream(updates_of(corpus, workers=workers), length):
         for part in parts:
             skipped += part.skipped
             clips += int((part.batch.counts > 0).sum())
@@ -164,11 +167,10 @@ def test_a_worker_dies_with_its_parent() -> None:
     worker.join()
 
 
-def test_nothing_readable_still_gives_batches(folder: Path) -> None:
-    corpus = find_utterances(str(folder), "data.train")
+def test_nothing_readable_still_gives_batches(folder: Path, corpus: Corpus) -> None:
     for path in folder.iterdir():
         path.unlink()
-    for _, parts in stream(updates_of(corpus), None, 3):
+    for _, parts in stream(updates_of(corpus), 3):
         for part in parts:
             assert part.seconds == 0
             assert len(part.skipped) >= 1

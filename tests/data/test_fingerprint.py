@@ -15,8 +15,7 @@ from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Clip, LoaderConfig, Updates
 from mixvec.data.config import WaveformAugmentConfig
 from mixvec.data.fingerprint import fingerprint_changes
-from mixvec.data.sources import find_utterances
-from mixvec.data.spec import parse_sources
+from mixvec.data.sources import find_utterances, parse_sources
 from mixvec.data.stream import StreamedUpdates
 from tests.readers import audiofolder, find, webdataset, write
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import soundfile
 
 from mixvec.audio import AudioHeader, audio_header
 from mixvec.data import headers
-from mixvec.data.cache import cache_folder
+from mixvec.data.cache import Cache, cache_folder
 from mixvec.data.readers.rows import Row
 from mixvec.data.sources import Corpus, find_utterances
 from tests.readers import write
@@ -255,3 +256,30 @@ def test_the_lock_is_released_however_the_search_ends(folder: Path) -> None:
         search = headers.with_headers(iter([Row(str(folder / "0" / "0.wav"))]), str(folder))
         next(search)
         search.close()
+
+
+def test_a_row_of_another_type_is_not_known(cache: Path) -> None:
+    """What a flipped bit in a record's header makes of a value: nothing, a text or a number."""
+    Cache().put({b"a": b"one", b"b": b"two"})
+    database = sqlite3.connect(cache, isolation_level=None)
+    for value in ("NULL", "'text'", "7", "1.5"):
+        database.execute(f"UPDATE found SET value = {value} WHERE key = ?", (b"a",))
+        assert Cache().get([b"a", b"b"]) == {b"b": b"two"}
+
+
+WRITER = """
+import sys
+from mixvec.data.cache import Cache
+for keys in ([b"%d" % n for n in range(first, first + 100)] for first in range(100)):
+    cache = Cache()
+    cache.put(dict.fromkeys(keys, sys.argv[1].encode() * 99))
+    assert set(cache.get(keys).values()) <= {b"a" * 99, b"b" * 99}, "a part"
+"""
+
+
+@pytest.mark.slow
+def test_writers_at_the_same_time_lose_nothing() -> None:
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name], cwd=ROOT) for name in "ab"]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    found = Cache().get([b"%d" % n for n in range(199)])
+    assert len(found) == 199 and set(found.values()) <= {b"a" * 99, b"b" * 99}

@@ -6,33 +6,14 @@ import errno
 import gzip
 import json
 import os
-import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mixvec import UserError
-from mixvec.data import sources
 from mixvec.data.readers.forms import READERS, table
-from mixvec.data.readers.rows import Reader, Row, named
-from tests.readers import FORMS, RATE, TEXTS, assert_reads, cut, find, kaldi, lhotse, nemo, write, write_text
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_every_form_gives_the_same_utterances(tmp_path: Path, form: Callable[[list[Path], Path], Path]) -> None:
-    """Texts, durations and samples, in the same order; and each utterance travels to workers as a few names."""
-    audio = [write(tmp_path / f"{name}.flac", 0.3 + 0.1 * i) for i, name in enumerate(["b 1", "b2", "ç", "d", "a"])]
-    if form in (kaldi, nemo, lhotse):
-        audio[0] = write(tmp_path / "b_1.flac", 0.3)
-    corpus = find(form(audio, tmp_path / "own"))
-    assert corpus.skipped == []
-    assert [u.text for u in corpus.utterances] == TEXTS
-    for utterance, path in zip(corpus.utterances, audio, strict=True):
-        assert_reads(utterance, path)
-        assert len(pickle.dumps(utterance)) < 1_000
-        assert_reads(pickle.loads(pickle.dumps(utterance)), path)
+from tests.readers import RATE, assert_reads, cut, find, write, write_text
 
 
 def test_parts_of_files(tmp_path: Path) -> None:
@@ -102,21 +83,26 @@ def test_what_cannot_be_listed_or_opened_is_counted(tmp_path: Path, monkeypatch:
 
 
 def test_no_file_is_passed_over_without_a_word(tmp_path: Path) -> None:
-    """Whatever its suffix or the case of it; what is no audio is counted by kind, and not among the skipped."""
+    """Whatever its suffix or the case of it; what is no audio is counted by kind, and not among the skipped.
+
+    What describes the audio, such as its text, is no file passed over.
+    """
     for name in ("a.WAV", "b.WAVE", "c.Flac"):
         write(tmp_path / "of" / f"{name[0]}.wav").rename(tmp_path / "of" / name)
     for name in ("d.m4a", "e.wma", "f.amr"):
         (tmp_path / "of" / name).write_bytes(b"no audio at all")
-    for name in ("a.txt", "b.TXT", "c.pdf", "README"):
+    for name in ("d.txt", "notes.TXT", "c.pdf", "list"):
+        write_text(tmp_path / "of" / name)
+    for name in ("a.txt", "b.LAB", "README.md", "LICENSE", "metadata.jsonl", "1-2.trans.txt"):
         write_text(tmp_path / "of" / name)
     corpus = find(tmp_path / "of", labels=False)
     assert [Path(u.source).name for u in corpus.utterances] == ["a.WAV", "b.WAVE", "c.Flac"]
     assert [Path(row["source"]).name for row in corpus.skipped] == ["d.m4a", "e.wma", "f.amr"]
-    for count, kind in [("2", ".txt"), ("1", ".pdf"), ("1", "without a suffix")]:
-        assert f"no audio: {count} {kind}" in corpus.others
+    kinds = [row["reason"].partition(": no audio: ")[2] for row in corpus.notes]
+    assert kinds == ["1 without a suffix", "1 .pdf", "1 .txt"]
     for name in ("a.WAV", "b.WAVE", "c.Flac"):
         (tmp_path / "of" / name).unlink()
-    with pytest.raises(UserError, match=r"d\.m4a.*2 \.txt.*1 \.pdf"):
+    with pytest.raises(UserError, match=r"d\.m4a.*1 \.pdf"):
         find(tmp_path / "of", labels=False)
 
 
@@ -209,15 +195,6 @@ def test_one_bad_file_is_skipped_and_a_bound_may_stop_the_run(tmp_path: Path) ->
     assert [f"{name}.wav: not audio" in str(caught.value) for name in "bdef"] == [True, True, True, False]
 
 
-def test_a_reader_is_one_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named in READERS it reads its files, and the documentation's table has it."""
-    audio = write(tmp_path / "a.wav")
-    pairs = Reader(
-        "pairs", "a text, a tab and a file in each line", "file", named(".pairs"),
-        lambda path, wanted: (Row(name, text=text) for text, name in map(str.split, path.read_text().splitlines())),
-    )  # fmt: skip
-    monkeypatch.setattr(sources, "READERS", (pairs, *READERS))
-    (utterance,) = find(write_text(tmp_path / "set.pairs", f"yes\t{audio}")).utterances
-    assert (utterance.text, utterance.source, utterance.duration_s) == ("yes", str(audio), 0.5)
+def test_the_documentations_table_has_every_reader() -> None:
     assert [line.split(" | ")[0] for line in table().splitlines()[2:]] == [f"| {reader.name}" for reader in READERS]
     assert len({reader.name for reader in READERS}) == len(READERS)

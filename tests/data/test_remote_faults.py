@@ -12,7 +12,7 @@ import pytest
 from mixvec import UserError
 from mixvec.data.batches import LoaderConfig, Updates
 from mixvec.data.config import DataConfig
-from mixvec.data.readers import ranges, retries
+from mixvec.data.readers import ranges
 from mixvec.data.sources import Corpus
 from mixvec.training.config import changed_keys, write_config
 from pretrain.config import PretrainConfig
@@ -67,7 +67,7 @@ def test_a_fault_of_the_source_is_one_line(tmp_path: Path, web: WebServer, sourc
 def test_what_may_yet_go_well_is_tried_again(
     tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch, fault: str, times: int
 ) -> None:
-    monkeypatch.setattr(retries, "WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(ranges, "WAITS_S", (0.0, 0.0))
     path = write(tmp_path / "site" / "a.flac", 16.0)
     web.faults = [[r"HEAD", 1, fault], [r"GET .*bytes=", times, fault]]
     (utterance,) = find(f"{web.url}/a.flac", labels=False).utterances

@@ -8,28 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pytest
-import soundfile
 
 from mixvec import UserError
-from mixvec.data.sources import Corpus, find_utterances
-from mixvec.data.spec import SourceSpec
-
-RATE = 16_000
-
-
-def write(path: Path, seconds: float = 0.5, rate_hz: int = RATE) -> Path:
-    """A tone whose pitch is its length, in the format of its extension."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    times = np.arange(round(seconds * rate_hz)) / rate_hz
-    kind = {"format": "OGG", "subtype": "OPUS"} if path.suffix == ".opus" else {}
-    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * times), rate_hz, **kind)
-    return path
+from mixvec.data.sources import Corpus, SourceSpec, find_utterances
+from tests import readers
+from tests.readers import RATE, write
 
 
 def find(source: Any, *, labels: bool = False) -> Corpus:
-    return find_utterances(source if isinstance(source, list) else str(source), "data.train", labels=labels)
+    return readers.find(source, labels=labels)
 
 
 def names(corpus: Corpus) -> list[str]:
@@ -50,7 +38,7 @@ def test_folder_at_any_depth_and_format(tmp_path: Path) -> None:
         assert utterance.duration_s == pytest.approx(0.75, abs=0.05)
         waveform = utterance.read()
         assert len(waveform) == pytest.approx(12_000, abs=800)
-        assert float(waveform[4_000:8_000].square().mean()) == pytest.approx(0.045, rel=0.1)
+        assert float(waveform[4_000:8_000].square().mean()) > 0.03
         assert (utterance.text, utterance.label) == (None, None)
     assert corpus.hours == pytest.approx(len(kept) * 0.75 / 3600, rel=0.05)
 

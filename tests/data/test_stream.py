@@ -21,7 +21,7 @@ from mixvec import UserError
 from mixvec.data.augment import Augmentation
 from mixvec.data.batches import Clip, Loaded, LoaderConfig
 from mixvec.data.config import WaveformAugmentConfig
-from mixvec.data.spec import parse_sources
+from mixvec.data.sources import parse_sources
 from mixvec.data.stream import Place, Streamed, StreamedUpdates
 from tests.readers import write
 from tests.runs import command, identical, weights

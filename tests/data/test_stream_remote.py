@@ -5,15 +5,14 @@ from __future__ import annotations
 import tarfile
 from pathlib import Path
 
-import datasets
 import pytest
 
 from mixvec import UserError
-from mixvec.data.readers import retries
+from mixvec.data.readers import ranges
 from tests.data.test_remote_hub import hub_with
 from tests.data.test_stream import clips, stream, tars, updates_of
 from tests.hub_server import HubServer
-from tests.readers import write
+from tests.readers import dataset, write
 from tests.web_server import WebServer
 
 
@@ -21,9 +20,7 @@ def parquets(folder: Path, shards: int, each: int) -> Path:
     folder.mkdir(parents=True)
     for shard in range(shards):
         audio = [write(folder / f"{shard}-{n}.flac", 0.4 + n / 10) for n in range(each)]
-        stored = [{"bytes": path.read_bytes(), "path": path.name} for path in audio]
-        table = datasets.Dataset.from_dict({"audio": stored}).cast_column("audio", datasets.Audio())
-        table.to_parquet(str(folder / f"train-{shard:05}-of-{shards:05}.parquet"), batch_size=3)
+        dataset(audio).to_parquet(str(folder / f"train-{shard:05}-of-{shards:05}.parquet"), batch_size=3)
         for path in audio:
             path.unlink()
     return folder
@@ -62,7 +59,7 @@ def test_a_server_that_fails_in_mid_stream_is_one_line(
     tmp_path: Path, web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hiccup is tried again; a server that stays away ends the run, which goes on from its place."""
-    monkeypatch.setattr(retries, "WAITS_S", (0.01, 0.01))
+    monkeypatch.setattr(ranges, "WAITS_S", (0.01, 0.01))
     folder = tars(tmp_path / "site" / "set", 3, 6)
     local = clips(stream(updates_of(folder), 6))
     web.faults = [[r"001\.tar", 2, "drop"]]

@@ -11,19 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixvec.data.readers.archives import TarMember
-from mixvec.data.readers.parquet import ParquetRow
-from mixvec.data.readers.tables import TableRow
+from mixvec.data.readers.archives import Tar
+from mixvec.data.readers.parquet import ParquetColumn
+from mixvec.data.readers.rows import Stored
+from mixvec.data.readers.tables import Table
 from mixvec.data.utterances import Utterance, Utterances
 
 names = st.text(max_size=20) | st.binary(max_size=12).map(lambda name: name.decode("utf-8", "surrogateescape"))
-TABLE = [{"audio": None}]
+TABLE = Table([{"audio": None}])
 numbers = st.integers(0, 2**62)
-stored = st.none() | st.one_of(
-    st.builds(TarMember, st.sampled_from(["a.tar", "b.tar"]), numbers, numbers),
-    st.builds(ParquetRow, st.sampled_from(["a.parquet", "b.parquet"]), st.just("audio"), numbers, numbers),
-    st.builds(TableRow, st.just(TABLE), numbers),
-)
+holders = st.sampled_from([Tar("a.tar"), Tar("b.tar"), ParquetColumn("a.parquet", "audio"), TABLE])
+stored = st.none() | st.builds(Stored, holders, numbers, numbers)
 utterances = st.builds(
     Utterance, names, st.floats(0, 1e6), st.floats(0, 1e6), st.none() | names, st.none() | names,
     st.dictionaries(names, names, max_size=3), stored, numbers.map(lambda number: number % 100))  # fmt: skip
@@ -61,9 +59,8 @@ def test_stretches_are_parts_of_what_they_are_taken_from() -> None:
 
 
 def test_a_table_stays_the_very_object() -> None:
-    table = Utterances([Utterance("t[0]", 1.0, stored=TableRow(TABLE, row)) for row in range(3)])
-    assert all(u.stored.table is TABLE for u in table)  # type: ignore[union-attr]
-    assert [u.stored.row for u in table] == [0, 1, 2]  # type: ignore[union-attr]
+    table = Utterances([Utterance("t[0]", 1.0, stored=Stored(TABLE, row)) for row in range(3)])
+    assert [u.stored for u in table] == [(TABLE, row, -1) for row in range(3)]
 
 
 def test_what_is_not_there_is_refused() -> None:

@@ -15,7 +15,7 @@ from finetune.config import TASKS
 from finetune.tasks import task_class
 from mixvec import UserError
 from mixvec.atomic import write_whole
-from mixvec.data.readers.manifests import json_rows, table_rows
+from mixvec.data.readers.manifests import manifest_rows
 from mixvec.data.readers.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -147,7 +147,7 @@ def _probes_of(corpus: Path) -> Iterator[Probe]:
 def _values(split: Path) -> dict[str, set[str]]:
     """The different labels of a split, by the task that learns from them."""
     found: dict[str, set[str]] = {task: set() for task in TASKS}
-    rows = chain(*map(json_rows, split.glob("metadata.jsonl")), *map(table_rows, split.glob("metadata.csv")))
+    rows = chain(*map(manifest_rows, (*split.glob("metadata.jsonl"), *split.glob("metadata.csv"))))
     for row in rows:
         if isinstance(row, Row):
             own: dict[str, Any] = (row.fields or {}) | {"text": row.text, "label": row.label}

@@ -21,7 +21,7 @@ from ...extents import Window
 from .files import shards_in
 from .ranges import is_url, opened_audio
 from .remote import AnyPath
-from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named
+from .rows import Fault, Reader, Row, Rows, Stored, Wanted, labels_of, named
 
 SIDE_SUFFIXES = (".txt", ".json", ".cls")
 LARGEST_SIDE_BYTES = 1 << 20
@@ -29,21 +29,21 @@ COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 @dataclass(frozen=True)
-class TarMember:
-    """Where a member's bytes are in an uncompressed tar."""
+class Tar:
+    """An uncompressed tar, whose members are ranges of its bytes."""
 
     path: str
-    offset: int
-    size: int
 
-    def open(self) -> BinaryIO:
+    def open(self, place: int, size: int) -> BinaryIO:
         if is_url(self.path):
-            return opened_audio(self.path, self.offset, self.size)
-        return io.BufferedReader(Window(open(self.path, "rb", buffering=0), self.offset, self.size), 1 << 16)
+            return opened_audio(self.path, place, size)
+        return io.BufferedReader(Window(open(self.path, "rb", buffering=0), place, size), 1 << 16)
 
 
-def tar_rows(path: AnyPath) -> Rows:
+def tar_rows(path: AnyPath, wanted: Wanted) -> Rows:
     """The utterances of a tar, in the order of their first members."""
+    if path.name.lower().endswith(COMPRESSED):
+        raise UserError(f"{wanted.key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
     utterances: dict[str, dict[str, tuple[tarfile.TarInfo, bytes]]] = {}
     for found in _members(path):
         if isinstance(found, Fault):
@@ -62,8 +62,9 @@ def tar_rows(path: AnyPath) -> Rows:
         if kind in own:
             yield Fault(f"{path}/{member.name}", f"{path}: {member.name} and {own[kind][0].name} have one name; "
                                                  "the first is kept")  # fmt: skip
-        else:
-            own[kind] = member, b"" if kind == "audio" else _side(member, file)
+            continue
+        file.seek(member.offset_data)
+        own[kind] = member, b"" if kind == "audio" else file.read(min(member.size, LARGEST_SIDE_BYTES))
     for own in utterances.values():
         if "audio" in own:
             yield _utterance(path, own)
@@ -121,15 +122,8 @@ def _utterance(path: AnyPath, own: dict[str, tuple[tarfile.TarInfo, bytes]]) -> 
     known = known if isinstance(known, dict) else {}
     text, label = labels_of(known)
     text, label = texts.get(".txt", text), texts.get(".cls", label)
-    stored = TarMember(str(path), audio.offset_data, audio.size)
+    stored = Stored(Tar(str(path)), audio.offset_data, audio.size)
     return Row(source, str(path), text=text, label=label, fields=known, stored=stored)
-
-
-def _side(member: tarfile.TarInfo, file: BinaryIO) -> bytes:
-    if member.size > LARGEST_SIDE_BYTES:
-        return b""
-    file.seek(member.offset_data)
-    return file.read(member.size)
 
 
 def _text(member: tarfile.TarInfo, content: bytes) -> str:
@@ -138,15 +132,9 @@ def _text(member: tarfile.TarInfo, content: bytes) -> str:
     return content.decode("utf-8-sig").strip()
 
 
-def _file(path: AnyPath, wanted: Wanted) -> Rows:
-    if path.name.lower().endswith(COMPRESSED):
-        raise UserError(f"{wanted.key}={path}: a compressed tar cannot be read in place; decompress or unpack it")
-    return tar_rows(path)
-
-
 TAR = Reader(
     "webdataset tar", "`DIR/shard.tar`, with `.txt`, `.cls` or `.json` beside the audio", "file",
-    named(".tar", *COMPRESSED), _file,
+    named(".tar", *COMPRESSED), tar_rows,
 )  # fmt: skip
 TARS = Reader(
     "webdataset tars", "a folder of `*.tar`", "folder", lambda folder, labels: any(folder.glob("*.tar")),

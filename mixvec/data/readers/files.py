@@ -7,29 +7,22 @@ import gzip
 import json
 import re
 import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ...audio import EXTENSIONS
 from ...errors import UserError
-from ...walk import Found, audio_files, passed_over
+from ...walk import audio_files, passed_over
 from ...walk import walk as walk_local
 from .ranges import is_url
 from .remote import AnyPath
-from .rows import SPLIT_NAME, Fault, Rows, Shard, Wanted
+from .rows import SPLIT_NAME, Fault, Row, Rows, Shard, Wanted
 
 
 def existing(name: str, where: str, *folders: AnyPath) -> str:
-    """The path of a file that a manifest names, absolute or in the first of ``folders`` that has it.
-
-    Remote audio is checked later, several files at a time.
-
-    Raises:
-        UserError: it is not there; the message names the row and the folders.
-    """
+    """The path of a file that a manifest names, absolute or in the first of ``folders`` that has it. Remote audio is
+    checked later, several files at a time. Raises ``UserError`` where it is not there."""
     if is_url(name):
         return name
     for folder in folders:
@@ -50,47 +43,49 @@ def shown(name: str) -> str:
 
 
 def walk(folder: AnyPath) -> Iterator[AnyPath | Fault]:
-    """Every file at any depth, in any order, hidden ones left out; faults for folders that may not be listed."""
-    return walk_local(folder) if isinstance(folder, Path) else iter(folder.files_below())
+    """Every file at any depth, hidden ones left out, and faults for folders that may not be listed; no fixed order."""
+    return walk_local(folder) if isinstance(folder, Path) else folder.files_below()
 
 
-def files_below(folder: AnyPath, faults: list[Fault] | None = None) -> list[AnyPath]:
-    """The files that ``walk`` finds, in a fixed order; its faults are added to ``faults``."""
-    paths: list[AnyPath] = []
-    for found in walk(folder):
-        if not isinstance(found, Fault):
-            paths.append(found)
-        elif faults is not None:
-            faults.append(found)
-    return paths if not isinstance(folder, Path) else sorted(paths, key=lambda path: path.parts)
+def files_below(folder: AnyPath) -> list[AnyPath]:
+    """Every file at any depth, hidden ones left out, in a fixed order."""
+    return [found for found in _in_order(folder) if not isinstance(found, Fault)]
 
 
 def audio_below(folder: AnyPath) -> tuple[list[AnyPath], list[Fault]]:
-    """The audio files at any depth, in a fixed order, and what is to be said of the others.
+    """The audio files at any depth, in a fixed order; faults for broken links, special files and folders that cannot be
+    listed, and a note on each kind of files that are no audio."""
+    found = audio_files(_in_order(folder))
+    return found.audio, [*found.faults, *passed_over(folder, found.others)]
 
-    That is a fault for each broken link, special file and folder that cannot be listed, and a note on each kind of
-    files that are no audio.
-    """
-    if isinstance(folder, Path):
-        found: Any = audio_files(folder)
-    else:
-        files = folder.files_below()
-        audio = [path for path in files if path.suffix.lower() in EXTENSIONS]
-        found = Found(audio, [], Counter(p.suffix.lower() for p in files if p.suffix.lower() not in EXTENSIONS))  # type: ignore[arg-type]
-    return list(found.audio), [*found.faults, *passed_over(folder, found.others)]
+
+def _in_order(folder: AnyPath) -> Iterable[AnyPath | Fault]:
+    if not isinstance(folder, Path):
+        return folder.files_below()
+    return sorted(walk(folder), key=lambda found: () if isinstance(found, Fault) else found.parts)
+
+
+def rows_below(folder: AnyPath, row_of: Callable[[AnyPath], Row | Fault | list[Row]], key: str = "") -> Rows:
+    """The audio at any depth, each file as ``row_of`` has it, whose ``UserError`` is a fault. With the ``key`` that
+    names the folder, several splits in it are refused."""
+    files, faults = audio_below(folder)
+    if key:
+        one_split_below(key, folder, files)
+    yield from faults
+    for file in files:
+        try:
+            found = row_of(file)
+        except UserError as error:
+            found = Fault(str(file), str(error).replace("stored audio", str(file), 1))
+        yield from found if isinstance(found, list) else [found]
 
 
 def one_split(key: str, folder: AnyPath, names: list[tuple[str, str]]) -> None:
-    """Refuse a folder that holds several splits, so that no test set is trained on.
-
-    Args:
-        names: of each file or folder in it the name that may state its split, and the path below ``folder`` that
-            names it alone.
-    """
+    """Refuse a folder that holds several splits, so that no test set is trained on; ``names`` are those of what is in
+    it, each with the path below ``folder`` that names it alone."""
     found: dict[str, str] = {}
     for name, path in names:
-        split = SPLIT_NAME.match(name.lower())
-        if split:
+        if split := SPLIT_NAME.match(name.lower()):
             found.setdefault(split[1], path)
     if len(found) > 1:
         raise UserError(f"{key}={folder}: holds several splits ({', '.join(sorted(found))}); name one, such as "
@@ -104,11 +99,7 @@ def one_split_below(key: str, folder: AnyPath, files: list[AnyPath]) -> None:
 
 
 def text_lines(path: AnyPath) -> Iterator[tuple[str, str]]:
-    """The lines of a text file, or of one compressed with gzip, each with ``file:line`` for messages.
-
-    Raises:
-        UserError: it is not UTF-8, not whole, or may not be read.
-    """
+    """The lines of a text file, also of one compressed with gzip, each with ``file:line`` for messages."""
     with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
             yield f"{path}:{number}", line.rstrip("\n")
@@ -158,15 +149,12 @@ def json_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def table_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a table with a header, each with ``file:line``: a CSV, parted by commas, semicolons, tabs or bars, or
-    a TSV, where a quote is a quote unless all of a cell is quoted.
-
-    Raises:
-        UserError: a row has more cells than the header; the message names its line.
+    a TSV, where a quote is a quote unless all of a cell is quoted. More cells than the header has are a ``UserError``.
     """
     with _open_text(path, newline="") as file:
-        delimiter = _delimiter(path, file.readline())
+        header, bare = file.readline(), path.suffix.lower() == ".tsv"
+        delimiter = "\t" if bare else max(",;\t|", key=header.count)
         file.seek(0)
-        bare = delimiter == "\t" and path.suffix.lower() == ".tsv"
         quoting: Any = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
         reader: Any = csv.DictReader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=delimiter == ",")
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
@@ -181,12 +169,6 @@ def table_lines(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
 
 
-def _delimiter(path: AnyPath, header: str) -> str:
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    return max(",;\t|", key=header.count)
-
-
 def _unquoted(value: str | None) -> str | None:
     """A cell as pandas writes one with a quote in it, ``"a ""b"" c"``, as it was; any other as it is."""
     inner = (value or "")[1:-1]
@@ -194,10 +176,10 @@ def _unquoted(value: str | None) -> str | None:
     return inner.replace('""', '"') if quoted else value
 
 
-def shards_in(folder: AnyPath, wanted: Wanted, pattern: str, rows: Callable[[AnyPath], Rows]) -> list[Shard]:
+def shards_in(folder: AnyPath, wanted: Wanted, pattern: str, rows: Callable[[AnyPath, Wanted], Rows]) -> list[Shard]:
     """The files of a folder that match the pattern, as shards of one split."""
     files: list[AnyPath] = sorted(folder.glob(pattern))
     # train-00000-of-00002.parquet → train-*.parquet
     names = [(f.name, str(f.with_name(re.sub(r"\d.*(?=\.)", "*", f.name)).relative_to(folder))) for f in files]
     one_split(wanted.key, folder, names)
-    return [Shard(str(file), rows(file)) for file in files]
+    return [Shard(str(file), rows(file, wanted)) for file in files]

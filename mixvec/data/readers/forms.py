@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from .archives import TAR, TARS
-from .audio_files import AUDIO_FILE, AUDIO_FOLDER
-from .layouts import (
-    AISHELL,
-    LIBRISPEECH,
-    SNIPS,
-    SPEECH_COMMANDS,
-    SPEECH_COMMANDS_LIST,
-    SPEECH_COMMANDS_NOISE,
-    SPEECH_COMMANDS_TEST,
-    TEDLIUM,
-    TRANSCRIPT,
-)
-from .manifests import AUDIOFOLDER, CSV, JSON, KALDI, NAMED_PARQUET, SCP, TSV
-from .parquet import PARQUET, PARQUETS
-from .plain import CLASSES, LIST, SIDE_TEXTS
-from .tables import ARROW, DATASET, HUB
-from .voices import IEMOCAP, VOXCELEB
+from . import archives, layouts, manifests, parquet, plain, tables
 
 READERS = (
-    *(TSV, JSON, CSV, TAR, NAMED_PARQUET, PARQUET, ARROW, SCP, TRANSCRIPT, SPEECH_COMMANDS_LIST, LIST, AUDIO_FILE),
-    *(DATASET, KALDI, AUDIOFOLDER, SPEECH_COMMANDS, SPEECH_COMMANDS_NOISE, SNIPS, SPEECH_COMMANDS_TEST, TEDLIUM),
-    *(AUDIO_FOLDER, TARS, PARQUETS, LIBRISPEECH, AISHELL, VOXCELEB, IEMOCAP, SIDE_TEXTS, CLASSES),
-    HUB,
+    *(manifests.MANIFEST, archives.TAR, manifests.NAMED_PARQUET, parquet.PARQUET, tables.ARROW, manifests.SCP),
+    *(layouts.TRANSCRIPT, layouts.SPEECH_COMMANDS_LIST, plain.LIST, plain.AUDIO_FILE),
+    *(tables.DATASET, manifests.KALDI, manifests.AUDIOFOLDER, layouts.SPEECH_COMMANDS, layouts.SPEECH_COMMANDS_NOISE),
+    *(layouts.SNIPS, layouts.TEDLIUM, plain.AUDIO_FOLDER, archives.TARS, parquet.PARQUETS, layouts.LIBRISPEECH),
+    *(layouts.AISHELL, layouts.VOXCELEB, layouts.IEMOCAP, plain.SIDE_TEXTS, plain.CLASSES, tables.HUB),
 )
 
 

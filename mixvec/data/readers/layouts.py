@@ -12,7 +12,7 @@ from typing import Any
 
 from ...audio import EXTENSIONS, audio_header
 from ...errors import UserError
-from .files import audio_below, files_below, keyed_lines, one_split, one_split_below, table_lines, text_lines, walk
+from .files import files_below, keyed_lines, one_split, one_split_below, rows_below, text_lines, walk
 from .remote import AnyPath
 from .rows import Fault, Reader, Row, Rows, Wanted, labels_of, named, span_of
 
@@ -21,13 +21,15 @@ BACKGROUND_NOISE, SILENCE = "_background_noise_", "_silence_"
 SNIPS_LABELS = "all.iob.snips.txt"
 STM_LABELS = re.compile(r"<[^<>]*,[^<>]*>\s*")
 NOT_SCORED = "ignore_time_segment_in_scoring"
+SPEAKER = re.compile(r"id\d{5}")
+EVALUATED = re.compile(r"\[[\d.]+ - [\d.]+\]\s+(\S+)_([FM])(\d+)\s+(\w+)\s+\[")
 
 
 def librispeech_rows(path: AnyPath, wanted: Wanted) -> Rows:
     """Below a folder, or in one ``*.trans.txt``: lines of an id and its text, the audio beside them."""
-    files = files_below(path) if path.is_dir() else [path]
-    transcripts = [file for file in files if file.name.endswith(".trans.txt")]
+    transcripts = [path]
     if path.is_dir():
+        transcripts = [file for file in files_below(path) if file.name.endswith(".trans.txt")]
         one_split_below(wanted.key, path, transcripts)
     for transcript in transcripts:
         beside = {p.stem: p for p in sorted(transcript.parent.iterdir()) if p.suffix.lower() in EXTENSIONS}
@@ -45,46 +47,37 @@ def common_voice_row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
     return Row(str(clip), where, text=row["sentence"], fields=row)
 
 
-def voxpopuli_rows(path: AnyPath) -> Rows:
-    """A split's tsv, the audio in the folders beside it, by its id."""
-    files = {file.stem: file for file in audio_below(path.parent)[0]}
-    for where, row in table_lines(path):
-        name = row["id"] or ""
-        if name in files:
-            yield Row(str(files[name]), where, text=row["normalized_text"], fields=row)
-        else:
-            yield Fault(name, f"{where}: no audio of {name} in the folders of {path.parent}")
+def voxpopuli_row(row: dict[str, Any], where: str, files: dict[str, AnyPath]) -> Row | Fault:
+    """A row of a split's tsv, the audio in the folders beside it, by its id."""
+    name = row["id"] or ""
+    if name not in files:
+        return Fault(name, f"{where}: no audio of {name} in the folders of the manifest")
+    return Row(str(files[name]), where, text=row["normalized_text"], fields=row)
 
 
 def aishell_transcripts(folder: AnyPath) -> list[AnyPath]:
     """The transcripts that belong to ``folder``, in it or up to three folders above; none where it is no AISHELL."""
-    for above in (folder, *folder.resolve().parents[:3]):
-        if found := sorted(above.glob("transcript/*.txt")):
-            return found
-    return []
+    found = (sorted(above.glob("transcript/*.txt")) for above in (folder, *folder.resolve().parents[:3]))
+    return next(filter(None, found), [])
 
 
 def aishell_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The audio below a split's folder, each with its line of the one transcript."""
-    texts: dict[str, tuple[str, str]] = {}
-    for transcript in aishell_transcripts(folder):
-        texts |= {name: (where, text) for where, name, text in keyed_lines(transcript)}
-    files, faults = audio_below(folder)
-    one_split_below(wanted.key, folder, files)
-    yield from faults
-    for file in files:
-        if file.stem in texts:
-            where, text = texts[file.stem]
-            yield Row(str(file), where, text=text)
-        else:
-            yield Fault(str(file), f"{file}: no line of the transcript is about it")
+    lines = [line for transcript in aishell_transcripts(folder) for line in keyed_lines(transcript)]
+    texts = {name: (where, text) for where, name, text in lines}
+
+    def row_of(file: AnyPath) -> Row:
+        if file.stem not in texts:
+            raise UserError(f"{file}: no line of the transcript is about it")
+        where, text = texts[file.stem]
+        return Row(str(file), where, text=text)
+
+    return rows_below(folder, row_of, wanted.key)
 
 
 def tedlium_rows(folder: AnyPath, wanted: Wanted) -> Rows:
-    """The segments of ``stm/*.stm`` over the talks in ``sph``, but for those that are left out of scoring.
-
-    ``<unk>`` stands for a word that nobody could write down and is dropped; ``it 's`` becomes ``it's``.
-    """
+    """The segments of ``stm/*.stm`` over the talks in ``sph``, but for those that are left out of scoring. ``<unk>``
+    stands for a word that nobody could write down and is dropped; ``it 's`` becomes ``it's``."""
     for transcript in sorted((folder / "stm").glob("*.stm")):
         for where, line in text_lines(transcript):
             if not line.strip() or line.startswith(";;"):
@@ -103,12 +96,12 @@ def tedlium_rows(folder: AnyPath, wanted: Wanted) -> Rows:
 def speech_commands_rows(folder: AnyPath, wanted: Wanted) -> Rows:
     """The training split: every file that is in neither list. The label is the folder's name."""
     held_out = {line.strip() for name in SPLIT_LISTS for _, line in text_lines(folder / name)}
-    files, faults = audio_below(folder)
-    yield from faults
-    for file in files:
-        word = file.parent.name
-        if word != BACKGROUND_NOISE and file.relative_to(folder).as_posix() not in held_out:
-            yield Row(str(file), label=word)
+
+    def row_of(file: AnyPath) -> Row | list[Row]:
+        known = file.parent.name == BACKGROUND_NOISE or file.relative_to(folder).as_posix() in held_out
+        return [] if known else Row(str(file), label=file.parent.name)
+
+    return rows_below(folder, row_of)
 
 
 def speech_commands_list_rows(path: AnyPath, wanted: Wanted) -> Rows:
@@ -119,26 +112,16 @@ def speech_commands_list_rows(path: AnyPath, wanted: Wanted) -> Rows:
             yield Row(str(file), where, label=file.parent.name)
 
 
-def background_rows(folder: AnyPath, wanted: Wanted) -> Rows:
-    """Each second of each file of noise, as ``_silence_``; a rest of less than a second is left out."""
-    files, faults = audio_below(folder)
-    yield from faults
-    for file in files:
-        try:
-            with file.open("rb") as audio:
-                frames, rate_hz, _ = audio_header(audio)
-        except UserError as error:
-            yield Fault(str(file), str(error).replace("stored audio", str(file), 1))
-            continue
-        for second in range(frames // rate_hz):
-            yield Row(str(file), f"{file}: second {second}", float(second), 1.0, label=SILENCE)
+def _seconds_of(file: AnyPath) -> list[Row]:
+    """Each second of a file of noise, as ``_silence_``; a rest of less than a second is left out."""
+    with file.open("rb") as audio:
+        frames, rate_hz, _ = audio_header(audio)
+    return [Row(str(file), f"{file}: second {n}", float(n), 1.0, label=SILENCE) for n in range(frames // rate_hz)]
 
 
 def slurp_rows(row: dict[str, Any], where: str, folder: AnyPath) -> Rows:
-    """Every recording of one sentence. The label is the row's intent.
-
-    ``tokens``, which the spans of ``entities`` count, become their surfaces in lower case, as SLURP's scorer has them.
-    """
+    """Every recording of one sentence. The label is the row's intent. ``tokens``, which the spans of ``entities``
+    count, become their surfaces in lower case, as SLURP's scorer has them."""
     text, label = labels_of(row)
     if label is None and row.get("scenario") and row.get("action"):
         label = f"{row['scenario']}_{row['action']}"
@@ -160,9 +143,8 @@ def slurp_rows(row: dict[str, Any], where: str, folder: AnyPath) -> Rows:
 def _slurp_audio(folder: AnyPath) -> list[AnyPath]:
     """The folders of SLURP's audio: beside its manifests, or as its own scripts leave them, up to two folders above."""
     above = (folder, *folder.resolve().parents[:2])
-    places = [at / name for at in above for name in ("slurp_real", "slurp_synth")]
-    places += [at / "audio" / name for at in above for name in ("slurp_real", "slurp_synth")]
-    return [place for place in places if place.is_dir()]
+    names = [f"{audio}slurp_{kind}" for audio in ("", "audio/") for kind in ("real", "synth")]
+    return [at / name for name in names for at in above if (at / name).is_dir()]
 
 
 def fluent_row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
@@ -173,26 +155,24 @@ def fluent_row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
 
 
 def snips_rows(folder: AnyPath, wanted: Wanted) -> Rows:
-    """The audio of a split's folder, each with its line of ``all.iob.snips.txt`` beside the folder.
-
-    A line is a name, the words from BOS to EOS, a tab, their tags (``O B-artist I-artist``) and the intent.
-    """
+    """The audio of a split's folder, each with its line of ``all.iob.snips.txt`` beside the folder. A line is a name,
+    the words from BOS to EOS, a tab, their tags (``O B-artist I-artist``) and the intent."""
     if (folder / SNIPS_LABELS).is_file():
         one_split(wanted.key, folder, [(path.name, path.name) for path in folder.iterdir()])
         raise UserError(f"{wanted.key}={folder}: holds {SNIPS_LABELS}; name the folder of one split in it")
     lines = {name: (where, rest) for where, name, rest in keyed_lines(folder.parent / SNIPS_LABELS)}
-    files, faults = audio_below(folder)
-    yield from faults
-    for file in files:
+
+    def row_of(file: AnyPath) -> Row:
         where, rest = lines.get(file.stem, (str(file), ""))
         spoken, _, labels = rest.partition("\t")
         words, tags = spoken.split()[1:-1], labels.split()[1:-1]
         if not words or len(words) != len(tags):
             why = f"{len(words)} words and {len(tags)} tags" if rest else f"no line of {SNIPS_LABELS} is about it"
-            yield Fault(str(file), f"{where}: {why}")
-            continue
+            raise UserError(f"{where}: {why}")
         fields = {"speaker": file.stem.split("-")[0], "tokens": words, "entities": _tagged_spans(tags)}
-        yield Row(str(file), where, text=" ".join(words), label=labels.split()[-1], fields=fields)
+        return Row(str(file), where, text=" ".join(words), label=labels.split()[-1], fields=fields)
+
+    return rows_below(folder, row_of)
 
 
 def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
@@ -207,13 +187,51 @@ def _tagged_spans(tags: list[str]) -> list[dict[str, Any]]:
     return spans
 
 
-def _has_transcripts(folder: AnyPath, labels: bool) -> bool:
-    return labels and any(not isinstance(f, Fault) and f.name.endswith(".trans.txt") for f in walk(folder))
+def _speakers(folder: AnyPath) -> AnyPath | None:
+    """The folder of VoxCeleb's speakers: ``folder`` itself or ``wav`` in it; None where there is none."""
+    places = [at for at in (folder, folder / "wav") if isinstance(at, Path) and at.is_dir()]
+    return next((at for at in places if any(SPEAKER.fullmatch(path.name) for path in at.iterdir())), None)
+
+
+def voxceleb_rows(folder: AnyPath, wanted: Wanted) -> Rows:
+    """All audio below the speakers' folders, ``id10001/1zcIwhmdeo4/00001.wav``."""
+
+    def row_of(file: AnyPath) -> Row:
+        if not SPEAKER.fullmatch(speaker := file.relative_to(folder).parts[0]):
+            raise UserError(f"{file}: in no speaker's folder, such as id10001")
+        return Row(str(file), fields={"speaker": speaker})
+
+    return rows_below(folder, row_of)
+
+
+def _sessions(folder: AnyPath) -> list[AnyPath]:
+    """The sessions of IEMOCAP: ``folder`` itself or those in it."""
+    found = [folder, *sorted(folder.glob("Session?"))] if isinstance(folder, Path) else []
+    return [at for at in found if re.fullmatch(r"Session\d", at.name) and (at / "dialog/EmoEvaluation").is_dir()]
+
+
+def iemocap_rows(sessions: list[AnyPath]) -> Rows:
+    """The sentences of these sessions, with ``session``, ``speaker`` (``Ses01F``) and ``emotion``: that of
+    ``dialog/EmoEvaluation/*.txt`` for a sentence, under the names there (``neu``, ``ang``, ``hap``, ``exc``, …)."""
+    for session in sessions:
+        number = session.name[-1]
+        for file in sorted((session / "dialog" / "EmoEvaluation").glob("[!.]*.txt")):
+            for where, line in text_lines(file):
+                if not (found := EVALUATED.match(line)):
+                    continue
+                dialog, voice, turn, emotion = found.groups()
+                audio = session / "sentences" / "wav" / dialog / f"{dialog}_{voice}{turn}.wav"
+                fields = {"emotion": emotion, "session": number, "speaker": f"Ses0{number}{voice}"}
+                if audio.is_file():
+                    yield Row(str(audio), where, label=emotion, fields=fields)
+                else:
+                    yield Fault(str(audio), f"{where}: {audio} does not exist")
 
 
 LIBRISPEECH = Reader(
     "LibriSpeech, Libri-Light", "for labels: a split's folder (`DIR/dev-clean`), with `*.trans.txt` at any depth",
-    "folder", _has_transcripts, librispeech_rows,
+    "folder", lambda folder, labels: labels and any(str(path).endswith(".trans.txt") for path in walk(folder)),
+    librispeech_rows,
 )  # fmt: skip
 TRANSCRIPT = Reader(
     "a LibriSpeech transcript", "`DIR/1-2.trans.txt`", "file", named(".trans.txt"), librispeech_rows
@@ -221,12 +239,12 @@ TRANSCRIPT = Reader(
 AISHELL = Reader(
     "AISHELL-1", "for labels: `DIR/wav/train`, with `DIR/transcript/*.txt` above; the speakers' archives unpacked",
     "folder", lambda folder, labels: labels and bool(aishell_transcripts(folder)), aishell_rows,
-    split_folders=("wav/*/S*",),
+    splits=("wav/*/S*",),
 )  # fmt: skip
 TEDLIUM = Reader(
     "TED-LIUM", "for labels: `DIR/legacy/train`, a folder that holds `stm` and `sph`", "folder",
     lambda folder, labels: labels and (folder / "stm").is_dir() and (folder / "sph").is_dir(), tedlium_rows,
-    split_folders=("*/stm", "legacy/*/stm"),
+    splits=("*/stm", "legacy/*/stm"),
 )  # fmt: skip
 SPEECH_COMMANDS = Reader(
     "Speech Commands", "its folder is the training split: all that is in neither list, without `_background_noise_`",
@@ -238,14 +256,19 @@ SPEECH_COMMANDS_LIST = Reader(
 )  # fmt: skip
 SPEECH_COMMANDS_NOISE = Reader(
     "Speech Commands, silence", "for labels: `DIR/_background_noise_`, second by second as `_silence_`", "folder",
-    lambda folder, labels: labels and folder.name == BACKGROUND_NOISE, background_rows,
-)  # fmt: skip
-SPEECH_COMMANDS_TEST = Reader(
-    "Speech Commands, 12 classes", "for labels: the folder of the test archive, which holds `_silence_`", "folder",
-    lambda folder, labels: labels and (folder / SILENCE).is_dir() and not (folder / BACKGROUND_NOISE).is_dir(),
-    lambda folder, wanted: (Row(str(file), label=file.parent.name) for file in audio_below(folder)[0]),
+    lambda folder, labels: labels and folder.name == BACKGROUND_NOISE,
+    lambda folder, wanted: rows_below(folder, _seconds_of),
 )  # fmt: skip
 SNIPS = Reader(
     "Audio SNIPS", "for labels: a split's folder beside `all.iob.snips.txt`; the label is the intent", "folder",
     lambda folder, labels: labels and any((at / SNIPS_LABELS).is_file() for at in (folder, folder.parent)), snips_rows,
+)  # fmt: skip
+VOXCELEB = Reader(
+    "VoxCeleb1", "for labels: `DIR` or `DIR/wav`, a folder for each speaker (`id10001`)", "folder",
+    lambda folder, labels: labels and _speakers(folder) is not None,
+    lambda folder, wanted: voxceleb_rows(_speakers(folder) or folder, wanted),
+)  # fmt: skip
+IEMOCAP = Reader(
+    "IEMOCAP", "for labels: `DIR` with `Session1` to `Session5`, or one of them", "folder",
+    lambda folder, labels: labels and bool(_sessions(folder)), lambda folder, wanted: iemocap_rows(_sessions(folder)),
 )  # fmt: skip

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
-from .files import existing, files_below, json_lines, keyed_lines, one_split_below, shown, table_lines, text_lines
-from .layouts import common_voice_row, fluent_row, slurp_rows, voxpopuli_rows
+from .files import (
+    audio_below,
+    existing,
+    files_below,
+    json_lines,
+    keyed_lines,
+    one_split_below,
+    shown,
+    table_lines,
+    text_lines,
+)
+from .layouts import common_voice_row, fluent_row, slurp_rows, voxpopuli_row
 from .parquet import names_audio, parquet_values
 from .plain import list_rows
 from .remote import AnyPath
@@ -23,46 +36,48 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 DATA_ROOT = re.compile(r"\$\{data_root\}|\{data_root\}|\$data_root\b")
 
 
-def json_rows(path: AnyPath) -> Rows:
-    """A jsonl manifest: NeMo's, an audiofolder's, lhotse's cuts, SLURP's; or SpeechBrain's JSON."""
-    for where, row in _by_id(path) or json_lines(path):
+def manifest_rows(path: AnyPath) -> Rows:
+    """The rows of a manifest in any form, each by its keys a lhotse cut, of an official corpus, or any other."""
+    kind = path.suffix.lower()
+    if kind in (".tsv", ".csv"):
+        first = next((line for _, line in text_lines(path)), "").strip("\n")
+        if kind == ".tsv" and "\t" not in first:
+            yield from fairseq_rows(path)
+            return
+        if "|" in first and not {*AUDIO_KEYS, *TEXT_KEYS} & {*first.strip().lower().split("|")}:
+            yield from list_rows(path)  # LJSpeech's, which has no header
+            return
+
+    @cache
+    def beside() -> dict[str, AnyPath]:
+        return {file.stem: file for file in audio_below(path.parent)[0]}
+
+    for where, row in _table(path):
+        keys = row.keys()
         if isinstance(row.get("recording"), dict) or str(row.get("type")).endswith("Cut"):
             yield _cut(row, where, path.parent)
         elif isinstance(row.get("recordings"), list):
             yield from slurp_rows(row, where, path.parent)
-        else:
-            yield _row(row, where, path.parent)
-
-
-def table_rows(path: AnyPath) -> Rows:
-    """A csv or tsv with a header: an audiofolder's, SpeechBrain's, or by its columns that of an official corpus."""
-    is_tsv = path.suffix.lower() == ".tsv"
-    first = next((line for _, line in text_lines(path)), "")
-    if "|" in first and not {*AUDIO_KEYS, *TEXT_KEYS} & {*first.strip().lower().split("|")}:
-        yield from list_rows(path)  # LJSpeech's, which has no header
-        return
-    for where, row in table_lines(path):
-        if is_tsv and {"path", "sentence"} <= row.keys():
+        elif kind == ".tsv" and {"path", "sentence"} <= keys:
             yield common_voice_row(row, where, path.parent)
-        elif not is_tsv and {"path", "action", "object", "location"} <= row.keys():
+        elif kind == ".tsv" and {"id", "normalized_text"} <= keys:
+            yield voxpopuli_row(row, where, beside())
+        elif kind == ".csv" and {"path", "action", "object", "location"} <= keys:
             yield fluent_row(row, where, path.parent)
         else:
             yield _row(row, where, path.parent)
 
 
-def tsv_rows(path: AnyPath) -> Rows:
-    """A tsv: fairseq's, which has no header, VoxPopuli's, or any other with a header."""
-    columns = next((line for _, line in text_lines(path)), "").split("\t")
-    if len(columns) == 1:
-        return fairseq_rows(path)
-    return voxpopuli_rows(path) if {"id", "normalized_text"} <= set(columns) else table_rows(path)
+def _table(path: AnyPath) -> Iterable[tuple[str, dict[str, Any]]]:
+    """The rows of a manifest and where each is."""
+    if path.suffix.lower() == ".parquet":
+        return parquet_values(path)
+    return table_lines(path) if path.suffix.lower() in (".tsv", ".csv") else _by_id(path) or json_lines(path)
 
 
 def _row(row: dict[str, Any], where: str, folder: AnyPath) -> Row:
-    """A row of a manifest: its audio relative to the manifest's folder, ``offset`` and ``duration`` in seconds.
-
-    A duration without an offset is ignored, as the file's own header is more precise.
-    """
+    """A row of a manifest: its audio relative to the manifest's folder, ``offset`` and ``duration`` in seconds. A
+    duration without an offset is ignored, as the file's own header is more precise."""
     name, span = _audio(row, where)
     at_root = DATA_ROOT.sub(lambda _: str(folder), name)
     try:
@@ -104,11 +119,12 @@ def _by_id(path: AnyPath) -> list[tuple[str, dict[str, Any]]] | None:
         whole = _parsed("\n".join(line for _, line in text_lines(path)))
     if isinstance(whole, dict) and len(whole) == 1 and isinstance(only := next(iter(whole.values())), list):
         whole = only
-    if isinstance(whole, list) and whole:
-        wrong = next((number for number, row in enumerate(whole) if not isinstance(row, dict)), None)
-        if wrong is not None:
-            raise UserError(f"{path}[{wrong}]: a row must be an object with keys such as file_name")
-        return [(f"{path}[{number}]", row) for number, row in enumerate(whole)]
+    if isinstance(whole, list):
+        rows = [(f"{path}[{number}]", row) for number, row in enumerate(whole)]
+        for where, row in rows:
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: a row must be an object with keys such as file_name")
+        return rows or None
     if not isinstance(whole, dict) or not whole or not all(isinstance(row, dict) for row in whole.values()):
         return None
     return [(f"{path}: {name}", row) for name, row in whole.items()]
@@ -149,18 +165,13 @@ def fairseq_rows(path: AnyPath) -> Rows:
     lines = [(where, line) for where, line in text_lines(path) if line.strip()]
     if not lines:
         return
-    name = lines[0][1].strip()
-    root = path.parent / name
-    try:
+    root, known = path.parent / lines[0][1].strip(), False
+    with suppress(OSError):  # the name is too long for any
         known = root.is_dir()
-    except OSError:  # the name is too long for any
-        known = False
     if not known:
-        raise UserError(
-            f"{path}:1: {shown(name)} is no folder; a fairseq manifest's first line names the root of its files"
-        )
-    texts = _fairseq_texts(path, len(lines) - 1)
-    for (where, line), text in zip(lines[1:], texts, strict=True):
+        raise UserError(f"{path}:1: {shown(lines[0][1].strip())} is no folder; a fairseq manifest's first line names "
+                        "the root of its files")  # fmt: skip
+    for (where, line), text in zip(lines[1:], _fairseq_texts(path, len(lines) - 1), strict=True):
         name, tab, frames = line.rpartition("\t")
         if not tab or not frames.strip().isdecimal():
             raise UserError(f"{where}: a row is a path, a tab and a number of frames, not {line[:200]!r}")
@@ -168,26 +179,21 @@ def fairseq_rows(path: AnyPath) -> Rows:
 
 
 def _fairseq_texts(path: AnyPath, rows: int) -> list[str | None]:
-    for suffix in (".wrd", ".ltr"):
-        beside = path.with_suffix(suffix)
-        if not beside.is_file():
-            continue
-        lines = [line.strip() for _, line in text_lines(beside)]
-        while len(lines) > rows and not lines[-1]:
-            lines.pop()
-        if len(lines) != rows:
-            raise UserError(f"{beside}: {len(lines)} lines for the {rows} rows of {path.name}; they must be as many")
-        if suffix == ".ltr":
-            lines = [line.replace(" ", "").replace("|", " ").strip() for line in lines]
-        return list(lines)
-    return [None] * rows
+    beside = next((at for suffix in (".wrd", ".ltr") if (at := path.with_suffix(suffix)).is_file()), None)
+    if beside is None:
+        return [None] * rows
+    lines = [line.strip() for _, line in text_lines(beside)]
+    while len(lines) > rows and not lines[-1]:
+        lines.pop()
+    if len(lines) != rows:
+        raise UserError(f"{beside}: {len(lines)} lines for the {rows} rows of {path.name}; they must be as many")
+    letters = beside.suffix == ".ltr"
+    return [line.replace(" ", "").replace("|", " ").strip() if letters else line for line in lines]
 
 
 def kaldi_rows(folder: AnyPath) -> Rows:
-    """A Kaldi folder: ``wav.scp``, with ``segments``, ``text`` and ``utt2spk`` where present.
-
-    Paths are relative to the folder or, as in Kaldi, to the working directory. No command in ``wav.scp`` is ever run.
-    """
+    """A Kaldi folder: ``wav.scp``, with ``segments``, ``text`` and ``utt2spk`` where present. Paths are relative to the
+    folder or, as in Kaldi, to the working directory. No command in ``wav.scp`` is ever run."""
     recordings = {}
     for where, name, path in _kaldi_table(folder / "wav.scp"):
         if path.endswith("|") or path.startswith("|"):
@@ -237,28 +243,16 @@ def _metadata_rows(folder: AnyPath, wanted: Wanted) -> list[Shard]:
     """The rows of all metadata, of one split."""
     files = _metadata(folder)
     one_split_below(wanted.key, folder, files)
-    readers = {".jsonl": json_rows, ".csv": table_rows, ".parquet": named_parquet_rows}
-    return [Shard(str(file), readers[file.suffix](file)) for file in files]
+    return [Shard(str(file), manifest_rows(file)) for file in files]
 
 
-def named_parquet_rows(path: AnyPath) -> Rows:
-    """A Parquet file whose rows name their audio."""
-    for number, row in enumerate(parquet_values(path)):
-        yield _row(row, f"{path}[{number}]", path.parent)
-
-
-TSV = Reader(
-    "tsv", "Common Voice, VoxPopuli, fairseq (no header), any other with a header (`DIR/train.tsv`)",
-    "file", named(".tsv"), lambda path, wanted: tsv_rows(path), split_files=("*.tsv",),
-)  # fmt: skip
-JSON = Reader(
-    "jsonl and JSON", "NeMo, audiofolder, lhotse cuts, SLURP (`DIR/slurp/train.jsonl`), SpeechBrain; `.gz` too",
-    "file", named(".jsonl", ".json", ".jsonl.gz", ".json.gz"), lambda path, wanted: json_rows(path),
-    split_files=("*.jsonl", "*.jsonl.gz", "slurp/*.jsonl", "dataset/slurp/*.jsonl"),
-)  # fmt: skip
-CSV = Reader(
-    "csv", "audiofolder, SpeechBrain, Fluent Speech Commands (`DIR/data/train_data.csv`)",
-    "file", named(".csv"), lambda path, wanted: table_rows(path), split_files=("*.csv", "data/*_data.csv"),
+MANIFEST = Reader(
+    "manifest",
+    "`.jsonl`, `.json` (`.gz` too), `.csv`, `.tsv`: NeMo, audiofolder, SpeechBrain, lhotse cuts, fairseq (no header), "
+    "any with keys or a header; Common Voice, VoxPopuli (`DIR/train.tsv`), SLURP (`DIR/slurp/train.jsonl`), "
+    "Fluent Speech Commands (`DIR/data/train_data.csv`)", "file",
+    named(".tsv", ".csv", ".jsonl", ".json", ".jsonl.gz", ".json.gz"), lambda path, wanted: manifest_rows(path),
+    splits=("*.tsv", "*.jsonl", "*.jsonl.gz", "slurp/*.jsonl", "dataset/slurp/*.jsonl", "*.csv", "data/*_data.csv")
 )  # fmt: skip
 KALDI = Reader(
     "Kaldi", "a folder with `wav.scp`, and `segments`, `text` and `utt2spk` where present", "folder",
@@ -267,7 +261,7 @@ KALDI = Reader(
 NAMED_PARQUET = Reader(
     "Parquet, of names", "a file whose rows name their audio, as a manifest's do", "file",
     lambda path, labels: path.name.lower().endswith(".parquet") and names_audio(path),
-    lambda path, wanted: named_parquet_rows(path),
+    lambda path, wanted: manifest_rows(path),
 )  # fmt: skip
 SCP = Reader(
     "Kaldi, `wav.scp`", "the file in such a folder", "file", named(".scp"),
@@ -276,5 +270,5 @@ SCP = Reader(
 AUDIOFOLDER = Reader(
     "audiofolder", "for labels: a folder with `metadata.jsonl`, `.csv` or `.parquet` in it or at any depth; LJSpeech's",
     "folder", lambda folder, labels: labels and bool(_metadata(folder)), _metadata_rows,
-    split_folders=("*/metadata.*",),
+    splits=("*/metadata.*",),
 )  # fmt: skip

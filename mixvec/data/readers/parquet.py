@@ -19,34 +19,27 @@ from ...audio import AudioHeader, audio_header
 from ...errors import UserError
 from .files import shards_in
 from .remote import AnyPath, located
-from .rows import AUDIO_KEYS, Reader, Row, Rows, Shard, Wanted, named
-from .tables import class_named, class_names, columns, held, opened, reason
+from .rows import AUDIO_KEYS, Reader, Row, Rows, Shard, Stored, Wanted, named
+from .tables import class_names, columns, held, opened, reason
 
 PAGE_BYTES = 1 << 16
 ROWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class ParquetRow:
-    """A row of a Parquet file: its group, and its number in the group."""
+class ParquetColumn:
+    """The audio column of a Parquet file, whose places are group << 32 | number in the group."""
 
     path: str
     column: str
-    group: int
-    row: int
 
-    @property
-    def offset(self) -> int:
-        """A number for the index that no other row of the file has."""
-        return self.group << 32 | self.row
-
-    def open(self) -> BinaryIO:
-        left = self.row
-        for batch in _batches(located(self.path), self.group, [self.column]):
+    def open(self, place: int, size: int) -> BinaryIO:
+        left = place & (1 << 32) - 1
+        for batch in _batches(located(self.path), place >> 32, [self.column]):
             if left < len(batch):
                 return opened(batch.column(0)[left].as_py())
             left -= len(batch)
-        raise UserError(f"{self.path}: has changed since it was indexed: no row {self.row} in group {self.group}")
+        raise UserError(f"{self.path}: has changed since it was indexed")
 
 
 def parquet_rows(path: AnyPath, labels: bool = False) -> Rows:
@@ -56,34 +49,32 @@ def parquet_rows(path: AnyPath, labels: bool = False) -> Rows:
     with _parquet(path) as file:
         schema = file.schema_arrow
         try:
-            names = class_names(datasets.Features.from_arrow_schema(schema))
+            in_words = class_names(datasets.Features.from_arrow_schema(schema))
         except (ValueError, TypeError, KeyError):  # types or metadata that datasets does not know
-            names = {}
+            in_words = class_names({})
         column, numbers = _audio_column(path, schema), count()
-        others = columns(schema, column, labels)
+        holder, others = ParquetColumn(str(path), column), columns(schema, column, labels)
         for group in range(file.num_row_groups):
             headers = _Headers(path, column, group)
             for at, values in enumerate(_values(file, group, others)):
-                stored, look = ParquetRow(str(path), column, group, at), partial(headers.of, at)
-                fields = class_named(values, names)
-                yield Row(f"{path}[{next(numbers)}]", fields=fields, stored=stored, look=look).labelled()
+                source = f"{path}[{next(numbers)}]"
+                stored, look = Stored(holder, group << 32 | at), partial(headers.of, at, source)
+                yield Row(source, fields=in_words(values), stored=stored, look=look).labelled()
 
 
-def parquet_values(path: AnyPath) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file that holds no audio."""
+def parquet_values(path: AnyPath) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a Parquet file that holds no audio, and where each is."""
     with _parquet(path) as file:
-        for batch in file.iter_batches(use_threads=False):
-            yield from batch.to_pylist()
+        rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(use_threads=False))
+        yield from ((f"{path}[{number}]", row) for number, row in enumerate(rows))
 
 
 def names_audio(path: AnyPath) -> bool:
     """Whether the rows of a Parquet file name their audio and do not hold it."""
     with _parquet(path) as file:
         schema = file.schema_arrow
-    held = any(getattr(column.type, "get_field_index", lambda _: -1)("bytes") >= 0 for column in schema)
-    return not held and any(
-        str(column.type) in ("string", "large_string") for column in schema if column.name in AUDIO_KEYS
-    )
+    names = {column.name for column in schema if str(column.type) in ("string", "large_string")}
+    return not any(map(_holds_audio, schema)) and not names.isdisjoint(AUDIO_KEYS)
 
 
 def streamed_parquet_rows(path: AnyPath) -> Rows:
@@ -95,11 +86,15 @@ def streamed_parquet_rows(path: AnyPath) -> Rows:
                 yield held(stored, f"{path}[{next(numbers)}]")
 
 
+def _holds_audio(column: Any) -> bool:
+    return hasattr(column.type, "get_field_index") and column.type.get_field_index("bytes") >= 0
+
+
 def _audio_column(path: AnyPath, schema: Any) -> str:
-    for column in schema:
-        if hasattr(column.type, "get_field_index") and column.type.get_field_index("bytes") >= 0:
-            return str(column.name)
-    raise UserError(f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path")
+    column = next(filter(_holds_audio, schema), None)
+    if column is None:
+        raise UserError(f"{path}: no audio column in {', '.join(schema.names)}; it needs a struct of bytes and path")
+    return str(column.name)
 
 
 def _values(file: Any, group: int, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -117,26 +112,22 @@ class _Headers:
     """The headers of a group's rows, found in one pass over its audio when the first is asked for, in any thread."""
 
     def __init__(self, path: AnyPath, column: str, group: int) -> None:
-        self.path, self.column, self.group = path, column, group
+        self.read = partial(_batches, path, group, [column])
         self.lock = Lock()
         self.found: list[AudioHeader | UserError] = []
 
-    def of(self, row: int) -> AudioHeader:
+    def of(self, row: int, source: str) -> AudioHeader:
         with self.lock:
-            self.found = self.found or list(self._read())
+            if not self.found:
+                try:
+                    self.found += (_header(stored) for batch in self.read() for stored in batch.column(0).to_pylist())
+                    self.found.append(UserError("stored audio: none in this row"))  # damaged metadata may claim more
+                except UserError as error:
+                    self.found.append(error)
         found = self.found[min(row, len(self.found) - 1)]
         if isinstance(found, UserError):
-            raise UserError(str(found))
+            raise UserError(str(found).replace("stored audio", source, 1))
         return found
-
-    def _read(self) -> Iterator[AudioHeader | UserError]:
-        """The headers in order, and then an error for all further rows, which damaged metadata may claim."""
-        try:
-            for batch in _batches(self.path, self.group, [self.column]):
-                yield from map(_header, batch.column(0).to_pylist())
-            yield UserError("stored audio: none in this row")
-        except UserError as error:
-            yield error
 
 
 def _header(stored: Any) -> AudioHeader | UserError:
@@ -166,17 +157,17 @@ def _parquet(path: AnyPath) -> Iterator[Any]:
         raise UserError(f"{path}: not Parquet that can be read ({reason(error)})") from error
 
 
-def _file(path: AnyPath, wanted: Wanted) -> Rows:
+def _rows(path: AnyPath, wanted: Wanted) -> Rows:
     return streamed_parquet_rows(path) if wanted.stream else parquet_rows(path, wanted.labels)
 
 
 def _shards(folder: AnyPath, wanted: Wanted) -> list[Shard]:
-    found = (shards_in(folder, wanted, pattern, lambda path: _file(path, wanted)) for pattern in PATTERNS)
+    found = (shards_in(folder, wanted, pattern, _rows) for pattern in PATTERNS)
     return next(shards for shards in found if shards)
 
 
 PATTERNS = ("*.parquet", "data/*.parquet")
-PARQUET = Reader("Parquet", "a file with an audio column", "file", named(".parquet"), _file)
+PARQUET = Reader("Parquet", "a file with an audio column", "file", named(".parquet"), _rows)
 PARQUETS = Reader(
     "Parquet files", "a folder with `*.parquet`, or in `data`", "folder",
     lambda folder, labels: any(any(folder.glob(pattern)) for pattern in PATTERNS), _shards,

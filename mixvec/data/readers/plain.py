@@ -1,4 +1,5 @@
-"""Audio with its labels in the names of things: lists of files, a text beside each file, a folder for each class."""
+"""Audio with its labels, if any, in the names of things: a file or folder of audio, lists of files, a text beside each
+file, a folder for each class."""
 
 from __future__ import annotations
 
@@ -6,11 +7,10 @@ import re
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
-from .files import audio_below, existing, one_split_below, text_lines
+from .files import audio_below, existing, rows_below, text_lines, walk
 from .remote import AnyPath
-from .rows import Fault, Reader, Row, Rows, Wanted, named
+from .rows import Fault, Reader, Row, Rows, named
 
-SIDE_SUFFIXES = (".txt", ".lab")
 FOLDERS = ("", "wavs", "wav", "clips", "audio")
 """Where a list's audio may be, below its folder."""
 MANIFESTS = (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -20,48 +20,39 @@ TIMED_LABEL = re.compile(r"\d+\s+\d+\s+\S")
 
 def list_rows(path: AnyPath, keyed: bool = False) -> Rows:
     """A path on each line, or ``path|text``, ``id|text|normalised text`` (LJSpeech), ``path|speaker|text``, also with
-    tabs; an id is a file of that name in ``wavs`` beside the list. Of several texts the last is taken.
-
-    Args:
-        keyed: whether each line begins with a key, as in Kaldi's ``.scp``.
-    """
+    tabs; an id is a file of that name in ``wavs`` beside the list. Of several texts the last is taken. Where the lines
+    are ``keyed``, as in Kaldi's ``.scp``, each begins with a key."""
     for where, line in text_lines(path):
-        line = line.partition(" ")[2] if keyed else line
-        if not line.strip():
+        line = (line.partition(" ")[2] if keyed else line).strip()
+        if not line:
             continue
-        parts = re.split(r"\t|\|", line.strip())
+        name, *texts = (part.strip() for part in re.split(r"\t|\|", line))
         try:
-            yield Row(existing(line.strip(), where, path.parent), where, text=_side_text(path.parent / line.strip()))
-            continue
+            yield Row(existing(line, where, path.parent), where, text=_side_text(path.parent / line))
         except UserError:
-            if len(parts) < 2:
+            if not texts:
                 raise
-        text = next((part.strip() for part in reversed(parts[1:]) if part.strip()), None)
-        fields = {"speaker": parts[1].strip()} if len(parts) == 3 and _is_path(parts[0]) else None
-        yield Row(_by_name(parts[0].strip(), where, path.parent), where, text=text, fields=fields)
+            text = next((text for text in reversed(texts) if text), None)
+            fields = {"speaker": texts[0]} if len(texts) == 2 and _is_path(name) else None
+            yield Row(_by_name(name, where, path.parent), where, text=text, fields=fields)
 
 
 def _is_path(name: str) -> bool:
-    return name.strip().lower().endswith(tuple(EXTENSIONS))
+    return name.lower().endswith(tuple(EXTENSIONS))
 
 
 def _by_name(name: str, where: str, folder: AnyPath) -> str:
     """The path of the audio that a list names, with or without its suffix."""
     places = [folder / at for at in FOLDERS]
-    if not _is_path(name):
-        for suffix in (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a"):
-            if found := next((at / f"{name}{suffix}" for at in places if (at / f"{name}{suffix}").is_file()), None):
-                return str(found)
-    return existing(name, where, *places)
+    suffixes = () if _is_path(name) else (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")
+    named = (at / f"{name}{suffix}" for suffix in suffixes for at in places)
+    return next((str(path) for path in named if path.is_file()), None) or existing(name, where, *places)
 
 
 def _side_text(audio: AnyPath) -> str | None:
-    """The text in the file beside a file of audio; None where there is none.
-
-    Raises:
-        UserError: it is no text, but labels with times.
-    """
-    for suffix in SIDE_SUFFIXES:
+    """The text in the file beside a file of audio; None where there is none. Raises ``UserError`` where it is no text,
+    but labels with times."""
+    for suffix in (".txt", ".lab"):
         side = audio.with_suffix(suffix)
         if side.is_file():
             lines = [line.strip() for _, line in text_lines(side) if line.strip()]
@@ -71,52 +62,46 @@ def _side_text(audio: AnyPath) -> str | None:
     return None
 
 
+def _with_side_text(file: AnyPath) -> Row | Fault:
+    text = _side_text(file)
+    return Row(str(file), text=text) if text is not None else Fault(str(file), f"{file}: no .txt or .lab beside it")
+
+
 def _has_side_texts(folder: AnyPath, labels: bool) -> bool:
-    return labels and any(p.with_suffix(s).is_file() for p in audio_below(folder)[0] for s in SIDE_SUFFIXES)
+    return labels and any(p.with_suffix(s).is_file() for p in audio_below(folder)[0] for s in (".txt", ".lab"))
 
 
-def side_rows(folder: AnyPath, wanted: Wanted) -> Rows:
-    """The audio of a folder, at any depth, each with the text beside it."""
-    files, faults = audio_below(folder)
-    one_split_below(wanted.key, folder, files)
-    yield from (fault for fault in faults if fault.counted)
-    for file in files:
-        try:
-            text = _side_text(file)
-        except UserError as error:
-            yield Fault(str(file), str(error))
-            continue
-        yield Row(str(file), text=text) if text is not None else Fault(str(file), f"{file}: no .txt or .lab beside it")
+def _are_classes(folder: AnyPath, labels: bool) -> bool:
+    if not labels or any(path.name.lower().endswith(MANIFESTS) for path in folder.iterdir()):
+        return False
+    parts = [path.relative_to(folder).parts for path in audio_below(folder)[0]]
+    return len({first for first, *below in parts if below}) > 1
 
 
-def _has_manifest(folder: AnyPath) -> bool:
-    return any(path.name.lower().endswith(MANIFESTS) for path in folder.iterdir())
+def _of_class(folder: AnyPath, file: AnyPath) -> Row | Fault:
+    label, *below = file.relative_to(folder).parts
+    known = Row(str(file), label=label, fields={"label": label})
+    return known if below else Fault(str(file), f"{file}: in no folder of a class")
 
 
-def _classes(folder: AnyPath) -> set[str]:
-    return {p.relative_to(folder).parts[0] for p in audio_below(folder)[0] if len(p.relative_to(folder).parts) > 1}
-
-
-def class_rows(folder: AnyPath, wanted: Wanted) -> Rows:
-    """The audio below the folders of a folder; the label is the name of the topmost."""
-    files, faults = audio_below(folder)
-    one_split_below(wanted.key, folder, files)
-    yield from faults
-    for file in files:
-        label, *below = file.relative_to(folder).parts
-        fault = Fault(str(file), f"{file}: in no folder of a class")
-        yield Row(str(file), label=label, fields={"label": label}) if below else fault
-
-
+AUDIO_FILE = Reader(
+    "audio", "a file that libsndfile reads", "file",
+    lambda path, labels: True, lambda path, wanted: iter([Row(str(path))]),
+)  # fmt: skip
+AUDIO_FOLDER = Reader(
+    "folder of audio", "audio files at any depth", "folder",  # and folders that cannot be listed, as faults
+    lambda folder, labels: not labels and any(isinstance(f, Fault) or _is_path(f.name) for f in walk(folder)),
+    lambda folder, wanted: rows_below(folder, lambda file: Row(str(file))),
+)  # fmt: skip
 LIST = Reader(
     "list of files", "`.txt`, `.lst`: a path on each line; also with a bar and its text; LJSpeech's", "file",
     named(".txt", ".lst", ".list"), lambda path, wanted: list_rows(path),
 )  # fmt: skip
 SIDE_TEXTS = Reader(
     "texts beside the audio", "for labels: a folder with a `.txt` or `.lab` beside each file", "folder",
-    _has_side_texts, side_rows,
+    _has_side_texts, lambda folder, wanted: rows_below(folder, _with_side_text, wanted.key),
 )  # fmt: skip
 CLASSES = Reader(
     "a folder for each class", "for labels: `DIR/yes/…`, `DIR/no/…`; the label is the topmost folder's name", "folder",
-    lambda folder, labels: labels and not _has_manifest(folder) and len(_classes(folder)) > 1, class_rows,
+    _are_classes, lambda folder, wanted: rows_below(folder, lambda file: _of_class(folder, file), wanted.key),
 )  # fmt: skip

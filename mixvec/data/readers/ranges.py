@@ -1,7 +1,7 @@
 """Reading remote files in place, in ranges of bytes. Nothing is copied to disk.
 
 A seek requests 128 KiB; sequential reading requests twice as much each time, up to 4 MiB. A request that fails is
-tried again (``retries.py``), by a file system made in the process that reads, as instances do not survive a fork.
+tried again, by a file system made in the process that reads, as instances do not survive a fork.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import hashlib
 import io
 import os
 import re
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, BinaryIO, ClassVar, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from ...errors import UserError
 from ...extents import Window
-from .retries import Missing, retried
 
+Result = TypeVar("Result")
+WAITS_S = (0.25, 1.0, 4.0)
+"""Pauses before each further try."""
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 FIRST_BYTES, MOST_BYTES = 1 << 17, 1 << 22
 NEAR_BYTES = 1 << 20
@@ -26,7 +30,6 @@ NEAR_BYTES = 1 << 20
 LARGEST_WHOLE_BYTES = 1 << 28
 """The largest file that is fetched whole, into memory, from a server that sends no ranges."""
 NO_RANGES = "support range requests"  # fsspec's words
-CONNECT_S, READ_S = 20, 30
 VERSIONS = ("ETag etag Content-MD5 content_md5 md5Hash blob_id sha checksum generation "
             "Last-Modified LastModified last_modified updated modified modify mtime created").split()  # fmt: skip
 
@@ -35,14 +38,52 @@ def is_url(name: str) -> bool:
     return "://" in name and URL.match(name) is not None
 
 
-_kept: list[Any] = []
+class Missing(UserError):
+    """There is no such file, folder or bucket, or not for these credentials: many servers answer both alike."""
+
+
+def retried(url: str, work: Callable[[], Result]) -> Result:
+    """What ``work`` returns, retried where the error may pass. Raises ``UserError`` where it failed; the message names
+    the URL and the reason."""
+    for wait_s in (*WAITS_S, None):
+        try:
+            return work()
+        except UserError:
+            raise
+        except Exception as error:  # each file system raises its own
+            kind, why, lasting = _judged(error)
+            if lasting or wait_s is None:
+                raise kind(f"{url}: {why}") from error
+        time.sleep(wait_s)
+    raise AssertionError  # never reached
+
+
+def _judged(error: BaseException) -> tuple[type[UserError], str, bool]:
+    """What an error means, the reason in words, and whether a retry is useless."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__  # over HTTP only the cause has the reason
+    shown = " ".join(str(error).split())[:300]
+    status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403) or isinstance(error, PermissionError):
+        how = f"HTTP {status}" if status else shown
+        return Missing, f"no permission to read it ({how}); are the credentials in the environment?", True
+    if status in (404, 410) or isinstance(error, FileNotFoundError):
+        return Missing, f"no such file or folder ({shown})", True
+    if isinstance(status, int):
+        return UserError, f"the server answers HTTP {status}", status < 500 and status not in (408, 425, 429)
+    if "credentials" in shown.lower():
+        return UserError, f"{shown}: set them in the environment", True
+    if isinstance(error, TimeoutError) or not shown:
+        return UserError, f"no answer in time ({type(error).__name__})", False
+    useless = isinstance(error, ImportError | ValueError | TypeError | NotImplementedError)
+    return Missing if isinstance(error, NotImplementedError) else UserError, shown, useless
 
 
 class State(NamedTuple):
     """The size of a file in bytes, and a number that changes with its content; -1 where unknown."""
 
-    size: int
-    version: int
+    size: int = -1
+    version: int = -1
 
 
 states: dict[str, State] = {}
@@ -54,12 +95,10 @@ class RemoteFile:
     """A remote audio file, by its URL."""
 
     path: str = field(repr=False)
-    size: int = -1
     version: int = field(default=-1, compare=False)
-    offset: ClassVar[int] = -1
 
-    def open(self) -> BinaryIO:
-        return opened_audio(self.path, 0, self.size)
+    def open(self, place: int, size: int) -> BinaryIO:
+        return opened_audio(self.path, 0, size)
 
 
 def opened_audio(url: str, offset: int, size: int) -> BinaryIO:
@@ -74,15 +113,11 @@ def opened_audio(url: str, offset: int, size: int) -> BinaryIO:
 
 def opened_range(url: str, offset: int, size: int) -> BinaryIO:
     """``size`` bytes of a remote file from ``offset`` on, as a file of their own; all of it where ``size`` is -1.
-
-    Raises:
-        UserError: now or on reading, the file cannot be reached.
-    """
+    Raises ``UserError`` where now or on reading, the file cannot be reached."""
     if size < 0:
         size = state(url).size
     if size < 0:  # the server does not say
-        fs, path = filesystem(url)
-        return io.BytesIO(retried(url, lambda: fs.cat_file(path)))
+        return io.BytesIO(_whole_file(url))
     return io.BufferedReader(Window(_Ranges(url, offset, offset + size), offset, size), 1 << 16)
 
 
@@ -98,19 +133,18 @@ class _Ranges:
     def seek(self, at: int) -> None:
         self.at = at
 
-    def read(self, count: int) -> bytes:
-        """At least one and at most ``count`` bytes."""
-        start, block = self._block(count)
-        return block[self.at - start : self.at - start + count]
-
     def close(self) -> None:
         self.file, self.blocks = None, []
 
-    def _block(self, wanted: int) -> tuple[int, bytes]:
-        """The block that holds the next byte, and where it starts."""
-        for start, block in self.blocks:
-            if start <= self.at < start + len(block):
-                return start, block
+    def read(self, count: int) -> bytes:
+        """At most ``count`` bytes, at least one of a file that has not shrunk."""
+        if not any(start <= self.at < start + len(block) for start, block in self.blocks):
+            self._request(count)
+        found = (block[self.at - start : self.at - start + count] for start, block in self.blocks if start <= self.at)
+        return next(filter(None, found), b"")
+
+    def _request(self, wanted: int) -> None:
+        """Add the block that begins with the next byte."""
         start, block = self.blocks[-1] if self.blocks else (self.start, b"")
         reads_on = len(block) > 0 and 0 <= self.at - start - len(block) <= NEAR_BYTES
         self.ahead = min(2 * self.ahead, MOST_BYTES) if reads_on else FIRST_BYTES
@@ -124,9 +158,7 @@ class _Ranges:
             if self.start or self.end > LARGEST_WHOLE_BYTES:
                 raise UserError(f"{self.url}: its server sends no ranges of bytes, without which tars, and files over "
                                 f"{LARGEST_WHOLE_BYTES >> 20} MiB, cannot be read; copy it") from error  # fmt: skip
-            fs, path = filesystem(self.url)
-            self.blocks = [(0, retried(self.url, lambda: fs.cat_file(path)))]
-        return self.blocks[-1]
+            self.blocks = [(0, _whole_file(self.url))]
 
     def _fetch(self, count: int) -> bytes:
         file, self.file = self.file, None  # a file that has failed is not used again
@@ -143,15 +175,16 @@ class _Ranges:
         return found
 
 
+def _whole_file(url: str) -> bytes:
+    fs, path = filesystem(url)
+    return retried(url, lambda: bytes(fs.cat_file(path)))
+
+
 @lru_cache(maxsize=4096)
 def state(url: str) -> State:
-    """Size and version of a file.
-
-    Raises:
-        UserError: it is not there (``Missing``), or cannot be asked for.
-    """
-    known = states.get(url)
-    if known is not None and known.size >= 0:
+    """Size and version of a file; raises ``UserError``, ``Missing`` where it is not there."""
+    known = states.get(url, State())
+    if known.size >= 0:
         return known
     fs, path = filesystem(url)
     info = retried(url, lambda: fs.info(path))
@@ -169,16 +202,12 @@ def state_of(info: dict[str, Any]) -> State:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The file system that reads ``url``, made once in each process, and the path in it.
-
-    Raises:
-        UserError: there is none for this protocol, or its package is not installed.
-    """
+    """The file system that reads ``url``, made once in each process, and the path in it. Raises ``UserError`` where
+    there is none for this protocol, or its package is not installed."""
     import fsspec
 
     _prepare()
-    found: tuple[Any, str] = retried(url, lambda: fsspec.url_to_fs(url))
-    return found
+    return retried(url, lambda: fsspec.url_to_fs(url))  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=1)
@@ -187,22 +216,23 @@ def _prepare() -> None:
     import aiohttp
     import fsspec.asyn
 
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=READ_S)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=30)
     fsspec.config.conf.setdefault("http", {"client_kwargs": {"trust_env": True, "timeout": timeout}})
     os.register_at_fork(before=_keep, after_in_child=fsspec.asyn.reset_lock)
 
 
 def _keep() -> None:
-    """Before a fork: hold the loop and file systems of this process, so that the child never closes them.
-
-    Both processes share the loop's epoll; if the child closed its copies, this process would get no more events.
-    """
+    """Before a fork: hold the loop and file systems of this process, so that the child never closes them. Both
+    processes share the loop's epoll; if the child closed its copies, this process would get no more events."""
     import fsspec.asyn
     from fsspec.spec import AbstractFileSystem
 
-    kinds, instances = [AbstractFileSystem], []
+    kinds = [AbstractFileSystem]
+    _kept[:] = fsspec.asyn.loop
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
-        instances += kind._cache.values()
-    _kept[:] = [*fsspec.asyn.loop, *instances]
+        _kept.extend(kind._cache.values())
+
+
+_kept: list[Any] = []

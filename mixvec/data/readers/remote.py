@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import io
 import posixpath
-from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import suppress
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -21,23 +19,19 @@ from urllib.parse import quote, unquote
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
-from .ranges import filesystem, is_url, opened_range, state, state_of, states
-from .retries import Missing, retried
+from .ranges import Missing, filesystem, is_url, opened_range, retried, state, state_of, states
 
 FILES = (*EXTENSIONS, ".jsonl", ".json", ".gz", ".csv", ".tsv", ".txt", ".tar", ".tgz", ".bz2", ".xz", ".zst",
          ".parquet", ".arrow")  # fmt: skip
 """Suffixes by which files are told from folders over HTTP, which has no folders."""
 
-_whole: dict[str, list[str]] = {}
-"""The sorted URLs of the files below each folder that was listed to any depth."""
+_listings: dict[str, list[str]] = {}
+"""The names in each folder that was listed to any depth, and in each of those below it, in the order of local ones."""
 
 
 def located(name: str) -> AnyPath:
-    """A path for what a configuration or a manifest names: a local one, also for ``file://``.
-
-    Raises:
-        UserError: nothing can open such a URL.
-    """
+    """A path for what a configuration or a manifest names: a local one, also for ``file://``. Raises ``UserError``
+    where nothing can open such a URL."""
     if not is_url(name):
         return Path(name)
     if "::" in name:
@@ -45,10 +39,8 @@ def located(name: str) -> AnyPath:
     protocol, _, rest = name.partition("://")
     if protocol in ("file", "local"):
         return Path(filesystem(name)[1])
-    query = mark = ""
-    if protocol in ("http", "https"):
-        rest, mark, query = rest.partition("?")
-        rest = rest.partition("#")[0]
+    rest, mark, query = rest.partition("?") if protocol in ("http", "https") else (rest, "", "")
+    rest = rest.partition("#")[0] if protocol in ("http", "https") else rest
     top, _, below = rest.lstrip("/").partition("/")
     return RemotePath(f"{protocol}:/{top}{posixpath.normpath('/' + below)}{mark}{query.replace('/', '%2F')}")
 
@@ -88,7 +80,7 @@ class RemotePath(PurePosixPath):
         return self.is_file() or self.is_dir()
 
     def is_file(self) -> bool:
-        if str(self) in states or self._listing() is not None:
+        if str(self) in states or self._names() is not None:
             return str(self) in states
         try:
             return state(str(self)) is not None
@@ -97,25 +89,20 @@ class RemotePath(PurePosixPath):
 
     def is_dir(self) -> bool:
         """Whether there is anything in it; over HTTP, before it is listed, whether it is named like a folder."""
-        if self.over_http and self._listing() is None:
+        if self.over_http and self._names() is None:
             return not self.name.lower().endswith(FILES)
         return next(self.iterdir(), None) is not None
 
     def iterdir(self) -> Iterator[RemotePath]:
-        files = self._listing()
-        if files is None:
-            fs, root = filesystem(str(self))
-            entries = []
-            with suppress(Missing):
-                entries = retried(str(self), lambda: fs.ls(root, detail=True))
-            yield from self._noted({entry["name"]: entry for entry in entries}, root)
+        names = self._names()
+        if names is not None:
+            yield from map(self._child, names)
             return
-        folder = f"{self}/"
-        at = bisect_left(files, folder)
-        while at < len(files) and files[at].startswith(folder):
-            name, below, _ = files[at][len(folder) :].partition("/")
-            yield self._child(name)
-            at = bisect_left(files, f"{folder}{name}0") if below else at + 1  # 0 comes after /, so after all in it
+        fs, root = filesystem(str(self))
+        entries = []
+        with suppress(Missing):
+            entries = retried(str(self), lambda: fs.ls(root, detail=True))
+        yield from map(self._child, self._noted({entry["name"]: entry for entry in entries}, root))
 
     def glob(self, pattern: str) -> list[RemotePath]:
         """What matches, in order; no ``**``."""
@@ -131,36 +118,40 @@ class RemotePath(PurePosixPath):
         """``name`` as a listing has it, quoted over HTTP."""
         return type(self)(f"{super().__str__()}/{name}")
 
-    def _listing(self) -> list[str] | None:
-        """The sorted URLs of all files in this folder and beyond, where it or one above it was listed as a whole."""
-        return next((_whole[str(path)] for path in (self, *self.parents) if str(path) in _whole), None)
+    def _names(self) -> list[str] | None:
+        """What is in this folder, where it or one above it was listed to any depth."""
+        known = any(str(path) in _listings for path in (self, *self.parents))
+        return _listings.get(str(self), []) if known else None
 
-    def _noted(self, entries: dict[str, dict[str, Any]], root: str) -> list[RemotePath]:
+    def _noted(self, entries: dict[str, dict[str, Any]], root: str) -> list[str]:
         """What is listed in this folder, hidden files and folders left out; the states of files are remembered."""
         found = []
         for name, entry in entries.items():
             below = (name[len(root) :] if name.startswith(root) else "").strip("/")
             if below and not below.startswith(".") and "/." not in below and not (self.over_http and "?" in below):
-                found.append(self._child(below))
+                found.append(below)
                 if entry.get("type") != "directory":
-                    states[str(found[-1])] = state_of(entry)
+                    states[str(self._child(below))] = state_of(entry)
         return found
 
-    def files_below(self) -> list[RemotePath]:
+    def files_below(self) -> Iterator[RemotePath]:
         """Every file at any depth, in a fixed order, in one listing; hidden files and folders left out."""
         url = str(self)
-        if url not in _whole:
+        if self._names() is None:
             fs, root = filesystem(url)
-            found = self._noted(retried(url, lambda: _found(fs, root)), root.rstrip("/"))
-            _whole[url] = sorted(str(path) for path in found if str(path) in states)
-        return [self._child(name[len(url) + 1 :]) for name in _in_order(url)]
-
-
-@lru_cache(maxsize=8)
-def _in_order(folder: str) -> list[str]:
-    """The files of a listed folder in the order of local ones: by the names of their folders, unquoted."""
-    plain = unquote if folder.startswith("http") else str
-    return sorted(_whole[folder], key=lambda name: plain(name).split("/"))
+            folders: dict[str, set[str]] = {url: set()}
+            for below in self._noted(retried(url, lambda: _found(fs, root)), root.rstrip("/")):
+                if str(self._child(below)) in states:
+                    parts = below.split("/")
+                    for depth, name in enumerate(parts):
+                        folders.setdefault("/".join([url, *parts[:depth]]), set()).add(name)
+            plain = unquote if self.over_http else str
+            _listings.update({folder: sorted(names, key=plain) for folder, names in folders.items()})
+        for path in self.iterdir():
+            if str(path) in states:
+                yield path
+            if str(path) in _listings:
+                yield from path.files_below()
 
 
 AnyPath: TypeAlias = Path | RemotePath
@@ -172,34 +163,25 @@ def _found(fs: Any, root: str) -> dict[str, dict[str, Any]]:
     from fsspec.asyn import AbstractFileSystem, AsyncFileSystem
 
     walks = type(fs)._find is AsyncFileSystem._find if fs.async_impl else type(fs).find is AbstractFileSystem.find
-    if not walks:
-        return fs.find(root, detail=True)  # type: ignore[no-any-return]
     errors: list[Exception] = []
-    found = fs.find(root, detail=True, on_error=errors.append)
+    found: dict[str, dict[str, Any]] = fs.find(root, detail=True, **({"on_error": errors.append} if walks else {}))
     for error in errors:
         if not found or not isinstance(error, FileNotFoundError):  # a page may well link to what is not there
             raise error
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def source_path(name: str) -> AnyPath:
-    """The path of a source; a remote folder is listed now, and no older listing is used.
-
-    Raises:
-        UserError: it is not there, or cannot be reached.
-    """
+    """The path of a source; a remote folder is listed now, and no older listing is used. Raises ``UserError`` where it
+    is not there, or cannot be reached."""
     path = located(name)
     if not isinstance(path, RemotePath):
         return path
     fs, inner = filesystem(str(path))
     fs.invalidate_cache()
-    if path.over_http:
-        folder = path.is_dir()
-    else:
-        folder = retried(name, lambda: fs.info(inner))["type"] == "directory"
-    if not folder:
+    if not (path.is_dir() if path.over_http else retried(name, lambda: fs.info(inner))["type"] == "directory"):
         state(str(path))
-    elif not path.files_below():
+    elif not any(path.files_below()):
         why = "; its server has to list it, or name a manifest in it" if path.over_http else ""
         raise UserError(f"{name}: no files in this folder{why}")
     return path
@@ -217,6 +199,5 @@ def expanded(name: str) -> list[str]:
 def forget() -> None:
     """Drop all cached listings and file states."""
     states.clear()
-    _in_order.cache_clear()
-    _whole.clear()
+    _listings.clear()
     state.cache_clear()

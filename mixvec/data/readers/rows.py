@@ -28,18 +28,25 @@ WHOLE_NUMBER = re.compile(r"-?\d+\.0")
 SPLIT_NAME = re.compile(r"(train|dev|valid|test)(?=$|[^a-z]|ation)")
 
 
-class Stored(Protocol):
-    """Audio inside a tar, table or remote file. It holds names and numbers only, as it is sent to worker processes."""
+class Holder(Protocol):
+    """What holds audio: a tar, a table, a remote file. It has names and numbers only, as it is sent to workers."""
 
     @property
     def path(self) -> str | None:
-        """The file or URL that holds the audio; None where it is in memory."""
+        """The file or URL; None where it is in memory."""
 
-    @property
-    def offset(self) -> int:
-        """A number that no other audio in the file has; -1 where the audio is all of it."""
+    def open(self, place: int, size: int) -> BinaryIO: ...
 
-    def open(self) -> BinaryIO: ...
+
+class Stored(NamedTuple):
+    """Audio inside something larger: ``place`` is a number that no other audio of the holder has, -1 for all of it."""
+
+    holder: Holder
+    place: int = -1
+    size: int = -1
+
+    def open(self) -> BinaryIO:
+        return self.holder.open(self.place, self.size)
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,12 @@ class Shard(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What is wanted of a source."""
+    """What is wanted of a source: ``key`` names it in messages. With ``labels``, texts or labels are needed. With
+    ``stream``, rows of Parquet and of the hub hold the bytes of their audio, as each is read once."""
 
     key: str
-    """The configuration key that names it, for messages."""
     labels: bool
-    """Whether texts or labels are needed."""
     stream: bool = False
-    """Whether rows of Parquet and of the hub hold the bytes of their audio, as each is read once."""
 
 
 class Reader(NamedTuple):
@@ -104,9 +109,8 @@ class Reader(NamedTuple):
     """Whether a path of that kind has this form, given the path and whether labels are needed."""
     rows: Callable[[AnyPath, Wanted], Rows | list[Shard]]
     """Its rows; as shards where it consists of several."""
-    split_folders: tuple[str, ...] = ()
-    """For the hint where a folder has one folder for each split: globs of something in them."""
-    split_files: tuple[str, ...] = ()  # the same for splits that are files: globs of these
+    splits: tuple[str, ...] = ()
+    """For the hint where a folder has several splits: globs of the files, or of something in each folder."""
 
 
 def named(*suffixes: str) -> Callable[[AnyPath, bool], bool]:
@@ -115,11 +119,8 @@ def named(*suffixes: str) -> Callable[[AnyPath, bool], bool]:
 
 
 def labels_of(row: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Text and label of a row, from the first key that has one.
-
-    Raises:
-        ValueError: the value is a list or an object, which is no text.
-    """
+    """Text and label of a row, from the first key that has one. Raises ``ValueError`` where the value is a list or an
+    object, which is no text."""
     text = next((value for k in TEXT_KEYS if (value := cell(row, k)) is not None), None)
     return text, next((value for k in LABEL_KEYS if (value := label_cell(row, k)) is not None), None)
 

@@ -5,47 +5,40 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from ...errors import UserError
-from .ranges import RemoteFile, is_url
+from .ranges import is_url, opened_audio
 from .remote import AnyPath, RemotePath
-from .rows import LABEL_KEYS, NESTED_KEYS, TEXT_KEYS, Fault, Reader, Row, Rows, Shard, Wanted, named
+from .rows import LABEL_KEYS, NESTED_KEYS, TEXT_KEYS, Fault, Reader, Row, Rows, Shard, Stored, Wanted, named
 
 HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.+-]*(/[\w.+-]+)?)?")
 
 
-@dataclass(frozen=True)
-class TableRow:
-    """A row of a memory-mapped table whose only column is ``audio``, undecoded."""
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A memory-mapped table whose only column is ``audio``, undecoded."""
 
-    table: Any = field(repr=False)
-    row: int
+    table: Any
 
     @property
     def path(self) -> str | None:
-        """The first file of the table; None where it is in memory."""
         return next((file["filename"] for file in self.table.cache_files), None)
 
-    @property
-    def offset(self) -> int:
-        return self.row
-
-    def open(self) -> BinaryIO:
-        return opened(self.table[self.row]["audio"])
+    def open(self, place: int, size: int) -> BinaryIO:
+        return opened(self.table[place]["audio"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Held:
     """Audio held as bytes, as a stream delivers it."""
 
-    data: bytes = field(repr=False)
+    data: bytes
     path: ClassVar[None] = None
-    offset: ClassVar[int] = -1
 
-    def open(self) -> BinaryIO:
+    def open(self, place: int, size: int) -> BinaryIO:
         return io.BytesIO(self.data)
 
 
@@ -55,7 +48,7 @@ def opened(stored: Any) -> BinaryIO:
         raise UserError("stored audio: none in this row")
     if stored.get("bytes") is not None:
         return io.BytesIO(stored["bytes"])
-    return RemoteFile(stored["path"]).open() if is_url(stored["path"]) else open(stored["path"], "rb")
+    return opened_audio(stored["path"], 0, -1) if is_url(stored["path"]) else open(stored["path"], "rb")
 
 
 def dataset_rows(name: str, key: str, labels: bool = False) -> Rows:
@@ -68,30 +61,29 @@ def dataset_rows(name: str, key: str, labels: bool = False) -> Rows:
         splits = ", ".join(table)
         raise UserError(f"{key}={name}: has splits ({splits}); name one, such as {key}={name}/{next(iter(table))}")
     audio, column = _audio_alone(table, name, key)
-    names = class_names(table.features)
+    holder, in_words = Table(audio), class_names(table.features)
     others = table.select_columns(columns(table.features.arrow_schema, column, labels))
     for row in range(len(table)):
-        fields = class_named(others[row], names) if others.column_names else {}
-        yield Row(f"{name}[{row}]", fields=fields, stored=TableRow(audio, row)).labelled()
+        fields = in_words(others[row]) if others.column_names else {}
+        yield Row(f"{name}[{row}]", fields=fields, stored=Stored(holder, row)).labelled()
 
 
 def streamed_shards(name: str, key: str) -> list[Shard]:
     """A data set of the hub, shard by shard, its audio fetched as it is read and held as bytes; without labels."""
+    import datasets
+
+    def rows(shard: Any, shown: str) -> Rows:
+        try:
+            for number, row in enumerate(shard):
+                yield held(row["audio"], f"{shown}[{number}]")
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            raise UserError(f"{shown}: the rest cannot be read ({reason(error)}); the same command resumes from the "
+                            "last checkpoint") from error  # fmt: skip
+
     table = _load(name, key, stream=True)
     audio, _ = _audio_alone(table, name, key)
     shards = [(audio.shard(table.num_shards, number), f"{name}[{number}]") for number in range(table.num_shards)]
-    return [Shard(shown, _streamed(shard, shown)) for shard, shown in shards]
-
-
-def _streamed(shard: Any, name: str) -> Rows:
-    import datasets
-
-    try:
-        for number, row in enumerate(shard):
-            yield held(row["audio"], f"{name}[{number}]")
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(f"{name}: the rest cannot be read ({reason(error)}); the same command resumes from the last "
-                        "checkpoint") from error  # fmt: skip
+    return [Shard(shown, rows(shard, shown)) for shard, shown in shards]
 
 
 def _audio_alone(table: Any, name: str, key: str) -> tuple[Any, str]:
@@ -130,16 +122,17 @@ def _load(name: str, key: str, *, stream: bool = False) -> Any:
         raise UserError(f"{key}={name}: {why}") from error
 
 
-def class_names(features: Any) -> dict[str, Callable[[int], str]]:
+def class_names(features: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What replaces the class numbers of a row by their names; -1 marks a label that is not public."""
     import datasets
 
-    return {n: f.int2str for n, f in features.items() if isinstance(f, datasets.ClassLabel)}
+    names = {n: f.int2str for n, f in features.items() if isinstance(f, datasets.ClassLabel)}
 
+    def in_words(row: dict[str, Any]) -> dict[str, Any]:
+        numbers = {n: row[n] for n in names if n in row}
+        return row | {n: None if number is None or number < 0 else names[n](number) for n, number in numbers.items()}
 
-def class_named(values: dict[str, Any], names: dict[str, Callable[[int], str]]) -> dict[str, Any]:
-    """The values with class numbers replaced by names; -1 marks a label that is not public."""
-    known = {n: names[n](v) if v is not None and v >= 0 else None for n, v in values.items() if n in names}
-    return values | known
+    return in_words
 
 
 def columns(schema: Any, audio: str, labels: bool) -> list[str]:
@@ -152,7 +145,7 @@ def columns(schema: Any, audio: str, labels: bool) -> list[str]:
 def held(stored: Any, source: str) -> Row | Fault:
     try:
         with opened(stored) as file:
-            return Row(source, stored=Held(file.read()))
+            return Row(source, stored=Stored(Held(file.read())))
     except (UserError, OSError) as error:
         return Fault(source, str(error).replace("stored audio", source, 1))
 
@@ -170,11 +163,6 @@ def _on_disk(path: AnyPath, wanted: Wanted) -> Rows:
     return dataset_rows(str(path), wanted.key, wanted.labels)
 
 
-def _on_hub(path: AnyPath, wanted: Wanted) -> Rows | list[Shard]:
-    name = str(path)
-    return streamed_shards(name, wanted.key) if wanted.stream else dataset_rows(name, wanted.key, wanted.labels)
-
-
 DATASET = Reader(
     "datasets directory", "a folder written by `save_to_disk`", "folder",
     lambda folder, labels: any((folder / f"dataset_{kind}.json").exists() for kind in ("info", "dict")), _on_disk,
@@ -182,5 +170,8 @@ DATASET = Reader(
 ARROW = Reader("Arrow", "an `.arrow` file of a datasets directory", "file", named(".arrow"), _on_disk)
 HUB = Reader(
     "Hugging Face hub", "`org/name`, its only or default config and `train`; or `org/name:config/split`", "name",
-    lambda path, labels: HUB_NAME.fullmatch(str(path)) is not None, _on_hub,
+    lambda path, labels: HUB_NAME.fullmatch(str(path)) is not None,
+    lambda path, wanted: (
+        streamed_shards(str(path), wanted.key) if wanted.stream else dataset_rows(str(path), wanted.key, wanted.labels)
+    ),
 )  # fmt: skip
