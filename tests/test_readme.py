@@ -37,6 +37,8 @@ TINY_PRETRAIN = ["size=tiny", *SMALLEST, "run.updates=2", "run.log_every=1", "ba
                  "data.min_s=1", "data.max_s=5", "data.workers=0", "encoder.layer_drop=0"]  # fmt: skip
 TINY_FINETUNE = ["run.updates=2", "run.eval_every=2", "run.log_every=1", "batch.update_s=10", "data.workers=0"]
 TESTED_ELSEWHERE = {"python -m tools.bench --preset smoke": "tests/tools/test_bench.py"}
+USED_LATER = re.compile(r"run\.dir=runs/(small|asr|intent|asr-bpe)\b(?!-)|tools\.publish")
+"""Commands whose runs other pages use."""
 GONE = {("performance.md", "--profile")}
 """Options of commands that the page itself dates to an earlier commit."""
 LABELLED_TASKS = ("asr", "intent", "slots")
@@ -46,16 +48,18 @@ def blocks(language: str, page: Path) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def commands() -> Iterator[str]:
-    """Each command of the ``bash`` blocks once, in order, but for docs/extending.md (tests/test_extending.py)."""
-    found = dict[str, None]()
-    for page in PAGES:
-        if page == EXTENDING:
-            continue
-        for block in blocks("bash", page):
+def commands(page: Path | None = None) -> Iterator[str]:
+    """The commands of the ``bash`` blocks, each once, of all pages or those that ``page`` has first.
+
+    Not of docs/extending.md, which tests/test_extending.py runs.
+    """
+    found = dict[str, Path]()
+    for own in PAGES:
+        for block in blocks("bash", own) if own != EXTENDING else []:
             lines = block.replace("\\\n", " ").splitlines()
-            found |= dict.fromkeys(line.split(" #")[0].strip() for line in lines if line.strip())
-    yield from found
+            for line in filter(None, (line.split(" #")[0].strip() for line in lines)):
+                found.setdefault(line, own)
+    yield from (command for command, own in found.items() if page in (None, own))
 
 
 def broken_links(page: Path) -> list[str]:
@@ -157,40 +161,53 @@ def test_the_keys_of_every_command_exist() -> None:
         load_config(PretrainConfig, ["run.updatez=1"], "")
 
 
-@pytest.mark.slow
-def test_every_command_runs(tmp_path: Path) -> None:
-    """All but make's, whose targets exist, and those that another test runs; with tiny corpora and sizes."""
-    corpus = tmp_path / "corpus"
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny corpus, in which the commands have run whose runs other pages use."""
+    folder = tmp_path_factory.mktemp("docs")
     labelled = {"asr_train": 6, "asr_validation": 3, "asr_test": 4}
     labelled |= {"intent_train": 2, "intent_validation": 1, "intent_test": 1}  # a probe needs two of each label
-    write_corpus(corpus, CorpusConfig(hours=0.02, **labelled))
+    write_corpus(folder / "corpus", CorpusConfig(hours=0.02, **labelled))
     for name in ("configs", "pretrain", "finetune", "tools", "mixvec"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    shutil.copy(next((corpus / "asr/test/audio").iterdir()), tmp_path / "speech.flac")
-    chosen = [c for c in commands() if not c.startswith("make") and c not in TESTED_ELSEWHERE]
-    assert len(chosen) >= 15
-    failed, started = [], set[str]()
-    for words in (tiny(command, corpus) for command in chosen):
-        module = words[2] if words[1] == "-m" else ""
-        failed.append(forked_fault_of(words[2:], tmp_path) if module in started else fault_of(words, tmp_path))
-        started |= {module} - {"", "torch.distributed.run"}
-    for page in PAGES:
-        for block in blocks("python", page) if page != EXTENDING else []:
-            failed += [fault_of([sys.executable, "-c", block.replace("speech.wav", "speech.flac")], tmp_path)]
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copy(next((folder / "corpus/asr/test/audio").iterdir()), folder / "speech.flac")
+    used = [command for command in commands() if USED_LATER.search(command)]
+    assert len(used) == 5
+    assert "".join(fault_of(tiny(command, folder / "corpus"), folder) for command in used) == ""
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page != EXTENDING], ids=lambda page: page.name)
+def test_every_command_and_program_runs(workspace: Path, page: Path) -> None:
+    """All but make's, whose targets exist, and those that another test runs; with tiny corpora and sizes."""
+    failed = []
+    for command in commands(page):
+        if not (command.startswith("make") or command in TESTED_ELSEWHERE or USED_LATER.search(command)):
+            failed.append(fault_of(tiny(command, workspace / "corpus"), workspace))
+    for block in blocks("python", page):
+        failed.append(fault_of([sys.executable, "-c", block.replace("speech.wav", "speech.flac")], workspace))
     assert "".join(failed) == ""
 
 
 def fault_of(words: list[str], folder: Path, root: Path = ROOT) -> str:
-    """Run a command in ``folder`` with the code of ``root``; what it printed where it failed, else nothing."""
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+    """Run a command in ``folder`` with the code of ``root``; what it printed where it failed, else nothing.
+
+    The first of ``pretrain``, ``finetune`` and ``mixvec``, torchrun and programs that do without mixvec start afresh.
+    """
+    kind = words[2] if words[1] == "-m" else "alone" if words[1] == "-c" and "mixvec" not in words[2] else ""
+    first = kind in ("pretrain", "finetune", "mixvec") and kind not in started
+    if first or root != ROOT or kind in ("alone", "torch.distributed.run"):
+        environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, env=environment)
+        started.add(kind)
+    else:
+        done = prepared.run(words[2:] if words[1] == "-m" else words[1:], folder=folder, PYTHONPATH=str(ROOT))
     return f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}\n" if done.returncode else ""
 
 
-def forked_fault_of(words: list[str], folder: Path) -> str:
-    """The same of ``python -m WORDS``, without a new interpreter."""
-    done = prepared.run(words, folder=folder, PYTHONPATH=str(ROOT))
-    return f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}\n" if done.returncode else ""
+started = set[str]()
+"""Modules that a test has run in an interpreter of their own."""
 
 
 def tiny(command: str, corpus: Path) -> list[str]:
@@ -201,7 +218,7 @@ def tiny(command: str, corpus: Path) -> list[str]:
         paths["LABELLED"] = corpus / "intent"
     for name, path in paths.items():
         command = command.replace(name, str(path))
-    command = command.replace("vocabulary_size=500", "vocabulary_size=30")
+    command = command.replace("vocabulary_size=500", "vocabulary_size=30").replace("log-mel,random", "log-mel")
     words = shlex.split(command)
     if "--help" not in words:
         words += TINY_PRETRAIN if "pretrain" in words or "tools.fit" in words else []

@@ -87,18 +87,15 @@ def write_corpus(out: Path, config: CorpusConfig = CorpusConfig()) -> dict[str, 
         UserError: ``out`` is a file, or holds another corpus or anything else, or cannot be written.
     """
     marker = out / "corpus.json"
-    if marker.is_file():
-        record = json.loads(marker.read_text())
-        if record.get("config") == asdict(config):
-            sums: dict[str, float] = record["sums"]
-            return sums
+    record: dict[str, Any] = json.loads(marker.read_text()) if marker.is_file() else {}
+    if record.get("config") == asdict(config):
+        return record["sums"]  # type: ignore[no-any-return]
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out}: holds a corpus of other arguments, or other files: choose a new folder, or remove it")
     try:
         with whole_folder(out) as part:
             sums = _fill(part, config)
-            record = {"config": asdict(config), "sums": sums}
-            (part / marker.name).write_text(json.dumps(record, indent=2) + "\n")
+            (part / marker.name).write_text(json.dumps({"config": asdict(config), "sums": sums}, indent=2) + "\n")
     except soundfile.LibsndfileError as error:
         raise UserError(f"{out}: audio cannot be written ({error}); is the disk full?") from error
     return sums
@@ -146,19 +143,14 @@ def _fill(folder: Path, config: CorpusConfig) -> dict[str, float]:
         unlabelled_s, labelled_s = ([s for future in own for s in future.result()] for own in (unlabelled, labelled))
     finally:
         pool.shutdown(cancel_futures=True)
-    return {
-        "unlabelled_hours": round(sum(unlabelled_s) / 3600, 4),
-        "unlabelled_voices": len(voices),
-        "unlabelled_utterances": len(unlabelled_s),
-        "labelled_utterances": len(labelled_s),
-        "hours": round((sum(unlabelled_s) + sum(labelled_s)) / 3600, 4),
-    }
+    return {"unlabelled_hours": round(sum(unlabelled_s) / 3600, 4), "unlabelled_voices": len(voices),
+            "unlabelled_utterances": len(unlabelled_s), "labelled_utterances": len(labelled_s),
+            "hours": round((sum(unlabelled_s) + sum(labelled_s)) / 3600, 4)}  # fmt: skip
 
 
 def _unlabelled(folder: Path, voice: str, voices: int, held_out: set[str], config: CorpusConfig) -> list[float]:
     """Speak one voice's share of the unlabelled hours; the durations in seconds."""
-    rng, durations_s = _rng(config.seed, voice), list[float]()
-    target = folder / "unlabelled" / voice
+    rng, durations_s, target = _rng(config.seed, voice), list[float](), folder / "unlabelled" / voice
     target.mkdir(parents=True)
     while not durations_s or sum(durations_s) + SHORTEST_S < config.hours * 3600 / voices:
         waveform = _spoken(_talk(rng, held_out, config.everyday_share), voice, rng)
@@ -176,7 +168,7 @@ def _labelled(folder: Path, name: str, lines: list[Line], seed: int) -> list[flo
         waveform = _spoken(line.text, line.voice, _rng(seed, f"{name}/{index}"))
         row = {"file_name": f"audio/{index:04d}.flac", "text": line.text, "speaker": line.voice}
         soundfile.write(folder / row["file_name"], waveform, SAMPLE_RATE_HZ)
-        intent = {} if line.intent is None else {"intent": line.intent}
+        intent = {"intent": line.intent} if line.intent else {}
         rows.append(row | intent | {"duration": round(len(waveform) / SAMPLE_RATE_HZ, 4)})
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return [row["duration"] for row in rows]
@@ -202,6 +194,10 @@ def _talk(rng: np.random.Generator, held_out: set[str], everyday_share: float) -
 
 def _spoken(text: str, voice: str, rng: np.random.Generator) -> np.ndarray:
     """Speak ``text``: samples (S,), with rate, pitch, room, microphone, noise and level drawn by ``rng``."""
+
+    def rms(samples: np.ndarray) -> float:
+        return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+
     rate_wpm, pitch, pitch_range = (int(rng.integers(*bounds)) for bounds in ((145, 206), (35, 66), (30, 71)))
     speech = synthesise(text, voice, rate_wpm=rate_wpm, pitch=pitch, pitch_range=pitch_range)
     before, after = (int(samples) for samples in rng.uniform(0.05, 0.25, 2) * SAMPLE_RATE_HZ)
@@ -212,13 +208,9 @@ def _spoken(text: str, voice: str, rng: np.random.Generator) -> np.ndarray:
     noise = rng.standard_normal(len(waveform), dtype=np.float32)
     noise[1:] += np.float32(rng.uniform(0, 0.95)) * noise[:-1].copy()
     snr_db = rng.uniform(15, 40)
-    waveform += noise * np.float32(_rms(waveform) / _rms(noise) / 10 ** (snr_db / 20))
-    gain = 10 ** (rng.uniform(-32, -18) / 20) / _rms(waveform)
+    waveform += noise * np.float32(rms(waveform) / rms(noise) / 10 ** (snr_db / 20))
+    gain = 10 ** (rng.uniform(-32, -18) / 20) / rms(waveform)
     return waveform * np.float32(min(gain, 0.95 / float(np.abs(waveform).max())))
-
-
-def _rms(waveform: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jiwer
 import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.config import FinetuneConfig
 from finetune.evaluate import write_rows
+from finetune.scoring import error_rates
 from finetune.setup import find_corpora
 from finetune.tasks import Scored
 from finetune.tokenizer import Tokenizer, load_tokenizer
@@ -37,7 +37,7 @@ from mixvec.hub import load_model
 from mixvec.text import normalise_text
 from mixvec.training.config import load_config
 from tools import command_parser
-from tools.lexicon import NgramBeam, out_of_vocabulary, prefix_beam, tokenize_words, words_of
+from tools.lexicon import NgramBeam, prefix_beam, tokenize_words, words_of
 from tools.score import comparison, read_rows
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -47,9 +47,7 @@ BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0)
 def main() -> None:
     parser = command_parser("decode", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="the directory of a complete recognition run")
-    parser.add_argument(
-        "keys", metavar="key=value", nargs="*", help="of the run's configuration, such as data.test=DIR"
-    )
+    parser.add_argument("keys", metavar="key=value", nargs="*", help="of the run's configuration: data.test=DIR")
     parser.add_argument("--lm", metavar="FILE.arpa", help="an n-gram language model of words")
     parser.add_argument("--beam", type=int, metavar="N", help="hypotheses kept (16; 100 with an n-gram)")
     parser.add_argument("--lm-weight", type=float, default=1.5, metavar="X", help="of the n-gram's log10 (1.5)")
@@ -80,44 +78,46 @@ def decode(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpor
     beam = args.beam or (100 if args.lm else 16)
     facts: dict[str, Any] = {"split": split, "beam": beam}
     if args.lm:
-        shown = "valid" if "valid" in corpora else split  # the test data are scored once, and not looked at before
-        ngram, weight, bonus = ngram_beam(args, config, model, corpora[shown], shown), args.lm_weight, args.word_score
+        ngram = ngram_beam(args, config, model)
+        chosen = {"lm_weight": args.lm_weight, "word_score": args.word_score}
         if args.sweep:
-            weight, bonus, facts["sweep"] = sweep(ngram, model, *outputs(config, model, corpora["valid"]), beam, config)
-        facts |= {"lm": args.lm, "lm_weight": weight, "word_score": bonus}
-        greedy, log_probs = outputs(config, model, corpora[split])
-        found = ngram.decode(log_probs, weight, bonus, beam)
-    else:
-        greedy, log_probs = outputs(config, model, corpora[split])
-        found = prefix_beam(log_probs, beam)
+            tried = sweep(ngram, model, *outputs(config, model, corpora["valid"]), beam, config.best_by)
+            best = min(tried, key=lambda row: row[config.best_by])
+            chosen, facts["sweep"] = {key: best[key] for key in chosen}, tried
+            print("chosen: --lm-weight {lm_weight:g} --word-score {word_score:g}".format(**chosen))
+        facts |= {"lm": args.lm, **chosen}
+    greedy, log_probs = outputs(config, model, corpora[split])
+    found = (
+        ngram.decode(log_probs, chosen["lm_weight"], chosen["word_score"], beam)
+        if args.lm
+        else prefix_beam(log_probs, beam)
+    )
     searched = spelled(model, greedy, found)
     files = [args.run / f"{split}-greedy.jsonl", args.run / f"{split}-{'lm' if args.lm else 'beam'}.jsonl"]
-    write_rows(files[0], greedy)
-    write_rows(files[1], searched)
+    for file, rows in zip(files, (greedy, searched), strict=True):
+        write_rows(file, rows)
     facts |= {"greedy": rates(greedy), "searched": rates(searched)}
     write_whole(args.run / "decode.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
     print("\n".join(comparison(files, [read_rows(file) for file in files])))
 
 
-def ngram_beam(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus, split: str) -> NgramBeam:
-    """The search that ``--lm`` asks for; prints which words of the corpus its lexicon lacks."""
+def ngram_beam(args: Namespace, config: FinetuneConfig, model: CtcRecognizer) -> NgramBeam:
+    """The search that ``--lm`` asks for; prints which words of the n-gram it cannot output."""
     characters = config.asr.units == "characters"
     tokenizer = Tokenizer(model.vocabulary) if characters else load_tokenizer(args.run, model.vocabulary)
     arpa = Path(args.lm)
     if not arpa.is_file():
         raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
     lexicon, notes = tokenize_words(words_of(arpa), tokenizer, config.text.normalise, str(arpa))
-    texts = [normalise_text(u.text or "", config.text.normalise) for u in corpus.utterances]
-    print("\n".join([*notes, out_of_vocabulary(texts, lexicon, tokenizer, f"{arpa}, for data.{split}")]))
+    print("".join(f"{note}\n" for note in notes), end="")
     return NgramBeam(arpa, lexicon, model.vocabulary)
 
 
 def sweep(
-    ngram: NgramBeam, model: CtcRecognizer, greedy: list[Scored], log_probs: list[Tensor], beam: int,
-    config: FinetuneConfig,
-) -> tuple[float, float, list[dict[str, float]]]:  # fmt: skip
-    """The weight and the word score with the lowest error rate on a split, and the rates of all."""
-    by, tried = config.best_by, []
+    ngram: NgramBeam, model: CtcRecognizer, greedy: list[Scored], log_probs: list[Tensor], beam: int, by: str
+) -> list[dict[str, float]]:
+    """The error rates on a split with each weight and word score, printed as a table."""
+    tried = []
     print(f"data.valid, {by} %, greedy {100 * rates(greedy)[by]:.2f}; columns: word score, rows: LM weight")
     print(f"{'':6}" + "".join(f"{bonus:8g}" for bonus in BONUSES))
     for weight in WEIGHTS:
@@ -125,9 +125,7 @@ def sweep(
             rows = spelled(model, greedy, ngram.decode(log_probs, weight, bonus, beam))
             tried.append({"lm_weight": weight, "word_score": bonus, **rates(rows)})
         print(f"{weight:6g}" + "".join(f"{100 * row[by]:8.2f}" for row in tried[-len(BONUSES) :]), flush=True)
-    best = min(tried, key=lambda row: row[by])
-    print(f"chosen: --lm-weight {best['lm_weight']:g} --word-score {best['word_score']:g}")
-    return best["lm_weight"], best["word_score"], tried
+    return tried
 
 
 def spelled(model: CtcRecognizer, rows: list[Scored], found: list[list[int]]) -> list[Scored]:
@@ -137,8 +135,7 @@ def spelled(model: CtcRecognizer, rows: list[Scored], found: list[list[int]]) ->
 
 def rates(rows: list[Scored]) -> dict[str, float]:
     """The word and the character error rate."""
-    texts = [row.reference for row in rows], [row.prediction for row in rows]
-    return {"wer": float(jiwer.wer(*texts)), "cer": float(jiwer.cer(*texts))}
+    return error_rates([str(row.reference) for row in rows], [str(row.prediction) for row in rows])
 
 
 @torch.inference_mode()
@@ -165,9 +162,8 @@ def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> tup
         except UserError as error:
             lost.append(str(error))
         (text,) = model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
-        rows.append(
-            Scored(replace(utterance, stored=None), normalise_text(utterance.text or "", config.text.normalise), text)
-        )
+        wanted = normalise_text(utterance.text or "", config.text.normalise)
+        rows.append(Scored(replace(utterance, stored=None), wanted, text))
         output.append(log_probs)
     if len(lost) == len(rows):
         raise UserError(f"{corpus.name}: nothing in it can be decoded: {lost[0]}")

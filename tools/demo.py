@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
 
 from . import command_parser
+from .probe.jobs import launch
 
-ROOT = Path(__file__).resolve().parent.parent
 TASKS = {"asr": ("wer", "word error rate"), "intent": ("accuracy", "intent accuracy")}
 STARTS = ("scratch", "pretrained")
 SEEDS = (0, 1, 2)
@@ -45,6 +46,7 @@ def main() -> None:
     parser = command_parser("demo", __doc__)
     parser.add_argument("--smoke", action="store_true", help="the shortest form, to see that everything runs")
     smoke, started = parser.parse_args().smoke, time.monotonic()
+    os.chdir(Path(__file__).resolve().parent.parent)
     runs = Path("runs/smoke" if smoke else "runs/demo")
     for old in ("pretrain", "finetune", "published", "results.json", "report.html"):
         target = runs / old
@@ -67,24 +69,25 @@ def main() -> None:
 
 def finetune_all(runs: Path, seeds: tuple[int, ...], keys: tuple[str, ...]) -> dict[str, Any]:
     """Both tasks, from scratch and from the pretrained encoder, for each seed; two at a time. The test scores."""
+    results: dict[str, Any] = {
+        task: {f"{start}_{metric}": [] for start in STARTS} for task, (metric, _) in TASKS.items()
+    }
     jobs = {}
-    for task, start, seed in ((task, start, seed) for task in TASKS for start in STARTS for seed in seeds):
+    for task, start, seed in product(TASKS, STARTS, seeds):
         data, folder = f"{runs}/corpus/{task}", f"{runs}/finetune/{task}-{start}-{seed}"
-        jobs[task, start, folder] = [
-            "finetune", f"configs/{task}.yaml", "size=tiny" if start == "scratch" else f"pretrained={runs}/pretrain",
+        jobs[folder] = [
+            f"configs/{task}.yaml", "size=tiny" if start == "scratch" else f"pretrained={runs}/pretrain",
             f"data.train={data}/train", f"data.valid={data}/validation", f"data.test={data}/test",
             f"run.dir={folder}", f"run.seed={seed}", "data.workers=0", *TUNED[task], *keys,
         ]  # fmt: skip
-    (runs / "finetune").mkdir(parents=True, exist_ok=True)
-    shown = shlex.join(jobs["asr", "pretrained", f"{runs}/finetune/asr-pretrained-0"])
-    print(f"\n$ python -m {shown}\n  and {len(jobs) - 1} more, two at a time", flush=True)
-    results: dict[str, Any] = {task: {} for task in TASKS}
+    shown = shlex.join(jobs[f"{runs}/finetune/asr-pretrained-0"])
+    print(f"\n$ python -m finetune {shown}\n  and {len(jobs) - 1} more, two at a time", flush=True)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for (task, start, folder), _ in zip(jobs, pool.map(quietly, jobs.values()), strict=True):
-            metric = TASKS[task][0]
-            score = json.loads(Path(folder, "results.json").read_text())["test"][metric]
-            results[task].setdefault(f"{start}_{metric}", []).append(score)
-            print(f"  {Path(folder).name}: test {metric} {score:.3f}", flush=True)
+        for folder, _ in zip(jobs, pool.map(finetune, jobs.items()), strict=True):
+            task, start, _ = Path(folder).name.split("-")
+            score = json.loads(Path(folder, "results.json").read_text())["test"][TASKS[task][0]]
+            results[task][f"{start}_{TASKS[task][0]}"].append(score)
+            print(f"  {Path(folder).name}: test {TASKS[task][0]} {score:.3f}", flush=True)
     return results
 
 
@@ -95,24 +98,19 @@ def run(module: str, *arguments: str) -> None:
         UserError: it failed.
     """
     print(f"\n$ python -m {shlex.join([module, *arguments])}", flush=True)
-    if subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT).returncode:
+    if subprocess.run([sys.executable, "-m", module, *arguments]).returncode:
         raise UserError(f"python -m {module} failed; its message is above")
 
 
-def quietly(command: list[str]) -> None:
-    """Run a command on one core, its output in a log beside its run directory.
+def finetune(job: tuple[str, list[str]]) -> None:
+    """Fine-tune on one core into a run directory, with the output in a log beside it.
 
     Raises:
-        UserError: it failed; with the end of its log.
+        UserError: it failed.
     """
-    folder = Path(next(a for a in command if a.startswith("run.dir=")).removeprefix("run.dir="))
-    log = ROOT / folder.with_suffix(".log")
-    with log.open("w") as file:
-        words, one_core = [sys.executable, "-m", *command], os.environ | {"OMP_NUM_THREADS": "1"}
-        code = subprocess.run(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, env=one_core).returncode
-    if code:
-        tail = "\n".join(log.read_text().splitlines()[-5:])
-        raise UserError(f"python -m {shlex.join(command)} failed (log: {log}):\n{tail}")
+    folder, words = job
+    if error := launch(words, Path(f"{folder}.log"), threads=1):
+        raise UserError(f"python -m finetune {shlex.join(words)} failed (log: {folder}.log): {error}")
 
 
 def table(results: dict[str, Any], runs: Path) -> str:

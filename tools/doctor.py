@@ -9,7 +9,6 @@ remedy, and the exit code is then 1. ``accelerate env`` prints the versions of P
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import re
@@ -22,7 +21,7 @@ from typing import Literal, NamedTuple
 
 from mixvec.errors import run_cli
 from mixvec.training.manifest import damage
-from tools import command_parser
+from tools import command_parser, lock_holder
 
 RUN_GB = 6.0
 """Disk that a run of `base` takes: two checkpoints of 1.9 GB, and a third one while it is written."""
@@ -80,29 +79,20 @@ def disk(run: Path) -> Finding:
 
 def lock(run: Path) -> Finding:
     """Whether a process is training in the run directory."""
-    path = run / ".lock"
-    if not path.is_file():
-        return Finding("lock", "ok", "never used")
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            locks = Path("/proc/locks").read_text().splitlines()
-            held = [line.split()[4] for line in locks if f":{path.stat().st_ino} " in line]
-            by = f" by process {held[0]}" if held else ""
-            return Finding("lock", "warning", f"in use{by}", "wait for it, or choose another run.dir")
+    if holder := lock_holder(run):
+        return Finding("lock", "warning", f"in use by process {holder}", "wait for it, or choose another run.dir")
     return Finding("lock", "ok", "free")
 
 
 def checkpoints(run: Path) -> Iterator[Finding]:
-    """The newest whole checkpoint, and those after it that are damaged, whose files differ from their SHA-256."""
-    found = sorted((run / "checkpoints").glob("update_*"), reverse=True)
-    faults = {path: fault for path in found if (fault := damage(path))}
-    whole = next((path.name for path in found if path not in faults), None)
-    start = f"restore it from a copy, or start from the beginning: rm -r {run / 'checkpoints'}"
-    for path, fault in faults.items():
-        yield Finding("checkpoint", "warning" if whole else "wrong", f"{path.name}: {fault}",
-                      f"none needed: {whole} is whole" if whole else start)  # fmt: skip
+    """The newest whole checkpoint, and those that are damaged, whose files differ from their SHA-256."""
+    found = {path: damage(path) for path in sorted((run / "checkpoints").glob("update_*"), reverse=True)}
+    whole = next((path.name for path, fault in found.items() if not fault), None)
+    remedy = f"none needed: {whole} is whole" if whole else (
+        f"restore it from a copy, or start from the beginning: rm -r {run / 'checkpoints'}")  # fmt: skip
+    for path, fault in found.items():
+        if fault:
+            yield Finding("checkpoint", "warning" if whole else "wrong", f"{path.name}: {fault}", remedy)
     if whole or not found:
         yield Finding("checkpoint", "ok", f"{whole} is whole, to resume from" if whole else "none yet")
 
@@ -121,7 +111,7 @@ def libsndfile() -> Finding:
         import soundfile
     except (ImportError, OSError) as error:
         return Finding("libsndfile", "wrong", f"soundfile cannot be imported: {error}", remedy)
-    lacking = []
+    version, lacking = soundfile.__libsndfile_version__, []
     for name, subtype in FORMATS:
         file = io.BytesIO()
         try:
@@ -130,8 +120,8 @@ def libsndfile() -> Finding:
         except (soundfile.LibsndfileError, ValueError):
             lacking.append(subtype or name)
     if lacking:
-        return Finding("libsndfile", "wrong", f"{soundfile.__libsndfile_version__} has no {', '.join(lacking)}", remedy)
-    return Finding("libsndfile", "ok", f"{soundfile.__libsndfile_version__}: WAV, FLAC, Vorbis, Opus, MP3, SPH")
+        return Finding("libsndfile", "wrong", f"{version} has no {', '.join(lacking)}", remedy)
+    return Finding("libsndfile", "ok", f"{version}: {', '.join(subtype or name for name, subtype in FORMATS)}")
 
 
 def fairseq2() -> Finding:

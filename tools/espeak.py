@@ -9,9 +9,11 @@ utterance: the same arguments give the same samples, whatever came before and in
 from __future__ import annotations
 
 import _ctypes
+import atexit
 import ctypes
 import functools
 import os
+import shutil
 import tempfile
 import threading
 from pathlib import Path
@@ -28,14 +30,11 @@ SAMPLE_RATE_HZ = 16_000
 
 _ESPEAK_RATE_HZ = 22_050
 _SYNCHRONOUS = 2  # the output mode in which espeak_Synth returns once all samples have gone to the callback
-_PHONEME_EVENTS = 1
-_DONT_EXIT = 0x8000  # on missing data return an error; without it espeak ends the process
+_PHONEME_EVENTS, _DONT_EXIT = 1, 0x8000  # the latter: on missing data return an error, and do not end the process
 _UTF8 = 1
 _RATE, _VOLUME, _PITCH, _PITCH_RANGE = 1, 2, 3, 4
 _VOLUME_PERCENT = 70  # at 100 many variants clip
 _LONGEST_DATA_PATH = 140  # espeak cuts off longer ones, and then loses its variants silently
-_SEED = 1
-
 _PHONEME = 7  # the type of an event that starts a phoneme; 0 ends a list of events
 
 
@@ -120,7 +119,7 @@ def _speak(text: str, voice: str, settings: dict[int, int]) -> tuple[bytes, list
             raise UserError(f"espeak-ng has no voice {voice!r}")
         for parameter, value in settings.items():
             library.espeak_SetParameter(parameter, value, 0)
-        library.espeak_ng_SetRandSeed(ctypes.c_long(_SEED))
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         status = library.espeak_Synth(spoken, ctypes.c_size_t(len(spoken)), 0, 0, 0, _UTF8, None, None)
         library.espeak_Terminate()
     finally:
@@ -136,14 +135,10 @@ def _data_folder() -> str:
     folder = Path(espeakng_loader.get_data_path()).parent
     if len(os.fsencode(folder)) <= _LONGEST_DATA_PATH:
         return str(folder)
-    short = _temporary().name
+    short = tempfile.mkdtemp(prefix="espeak-")
+    atexit.register(shutil.rmtree, short, ignore_errors=True)
     Path(short, "espeak-ng-data").symlink_to(folder / "espeak-ng-data", target_is_directory=True)
     return short
-
-
-@functools.cache
-def _temporary() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="espeak-")
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from mixvec.errors import UserError, run_cli
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
 from tools import command_parser
-from tools.bench.ours import training, training_step
+from tools.bench.ours import learner, update
 
 SHARE = 0.9
 
@@ -33,17 +33,16 @@ def main() -> None:
     torch.cuda.set_per_process_memory_fraction(SHARE * free / total)
     print(f"{torch.cuda.get_device_name()}: {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free")
 
-    def update(clips: int) -> float:
+    def fits(clips: int) -> float:
         print(f"  batch.max_s={clips * config.data.max_s:g} ...", flush=True)
-        model, loss = training(config, clips, config.data.max_s, "cuda")
-        step = training_step(model, loss, "cuda")
-        step()
-        step()  # with the moments that the first one has made
+        work = update(learner, (config,), clips, config.data.max_s, "cuda")
+        work.step()
+        work.step()  # with the moments that the first one has made
         return clips * config.data.max_s
 
     most = max(1, int(config.batch.update_s / config.data.max_s))
     try:
-        found = find_executable_batch_size(update, starting_batch_size=most)()
+        found = find_executable_batch_size(fits, starting_batch_size=most)()
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise

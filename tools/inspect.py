@@ -66,8 +66,7 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
     counts, _ = np.histogram(durations_s, (*EDGES_S, np.inf))
     spans = [*(f"{low:g} to {high:g} s" for low, high in pairwise(EDGES_S)), f"{EDGES_S[-1]} s or more"]
     facts: dict[str, Any] = {
-        "source": redacted(str(config.data.train)),
-        "utterances": len(durations_s),
+        "source": redacted(str(config.data.train)), "utterances": len(durations_s),
         "hours": float(durations_s.sum() / 3600),
         "formats": {f"{rate_hz} Hz, {channels} ch": n for (rate_hz, channels), n in corpus.formats.most_common()},
         "mean_s": float(durations_s.mean()),
@@ -75,10 +74,9 @@ def inspect(config: PretrainConfig, labels: bool) -> dict[str, Any]:
         "histogram": {span: int(count) for span, count in zip(spans, counts, strict=True) if count},
         "unreadable": len(corpus.skipped),
         "unreadable_share": len(corpus.skipped) / (len(corpus.skipped) + len(durations_s)),
-        "reasons": reasons(corpus),
-        "channels": corpus.channel_warnings("data.train"),
+        "reasons": reasons(corpus), "channels": corpus.channel_warnings("data.train"),
         "no_audio": [row["reason"] for row in corpus.notes],
-    }
+    }  # fmt: skip
     return facts | ({"labels": label_facts(corpus.utterances)} if labels else {}) | {"plan": plan(config, corpus)}
 
 
@@ -130,17 +128,12 @@ def label_facts(utterances: Utterances) -> dict[str, Any]:
     shown = (list(changed) or [text for text, _ in texts])[:EXAMPLES]
     return {
         "text.normalise": {text: {style: normalise_text(text, style) for style in TEXT_STYLES} for text in shown},
-        "with_text": len(texts),
-        "without_text": len(utterances) - len(texts),
-        "words": words.total(),
-        "different_words": len(words),
-        "characters": "".join(sorted(characters)),
+        "with_text": len(texts), "without_text": len(utterances) - len(texts), "words": words.total(),
+        "different_words": len(words), "characters": "".join(sorted(characters)),
         "characters_a_second": characters.total() / sum(s for _, s in texts) if texts else None,
-        "with_label": labels.total(),
-        "without_label": len(utterances) - labels.total(),
-        "different_labels": len(labels),
-        "most_frequent_labels": dict(labels.most_common(LABELS)),
-    }
+        "with_label": labels.total(), "without_label": len(utterances) - labels.total(),
+        "different_labels": len(labels), "most_frequent_labels": dict(labels.most_common(LABELS)),
+    }  # fmt: skip
 
 
 def rounded(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from finetune.tokenizer import Tokenizer
 from mixvec import UserError
-from mixvec.text import BLANK, SPACE, TextStyle, normalise_text
+from mixvec.text import SPACE, TextStyle, normalise_text
 from mixvec.transcript import ctc_decoder, ctc_search
 
 MARKS = ("<s>", "</s>", "<unk>")
@@ -38,29 +39,13 @@ def tokenize_words(
         else:
             lost.append(word)
             letters.update(unknown)
-    some = ", ".join(repr(c) for c, _ in letters.most_common(5)) or "no letter"
+    if not lost:
+        return lexicon, []
+    why = f"such as {lost[0]!r}: the vocabulary lacks {', '.join(repr(c) for c, _ in letters.most_common(5))}"
     if not lexicon:
-        raise UserError(f"{name}: none of its {len(lost)} words, such as {lost[0]!r}, can be written with the model's "
-                        f"vocabulary, which lacks {some}: an n-gram of another language, alphabet or case; "
-                        f"text.normalise={style}")  # fmt: skip
-    return lexicon, [f"WARNING {name}: skipped {len(lost)} of {len(lost) + len(lexicon)} words, such as {lost[0]!r}; "
-                     f"characters that the vocabulary lacks: {some}"] if lost else []  # fmt: skip
-
-
-def out_of_vocabulary(texts: Iterable[str], lexicon: dict[str, list[int]], tokenizer: Tokenizer, name: str) -> str:
-    """A line on the words of texts that the n-gram lacks, which the search can never output.
-
-    Raises:
-        UserError: the n-gram has none of them.
-    """
-    known = {tuple(tokens) for tokens in lexicon.values()}
-    words = Counter(word for text in texts for word in text.split())
-    lacking = Counter({word: n for word, n in words.items() if tuple(tokenizer.encode(word)) not in known})
-    total, lost = words.total(), lacking.total()
-    some = ", ".join(word for word, _ in lacking.most_common(5))
-    if total and lost == total:
-        raise UserError(f"{name}: has none of the words of the texts ({some}): is it of another language or case?")
-    return f"{name}: {lost} of {total} words ({lost / max(total, 1):.1%}) are not in it, such as {some or 'none'}"
+        raise UserError(f"{name}: none of its {len(lost)} words can be tokenized, {why}; is it of another language, "
+                        f"alphabet or case? text.normalise={style}")  # fmt: skip
+    return lexicon, [f"WARNING {name}: skipped {len(lost)} of {len(lost) + len(lexicon)} words, {why}"]
 
 
 def words_of(path: Path) -> list[str]:
@@ -69,29 +54,20 @@ def words_of(path: Path) -> list[str]:
     Raises:
         UserError: it is not an ARPA file.
     """
-    words, inside = [], False
     try:
         with path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("\\"):
-                    if inside:
-                        break
-                    inside = line.strip() == "\\1-grams:"
-                elif inside and line.strip():
-                    words.append(line.rstrip("\n").split("\t")[1])
+            next((line for line in file if line.strip() == "\\1-grams:"), None)
+            rows = [line.rstrip("\n").split("\t") for line in takewhile(lambda line: line[0] != "\\", file)]
+            words = [row[1] for row in rows if row != [""]]
     except (OSError, UnicodeDecodeError, IndexError) as error:
         raise UserError(f"{path}: not readable as an ARPA file ({error})") from error
-    found = [word for word in words if word.lower() not in MARKS]
-    if not found:
+    if not (found := [word for word in words if word.lower() not in MARKS]):
         raise UserError(f"{path}: no words of an n-gram in it; it must be an ARPA file, neither compressed nor binary")
     return found
 
 
 def prefix_beam(log_probs: Sequence[Tensor], beam: int) -> list[list[int]]:
     """The most probable token sequence for each utterance's log-probabilities (T, V), summed over its alignments.
-
-    Prefix search (Graves et al. 2006; Hannun et al., arXiv 1408.2873, algorithm 1), exact where ``beam`` holds every
-    prefix.
 
     Raises:
         UserError: flashlight-text is not installed.
@@ -113,11 +89,11 @@ class NgramBeam:
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import create_word_dict, load_words
 
-        self.vocabulary, self.characters = list(vocabulary), SPACE in vocabulary
+        self._size, self._space = len(vocabulary), vocabulary.index(SPACE) if SPACE in vocabulary else None
         self._folder = tempfile.TemporaryDirectory(prefix="mixvec-lexicon-")
         self._lexicon = str(Path(self._folder.name) / "lexicon.txt")
         # Token numbers, not the tokens, so that none can be mistaken for the file format's own characters.
-        ends = [self.vocabulary.index(SPACE)] if self.characters else []
+        ends = [] if self._space is None else [self._space]
         self._spelled = {word: [*tokens, *ends] for word, tokens in lexicon.items()}
         lines = [" ".join([word, *map(str, tokens)]) for word, tokens in self._spelled.items()]
         Path(self._lexicon).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
@@ -135,9 +111,9 @@ class NgramBeam:
             beam: number of hypotheses kept.
         """
         decoder = self._make(
-            lexicon=self._lexicon, tokens=[str(number) for number in range(len(self.vocabulary))], lm=self._lm,
-            lm_weight=weight, word_score=bonus, beam_size=beam, beam_size_token=min(100, len(self.vocabulary)),
-            blank_token="0", sil_token=str(self.vocabulary.index(SPACE if self.characters else BLANK)),
+            lexicon=self._lexicon, tokens=list(map(str, range(self._size))), lm=self._lm, lm_weight=weight,
+            word_score=bonus, beam_size=beam, beam_size_token=min(100, self._size), blank_token="0",
+            sil_token=str(self._space or 0),
         )  # fmt: skip
         found = []
         for own in log_probs:
@@ -148,8 +124,8 @@ class NgramBeam:
 
     def _ended(self, log_probs: Tensor) -> Tensor:
         """The log-probabilities with a final frame of a space: lexicon words end in one, and training texts do not."""
-        if not self.characters:
+        if self._space is None:
             return log_probs.float()
-        last = torch.full((1, log_probs.shape[1]), OTHER_TOKENS)
-        last[0, self.vocabulary.index(SPACE)] = 0.0
+        last = torch.full((1, self._size), OTHER_TOKENS)
+        last[0, self._space] = 0.0
         return torch.cat([log_probs.float(), last])

@@ -83,10 +83,7 @@ def main() -> None:
                             "en of a language")  # fmt: skip
     kind = "the folder" if folder else "the store" if store else "the hub as"
     print(f"publishing {source} to {kind} {target}", flush=True)
-    if folder or store:
-        where = to_folder(source, config, target) if folder else to_store(source, config, target)
-    else:
-        where = to_hub(source, config, target, args.private, args.tag)
+    where = to_folder(source, config, target) if folder else publish(source, config, target, args.private, args.tag)
     print(f"published: {where}")
     staged = config | {"auto_map": None} if config["encoder"].get("kind") == "mixvec" else config
     for way in ways(staged, HEADS.get(config["architecture"]), target):
@@ -132,76 +129,76 @@ def to_folder(source: Path, config: dict[str, Any], name: str) -> str:
     return name
 
 
-def to_store(source: Path, config: dict[str, Any], url: str) -> str:
+def to_store(staged: Path, again: Path, url: str) -> str:
     """Write the model to a URL: config.json, without which it is no model and which has every hash, last.
 
     Raises:
-        UserError: there is no access, or the files differ when they are read again.
+        UserError: there is no access.
     """
     from fsspec.core import url_to_fs
 
-    with tempfile.TemporaryDirectory(prefix="mixvec-publish-") as folder:
-        staged, again = Path(folder) / "model", Path(folder) / "again"
-        staged.mkdir()
-        stage(source, staged, config, url)
-        check(source, staged)
-        try:
-            system, root = url_to_fs(url)
-            if system.exists(f"{root}/config.json"):
-                system.rm_file(f"{root}/config.json")
-            for file in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
-                system.put_file(str(file), f"{root}/{file.name}")
-            again.mkdir()
-            for file in staged.iterdir():
-                system.get_file(f"{root}/{file.name}", str(again / file.name))
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"{redacted(url)}: {' '.join(str(error).split())}") from error
-        compare(url, staged, again)
+    try:
+        system, root = url_to_fs(url)
+        if system.exists(f"{root}/config.json"):
+            system.rm_file(f"{root}/config.json")
+        for file in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
+            system.put_file(str(file), f"{root}/{file.name}")
+        for file in staged.iterdir():
+            system.get_file(f"{root}/{file.name}", str(again / file.name))
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{redacted(url)}: {' '.join(str(error).split())}") from error
     return url
 
 
-def compare(name: str, staged: Path, again: Path) -> None:
-    """
-    Raises:
-        UserError: a file in ``again``, what was downloaded, is not the one in ``staged``.
-    """
-    for file in sorted(staged.iterdir()):
-        if not (again / file.name).is_file() or sha256(again / file.name) != sha256(file):
-            raise UserError(f"{name}: uploaded, but {file.name} is another when it is downloaded; publish again")
-
-
-def to_hub(source: Path, config: dict[str, Any], name: str, private: bool, tag: str | None) -> str:
-    """Upload the model in one commit, download it, and check that it is the same; then name the commit ``tag``.
+def to_hub(staged: Path, again: Path, name: str, private: bool, title: str) -> str:
+    """Upload the model in one commit, and download it; the commit.
 
     Raises:
-        UserError: the hub refuses it or does not answer, or the download differs.
+        UserError: the hub refuses it or does not answer.
     """
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        raise UserError(f"{name}: not a name that the hub takes: letters, digits, - _ . in both parts") from error
     api = HfApi()
+    attempt(name, lambda: api.create_repo(name, private=private or None, exist_ok=True))
+    if private and not attempt(name, lambda: api.model_info(name)).private:
+        raise UserError(f"{name}: is public on the hub already; make it private on its page, or choose another name")
+    message = f"Publish a {title} with mixvec {mixvec.__version__}"
+    made = attempt(name, lambda: api.upload_folder(repo_id=name, folder_path=staged, commit_message=message))
+    nothing = again / ".none"  # so that all is downloaded
+    attempt(name, lambda: snapshot_download(name, revision=made.oid, local_dir=again, cache_dir=nothing))
+    return str(made.oid)
+
+
+def publish(source: Path, config: dict[str, Any], target: str, private: bool, tag: str | None) -> str:
+    """Write the model to the hub or a store, read it again, and check that it is the same; where it is now.
+
+    Raises:
+        UserError: it is refused, or the files differ when they are read again.
+    """
+    store = "://" in target
+    try:
+        validate_repo_id("org/name" if store else target)
+    except HFValidationError as error:
+        raise UserError(f"{target}: not a name that the hub takes: letters, digits, - _ . in both parts") from error
     with tempfile.TemporaryDirectory(prefix="mixvec-publish-") as folder:
-        staged, cache = Path(folder) / "model", Path(folder) / "cache"
+        staged, again = Path(folder) / "model", Path(folder) / "again"
         staged.mkdir()
-        stage(source, staged, config, name)
+        again.mkdir()
+        stage(source, staged, config, target)
         check(source, staged)
-        attempt(name, lambda: api.create_repo(name, private=private or None, exist_ok=True))
-        if private and not attempt(name, lambda: api.model_info(name)).private:
-            raise UserError(
-                f"{name}: is public on the hub already; make it private on its page, or choose another name"
-            )
-        message = f"Publish a {config['architecture']} with mixvec {mixvec.__version__}"
-        commit = attempt(name, lambda: api.upload_folder(repo_id=name, folder_path=staged, commit_message=message)).oid
-        again = Path(attempt(name, lambda: snapshot_download(name, revision=commit, cache_dir=cache)))
-        compare(f"{name}, commit {commit}", staged, again)
+        place = to_store(staged, again, target) if store else to_hub(
+            staged, again, target, private, config["architecture"])  # fmt: skip
+        for file in sorted(staged.iterdir()):
+            if not (again / file.name).is_file() or sha256(again / file.name) != sha256(file):
+                raise UserError(f"{target}{'' if store else f', commit {place}'}: uploaded, but {file.name} is another "
+                                "when it is downloaded; publish again")  # fmt: skip
+    if store:
+        return place
     if tag:
-        attempt(name, lambda: api.create_tag(name, tag=tag, revision=commit, exist_ok=True))
-        if (named := attempt(name, lambda: api.model_info(name, revision=tag)).sha) != commit:
-            raise UserError(
-                f"{name}: published as commit {commit}, but --tag {tag} names {named} already; choose another"
-            )
-    return f"{constants.ENDPOINT}/{name} (commit {commit}{f', tag {tag}' if tag else ''})"
+        api = HfApi()
+        attempt(target, lambda: api.create_tag(target, tag=tag, revision=place, exist_ok=True))
+        if (named := attempt(target, lambda: api.model_info(target, revision=tag)).sha) != place:
+            raise UserError(f"{target}: published as commit {place}, but --tag {tag} names {named} already; choose "
+                            "another")  # fmt: skip
+    return f"{constants.ENDPOINT}/{target} (commit {place}{f', tag {tag}' if tag else ''})"
 
 
 def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None:
@@ -246,7 +243,8 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         chain.append(cause)
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in chain):
         return 400, "HF_HUB_OFFLINE is set: unset it to reach the hub"
-    for response in [cause.response for cause in chain if getattr(cause, "response", None) is not None]:  # type: ignore[attr-defined]
+    response = next((cause.response for cause in chain if getattr(cause, "response", None) is not None), None)  # type: ignore[attr-defined]
+    if response is not None:
         status, message = int(response.status_code), response.headers.get("X-Error-Message") or ""
         if status in REFUSALS:
             return status, f"{REFUSALS[status]} (for a folder of that name, write ./ before it)"

@@ -13,8 +13,8 @@ is given.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from itertools import zip_longest
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,32 +58,20 @@ def rows_file(path: Path, split: str | None) -> Path:
     return found
 
 
-def json_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each line of a JSON Lines file as ``file:number`` and an object.
+def read_rows(file: Path, text: TextStyle | None = None) -> list[dict[str, Any]]:
+    """The lines of a file of predictions, normalised where ``text`` is given.
 
     Raises:
-        UserError: a line is no JSON object.
+        UserError: a line is not JSON, or has no reference and prediction that are text; or all references are empty.
     """
+    rows = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             row = json.loads(line)
         except ValueError as error:
             raise UserError(f"{file}:{number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{file}:{number}: not a JSON object")
-        yield f"{file}:{number}", row
-
-
-def read_rows(file: Path, text: TextStyle | None = None) -> list[dict[str, Any]]:
-    """The lines of a file of predictions, normalised where ``text`` is given.
-
-    Raises:
-        UserError: a line has no reference and prediction that are text; or all references are empty.
-    """
-    rows = []
-    for where, row in json_rows(file):
-        if not all(isinstance(row.get(key), str) for key in ("reference", "prediction")):
-            raise UserError(f"{where}: no reference and prediction that are text")
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("reference", "prediction")):
+            raise UserError(f"{file}:{number}: no reference and prediction that are text")
         rows.append(row | {k: normalise_text(row[k], text) for k in ("reference", "prediction")} if text else row)
     if not any(row["reference"].strip() for row in rows):
         raise UserError(f"{file}: every reference is empty")
@@ -101,11 +89,11 @@ def paired(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[list[d
         return str(row.get("source", "")), row.get("start_s") or 0.0
 
     ordered = [sorted(table, key=place) for table in tables]
-    for one, other in zip_longest(*ordered, fillvalue={"reference": None}):
-        if (place(one), one["reference"]) != (place(other), other["reference"]):
-            name = place(one)[0] or place(other)[0] or "a row without a source"
-            raise UserError(f"{files[0]} and {files[1]}: {name} is in one alone, or with another reference: compare "
-                            "runs with the same data.test and text.normalise")  # fmt: skip
+    one, other = ([(*place(row), row["reference"]) for row in table] for table in ordered)
+    if one != other:
+        name = next(iter(sorted({*one} ^ {*other})), ("",))[0] or "a row without a source"
+        raise UserError(f"{files[0]} and {files[1]}: {name} is in one alone, or with another reference: compare runs "
+                        "with the same data.test and text.normalise")  # fmt: skip
     return ordered
 
 
@@ -115,26 +103,38 @@ def counted(rows: Sequence[dict[str, Any]]) -> tuple[Errors, Errors, np.ndarray]
     return count_words(*texts), count_characters(*texts), clusters_of([row.get("speaker") for row in rows])
 
 
+def groups_of(rows: Sequence[dict[str, Any]], counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (N,) by name: of all rows, of each length, and of the speakers with the most errors per word (N, 4)."""
+    durations_s = [float(row.get("duration_s") or 0) for row in rows]
+    owners = np.array([str(row.get("speaker") or "") for row in rows])
+    speakers = {f"speaker {speaker}": owners == speaker for speaker in sorted({*owners.tolist()} - {""})}
+    sums = {name: counts[own].sum(0) for name, own in speakers.items() if len(speakers) > 1}
+    worst = sorted(sums, key=lambda name: -sums[name][1:].sum() / max(sums[name][:3].sum(), 1))[:MOST_SPEAKERS]
+    lengths = by_length(durations_s) if min(durations_s) > 0 else {}
+    return {"all": np.ones(len(rows), dtype=bool)} | lengths | {name: speakers[name] for name in worst}
+
+
+def frequent(confusions: Counter[tuple[str, str]], most: int) -> dict[str, list[tuple[str, str, int]]]:
+    """The commonest errors of each kind: reference, prediction (one is empty but where words are confused), times."""
+    found: dict[str, list[tuple[str, str, int]]] = {"confused": [], "deleted": [], "inserted": []}
+    for (wanted, given), times in confusions.most_common():
+        kind = "inserted" if not wanted else "confused" if given else "deleted"
+        found[kind].append((wanted, given, times))
+    return {kind: own[:most] for kind, own in found.items() if own}
+
+
 def report(name: str, rows: list[dict[str, Any]]) -> list[str]:
     """The table of one run: all, by duration, and the speakers with the highest word error rates."""
     words, letters, clusters = counted(rows)
-    owners = np.array([row.get("speaker") or "" for row in rows])
-    speakers = sorted({*owners.tolist()} - {""})
+    speakers = len({row.get("speaker") for row in rows} - {None, ""})
     by = "speakers" if clusters.max() + 1 < len(rows) else "utterances"
-    groups = {"all": np.ones(len(rows), dtype=bool)}
-    if all("duration_s" in row for row in rows):
-        groups |= by_length([row["duration_s"] for row in rows])
-    masks = {f"speaker {speaker}": owners == speaker for speaker in speakers if len(speakers) > 1}
-    rates = {key: -words.counts[own, 1:].sum() / max(words.counts[own, :3].sum(), 1) for key, own in masks.items()}
-    groups |= {key: masks[key] for key in sorted(rates, key=rates.__getitem__)[:MOST_SPEAKERS]}
-    lines = [f"{name}: {len(rows)} utterances, {len(speakers)} speakers; intervals resample {by}", HEAD]
-    lines += [_line(group, words.counts[kept], letters.counts[kept], clusters[kept]) for group, kept in groups.items()]
-    if len(speakers) > MOST_SPEAKERS:
-        lines.append(f"({len(speakers) - MOST_SPEAKERS} more speakers have lower word error rates)")
-    for kind, sides in (("confused", (True, True)), ("deleted", (True, False)), ("inserted", (False, True))):
-        own = [item for item in words.confusions.most_common() if tuple(map(bool, item[0])) == sides][:MOST_CONFUSIONS]
-        if own:
-            lines.append(f"{kind}: " + ", ".join(f"{' → '.join(filter(None, pair))} x{count}" for pair, count in own))
+    lines = [f"{name}: {len(rows)} utterances, {speakers} speakers; intervals resample {by}", HEAD]
+    lines += [_line(group, words.counts[kept], letters.counts[kept], clusters[kept])
+              for group, kept in groups_of(rows, words.counts).items()]  # fmt: skip
+    if speakers > MOST_SPEAKERS:
+        lines.append(f"({speakers - MOST_SPEAKERS} more speakers have lower word error rates)")
+    for kind, errors in frequent(words.confusions, MOST_CONFUSIONS).items():
+        lines.append(f"{kind}: " + ", ".join(f"{' → '.join(filter(None, pair))} x{times}" for *pair, times in errors))
     return lines + _empty(rows)
 
 
@@ -143,8 +143,10 @@ def comparison(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[st
     tables = paired(files, tables)
     (words, letters, clusters), (words_2, letters_2, _) = counted(tables[0]), counted(tables[1])
     lines = [*(f"{n}: {file}" for n, file in enumerate(files, 1)), f"{len(tables[0])} utterances in both", HEAD]
-    lines.append(_line("1", words.counts, letters.counts, clusters))
-    lines.append(_line("2", words_2.counts, letters_2.counts, clusters))
+    lines += [
+        _line("1", words.counts, letters.counts, clusters),
+        _line("2", words_2.counts, letters_2.counts, clusters),
+    ]
     for unit, one, other in (("WER", words, words_2), ("CER", letters, letters_2)):
         found = compare(one.counts, other.counts, clusters)
         lines.append(
@@ -155,9 +157,7 @@ def comparison(files: list[Path], tables: list[list[dict[str, Any]]]) -> list[st
 
 
 def _line(name: str, words: np.ndarray, letters: np.ndarray, clusters: np.ndarray) -> str:
-    own = np.unique(clusters, return_inverse=True)[1]
-    if own.max() == 0:  # one speaker: resample that speaker's utterances
-        own = np.arange(len(words))
+    own = clusters_of(clusters.tolist())  # of one speaker, utterances are resampled
     w, c = rate_of(words, own), rate_of(letters, own)
     spans = [f"[{100 * rate.low:.2f}, {100 * rate.high:.2f}]" for rate in (w, c)]
     return (f"{name[:28]:28} {100 * w.value:6.2f} {spans[0]:>15} {w.length:7} {w.substitutions:6} {w.deletions:6} "

@@ -87,7 +87,7 @@ def check_in_transformers(folder: Path, expected: list[Tensor]) -> None:
         return
     import transformers
 
-    head = HEADS.get(config["architecture"])
+    version, head = f"transformers {transformers.__version__}", HEADS.get(config["architecture"])
     waveforms, lengths = sweeps()
     mask = (torch.arange(waveforms.shape[1]) < lengths.unsqueeze(1)).long()
     try:
@@ -95,12 +95,11 @@ def check_in_transformers(folder: Path, expected: list[Tensor]) -> None:
         with torch.inference_mode():
             made = model(waveforms, attention_mask=mask)
     except (ValueError, OSError, RuntimeError, TypeError, ImportError) as error:
-        raise UserError(f"transformers {transformers.__version__} cannot load the model: {error}") from error
-    found = made.get("embeddings", made.get("logits", made.get("last_hidden_state")))
-    ours = expected[0]
+        raise UserError(f"{version} cannot load the model: {error}") from error
+    found, ours = made.get("embeddings", made.get("logits", made.get("last_hidden_state"))), expected[0]
     if head and head.stored_as == "vocab.json":  # what is behind an utterance's own frames is a blank there
         own = torch.arange(ours.shape[1]) < expected[1].unsqueeze(1)  # (B, T)
         found, ours = found[own], ours[own]
     worst = float((found - ours).abs().max())
     if not worst <= TOLERANCE:
-        raise UserError(f"in transformers {transformers.__version__} the model gives other outputs, by {worst:.2g}")
+        raise UserError(f"in {version} the model gives other outputs, by {worst:.2g}")

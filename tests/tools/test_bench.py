@@ -3,56 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from mixvec import build_encoder
+from mixvec.data.batches import Clip
+from mixvec.data.utterances import Utterance
 from mixvec.errors import UserError, run_cli
 from pretrain.objectives import build_objective
 from tests.commands import Run, in_process
 from tests.runs import ROOT
+from tests.tools.bench_systems import BLOCK_MB, crash, fail, fill, greedy, log
 from tools.bench import __main__ as bench
 from tools.bench import learning, ours
-from tools.bench.measure import Case, System, Work, measure
-from tools.bench.ours import load, training
+from tools.bench.measure import Case, System, measure
+from tools.bench.ours import learner, load
 from tools.bench.suites import FFN_95M, SUITES, TOY
-
-BLOCK_MB = 256
-
-
-def log(name: str, path: str) -> Work:
-    """Appends its name to a file at each step, and takes as long as a turn."""
-
-    def step() -> None:
-        with Path(path).open("a") as file:
-            file.write(name)
-        time.sleep(0.35)
-
-    return Work(step, "a note")
-
-
-def fill() -> Work:
-    return Work(lambda: torch.ones(BLOCK_MB * 2**18))
-
-
-def crash() -> Work:
-    os._exit(7)
-
-
-def fail() -> Work:
-    raise ValueError("a reason\nand more")
-
-
-def greedy() -> Work:
-    return Work(lambda: torch.empty(2**50))
 
 
 @pytest.mark.slow
@@ -76,24 +49,25 @@ def test_the_smoke_preset_as_a_user_runs_it(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_turns_alternate(tmp_path: Path) -> None:
-    case = Case("c", {name: System(log, (name, str(tmp_path / "log"))) for name in "abc"}, audio_s=2.0)
-    rows = measure(case, repeats=3)
-    assert (tmp_path / "log").read_text() == "aabbcc" + "abc" * 3, "each warms up, in order; then one turn each"
-    assert [(row["note"], row["peer"]) for row in rows] == [("a note", "a")] * 3
+    case = Case("c", {name: System(log, (name, str(tmp_path / "log"))) for name in "ab"}, audio_s=2.0)
+    rows = measure(case, repeats=3, turn_s=0.01)
+    assert (tmp_path / "log").read_text() == "aabb" + "ab" * 3, "each warms up, in order; then one turn each"
+    assert [(row["note"], row["peer"]) for row in rows] == [("a note", "a")] * 2
     assert all(row["audio_s_per_s"] == pytest.approx(2 / row["seconds"]) for row in rows)
 
 
 @pytest.mark.slow
 def test_a_failure_is_a_line_and_the_others_are_measured() -> None:
     systems = {build.__name__: System(build) for build in (fill, crash, fail, greedy)}
-    rows = {row["system"]: row for row in measure(Case("c", systems | {"absent": System(fill, (), "no_module")}), 2)}
+    systems["absent"] = System(fill, (), "no_module")
+    rows = {row["system"]: row for row in measure(Case("c", systems, 1.0), 1, 0.0)}
     assert "died" in rows["crash"]["note"] and rows["fail"]["note"] == "ValueError: a reason"
     assert rows["absent"]["note"].startswith("not installed") and rows["greedy"]["note"] == "out of memory"
     for name in ("crash", "fail", "absent", "greedy"):
         assert set(rows[name]) == {"case", "system", "note"}, "nothing is stated that was not measured"
         assert bench.line(rows[name] | {"suite": "s"}).count("| - ") == 4
     assert 0.9 * BLOCK_MB < rows["fill"]["peak_mb"] < 1.5 * BLOCK_MB and rows["fill"]["ratio"] == 1.0
-    peer, other = measure(Case("c", {"peer": System(fail), "other": System(fill)}), 1)
+    peer, other = measure(Case("c", {"peer": System(fail), "other": System(fill)}, 1.0), 1, 0.0)
     assert "seconds" not in peer and "seconds" in other and "ratio" not in other
 
 
@@ -102,7 +76,7 @@ def test_learning_trains_and_probes_ours_and_the_peers(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     systems = ["units", "transformers wav2vec 2.0", "fairseq2 wav2vec 2.0"]
-    words = ["bench.learning", f"{corpus}/unlabelled", "--minutes", "0.02", "--seconds", "4", "--out", str(tmp_path)]
+    words = ["bench.learning", f"{corpus}/unlabelled", "--minutes", "0.01", "--seconds", "3", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [*words, "--systems", ";".join(systems)])
     learning.main()
     rows = json.loads((tmp_path / "learning.json").read_text())
@@ -123,9 +97,11 @@ def test_our_update_has_the_parameters_that_its_case_names() -> None:
         config = load("base", [FFN_95M])
         model: Any = build_objective(config.objective, build_encoder(config.encoder))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(95.0, rel=0.01)
-    toy, loss = training(load("base", TOY), 2, 2.0, "cpu")
-    assert 3.0 < float(loss().detach()) < 6.0, "near chance, ln(101)"
-    assert sum(p.numel() for p in toy.parameters()) < 1e6
+    toy = learner(load("base", TOY))
+    clips = [Clip(Utterance("noise", 2.0), torch.randn(32_000), np.random.default_rng(n)) for n in range(2)]
+    (loss,) = toy.losses([toy.collate(clips)], 1, 0.5)
+    assert 3.0 < float(loss.detach()) < 6.0, "near chance, ln(101)"
+    assert sum(p.numel() for p in toy.model.parameters()) < 1e6
 
 
 def test_wrong_words_are_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

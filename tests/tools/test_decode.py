@@ -58,7 +58,7 @@ def test_a_beam_and_an_n_gram_of_the_training_text(run: Path, lm: Path, decoded:
         assert model.transcribe(read_audio(row["source"]).unsqueeze(0)) == [row["prediction"]]
     done = decoded(run, "--lm", lm, "--sweep", "--beam", "20")
     assert done.code == 0, done.err
-    assert "chosen: --lm-weight" in done.out and "words (" in done.out and "for data.valid" in done.out
+    assert "chosen: --lm-weight" in done.out
     results = json.loads((run / "decode.json").read_text())
     assert len(results["sweep"]) == 36 and results["split"] == "test"
     assert results["searched"]["wer"] <= results["greedy"]["wer"]

@@ -70,7 +70,7 @@ def test_disk(run: Path, tmp_path: Path, monkeypatch: Patch) -> None:
 
 
 def test_the_lock_names_the_process_that_holds_it(run: Path) -> None:
-    assert_found(doctor.lock(run), "ok", "never used")
+    assert_found(doctor.lock(run), "ok", "free")
     with (run / ".lock").open("w") as file:
         assert_found(doctor.lock(run), "ok", "free")
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -91,13 +91,10 @@ def test_checkpoints(run: Path, tmp_path: Path) -> None:
     assert_found(found, "ok", "none yet")
 
 
-def test_shared_memory(tmp_path: Path, monkeypatch: Patch) -> None:
+def test_the_machine(tmp_path: Path, monkeypatch: Patch) -> None:
     free(monkeypatch, 64e6)
     assert_found(doctor.shared_memory(), "warning", "0.064 GB", "data.workers=0")
     assert_found(doctor.shared_memory(tmp_path / "no"), "warning", "0 GB", "data.workers=0")
-
-
-def test_libsndfile_without_mp3(monkeypatch: Patch) -> None:
     assert_found(doctor.libsndfile(), "ok", "MP3")
     write = soundfile.write
 
@@ -112,10 +109,12 @@ def test_libsndfile_without_mp3(monkeypatch: Patch) -> None:
 
 def test_fairseq2_for_another_torch(monkeypatch: Patch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: ["torch==2.9.1", "numpy"])
-    monkeypatch.setattr(metadata, "version", {"torch": "2.9.1+cpu", "fairseq2n": "0.8.1"}.__getitem__)
-    assert_found(doctor.fairseq2(), "ok", "torch 2.9.1")
-    monkeypatch.setattr(metadata, "version", {"torch": "2.10.0+cu130", "fairseq2n": "0.8.1"}.__getitem__)
-    assert_found(doctor.fairseq2(), "wrong", "torch 2.9.1, and torch is 2.10.0", "torch==2.9.1")
+    for torch, level, evidence, remedy in (
+        ("2.9.1+cpu", "ok", "torch 2.9.1", ""),
+        ("2.10.0+cu130", "wrong", "torch 2.9.1, and torch is 2.10.0", "torch==2.9.1"),
+    ):
+        monkeypatch.setattr(metadata, "version", {"torch": torch, "fairseq2n": "0.8.1"}.__getitem__)
+        assert_found(doctor.fairseq2(), level, evidence, remedy)
 
     def missing(name: str) -> list[str]:
         raise metadata.PackageNotFoundError(name)

@@ -20,15 +20,14 @@ def fit_on_a_device(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     shares: list[float] = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
 
-    def training(config, clips, length_s, device):  # type: ignore[no-untyped-def]
+    def update(build, arguments, clips, length_s, device):  # type: ignore[no-untyped-def]
         assert shares == [pytest.approx(0.45)] and (length_s, device) == (5.0, "cuda")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # optimizers ask too
         if clips > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return ours.training(config, clips, length_s, "cpu")
+        return ours.update(build, arguments, clips, length_s, "cpu")
 
-    monkeypatch.setattr(fit, "training", training)
-    monkeypatch.setattr(fit, "training_step", lambda model, loss, device: ours.training_step(model, loss, "cpu"))
+    monkeypatch.setattr(fit, "update", update)
     fit.main()
 
 

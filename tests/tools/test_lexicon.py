@@ -13,7 +13,7 @@ from finetune.tokenizer import Tokenizer
 from mixvec import UserError
 from mixvec.text import build_vocabulary
 from tests.arpa import log10, read, write_bigrams
-from tools.lexicon import NgramBeam, out_of_vocabulary, tokenize_words, words_of
+from tools.lexicon import NgramBeam, tokenize_words, words_of
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -47,9 +47,6 @@ def test_words_in_another_case_are_normalised_and_in_another_alphabet_refused() 
     )
     with pytest.raises(UserError, match=r"lm\.arpa: .*'CAT'.*text\.normalise=none"):
         tokenize_words(["CAT"], tokenizer, "none", "lm.arpa")
-    assert "1 of 3 words (33.3%)" in out_of_vocabulary(["the cat", "dog"], lexicon, tokenizer, "x")
-    with pytest.raises(UserError, match=r"x: .*hound"):
-        out_of_vocabulary(["hound"], lexicon, tokenizer, "x")
 
 
 def test_files_that_are_no_n_gram(tmp_path: Path) -> None:

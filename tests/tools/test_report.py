@@ -22,7 +22,7 @@ from tests.tools.run_folders import HOSTILE, finetuning, lines, pretraining
 from tools.publish import to_folder
 from tools.report import __main__ as report
 from tools.report.figures import POINTS, thin
-from tools.report.runs import families, find_runs, read_run
+from tools.report.runs import RunFolder, families, find_runs
 
 TEXTS = [("turn the light on", "turn light off"), ("stop", "stop"), ("one two three", "one two two three")]
 LABELS = [("on", "on")] * 6 + [("off", "on")] * 2 + [("off", "off"), ("up", "")]
@@ -76,17 +76,6 @@ def test_a_pretraining(tmp_path: Path, run: Run) -> None:
     assert len(warnings) == 2 and "update 20, 20:" in warnings[0] and "update 30:" in warnings[1]
     marks = [text for text in page.texts if text.strip() in ("1", "2")]
     assert len(marks) > 2 * 5, "each warning is numbered in the list and on the curves"
-
-
-def test_every_figure_has_a_text(tmp_path: Path, run: Run) -> None:
-    finetuning(tmp_path / "asr", "asr", 0.5, TEXTS)
-    finetuning(tmp_path / "intent", "intent", 0.7, LABELS)
-    run(tmp_path, "--out", tmp_path / "report.html")
-    html = (tmp_path / "report.html").read_text()
-    figures = re.findall(r"<figure>.*?</figure>", html, re.DOTALL)
-    assert len(figures) >= 8
-    for figure in figures:
-        assert "<svg" in figure and re.search(r"<figcaption>[^<]{5,}</figcaption>", figure)
 
 
 def test_runs_that_differ_in_their_seed_are_one_group_and_pretraining_is_judged(tmp_path: Path, run: Run) -> None:
@@ -198,7 +187,7 @@ def damaged(folder: Path, kind: str, files: Iterable[str]) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_run_gives_a_page_of_what_is_there(tmp_path: Path, run: Run, kind: str) -> None:
     for name in FILES:
-        found = read_run(damaged(tmp_path / name.replace("/", "-"), kind, [name]))
+        found = RunFolder(damaged(tmp_path / name.replace("/", "-"), kind, [name]))
         assert kind != "bytes" or name == FILES[-1] or [problem for problem in found.problems if name in problem]
     folder = damaged(tmp_path / "all", kind, FILES[1:])
     assert run(folder).code == 0
@@ -206,11 +195,10 @@ def test_a_damaged_run_gives_a_page_of_what_is_there(tmp_path: Path, run: Run, k
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["types"])
-def test_a_run_with_one_damaged_file_gives_a_page(tmp_path: Path, run: Run, kind: str) -> None:
+def test_a_run_with_one_damaged_file_gives_a_page(tmp_path: Path, run: Run) -> None:
     """Each file in turn, of a run of either kind."""
     for name in FILES:
-        folder = damaged(tmp_path / name.replace("/", "-"), kind, [name])
+        folder = damaged(tmp_path / name.replace("/", "-"), "types", [name])
         assert run(folder).code == 0, name
         if name != "config.yaml":
             finetuning(folder / "other", "intent", 0.5, LABELS)
@@ -223,13 +211,13 @@ def test_a_run_that_is_running(tmp_path: Path, run: Run) -> None:
     folder = pretraining(tmp_path / "small", updates=20)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"update": 30, "masked_lo')
-    assert read_run(folder).state == "stopped at update 20 of 40"
+    assert RunFolder(folder).state == "stopped at update 20 of 40"
     (folder / "config.yaml").rename(folder / "kept.yaml")
     held = open_directory(load_config(PretrainConfig, [f"run.dir={folder}"], ""), print)
     (folder / "kept.yaml").rename(folder / "config.yaml")
-    assert read_run(folder).state == "running, at update 20 of 40" and not read_run(folder).problems
+    assert RunFolder(folder).state == "running, at update 20 of 40" and not RunFolder(folder).problems
     held.close()
-    assert not read_run(folder).is_running
+    assert not RunFolder(folder).is_running
 
 
 def test_watching_ends_with_the_run(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

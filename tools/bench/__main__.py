@@ -12,8 +12,6 @@ is to the first system of its case, in the same run. A framework that is not ins
 from __future__ import annotations
 
 import json
-import platform
-import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +19,7 @@ import torch
 
 from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
+from mixvec.training.session import processor
 from tools import command_parser
 
 from .measure import Row, measure
@@ -42,12 +41,15 @@ def main() -> None:
         raise UserError(f"--repeats {args.repeats} must be at least 1")
     if args.preset == "gpu" and not torch.cuda.is_available():
         raise UserError("--preset gpu: no CUDA device here")
-    facts, rows = machine(args.preset), list[Row]()
+    device = torch.cuda.get_device_name() if args.preset == "gpu" else processor()
+    facts: dict[str, Any] = {"preset": args.preset, "device": device, "torch": torch.__version__,
+                             "threads": torch.get_num_threads()}  # fmt: skip
+    rows, smoke = list[Row](), args.preset == "smoke"
     print(", ".join(f"{key} {value}" for key, value in facts.items()), end="\n\n")
     print(f"| {' | '.join(TITLES)} |\n{'|---' * len(TITLES)}|", flush=True)
     for suite in args.suites or SUITES:
         for case in SUITES[suite](args.preset):
-            for row in measure(case, args.repeats or (2 if args.preset == "smoke" else 3)):
+            for row in measure(case, args.repeats or (2 if smoke else 3), 0.0 if smoke else 0.3):
                 rows.append({"suite": suite, **row})
                 print(line(rows[-1]), flush=True)
             if args.json is not None:  # after each case, so that an interruption loses one at most
@@ -60,14 +62,6 @@ def line(row: Row) -> str:
     numbers = (row.get("ratio"), ".2f"), (row.get("peak_mb"), ".0f"), (row.get("audio_s_per_s"), ",.4g")
     shown = ["-" if value is None else format(value, form) for value, form in numbers]
     return f"| {' | '.join([row['suite'], row['case'], row['system'], spread, *shown, row['note']])} |"
-
-
-def machine(preset: Preset) -> dict[str, Any]:
-    """Where and how it was measured."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.*)", info.read_text(), re.MULTILINE) if info.exists() else []
-    name = torch.cuda.get_device_name() if preset == "gpu" else (names or [platform.machine()])[0]
-    return {"preset": preset, "device": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
 if __name__ == "__main__":

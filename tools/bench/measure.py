@@ -19,8 +19,6 @@ import torch
 
 from mixvec.parent import follow_parent
 
-TURN_S = 0.3
-"""A turn is one step, or as many as fill this."""
 Row = dict[str, Any]
 """``case``, ``system``, ``note``; where it was measured ``seconds``, the median, ``seconds_min``, ``seconds_max``,
 ``audio_s_per_s``, ``peak_mb`` (of the device's allocator; on a CPU resident memory beyond what the imports take), and
@@ -48,45 +46,50 @@ class Case(NamedTuple):
 
     name: str
     systems: dict[str, System]
-    audio_s: float | None = None
+    audio_s: float
     """Seconds of audio in one unit of work."""
 
 
-def measure(case: Case, repeats: int) -> list[Row]:
-    """All systems of a case: built one after another, then one turn each, in rounds."""
+def measure(case: Case, repeats: int, turn_s: float = 0.3) -> list[Row]:
+    """All systems of a case: built one after another, then one turn each, in rounds.
+
+    Args:
+        turn_s: a turn is one step, or as many as fill this.
+    """
     context = get_context("forkserver")
     context.set_forkserver_preload(["tools.bench.ours"])
     pools = {name: ProcessPoolExecutor(1, context, initializer=_start) for name in case.systems}
-    failures: dict[str, str] = {}
+    rows: dict[str, Row] = {name: {"case": case.name, "system": name, "note": ""} for name in pools}
+    turns: dict[str, list[float]] = {name: [] for name in pools}
 
-    def ask(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of a function in the system's process, which keeps its state; None once anything has failed."""
-        if name not in failures:
+    def ask(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """The results of a function in the processes of the systems that work, which keep their state."""
+        found = {}
+        for name in list(turns):
             try:
-                return pools[name].submit(function, *arguments).result()
+                found[name] = pools[name].submit(function, *(own[name] for own in arguments)).result()
             except Exception as error:
-                failures[name] = reason(error)
-        return None
+                rows[name]["note"] = reason(error)
+                del turns[name]
+        return found
 
     try:
-        notes = {name: ask(name, _build, system) for name, system in case.systems.items()}
-        turns = [{name: ask(name, _turn) for name in pools} for _ in range(repeats)]
-        peaks = {name: ask(name, _peak_mb) for name in pools}
+        for name, note in ask(_build, case.systems, dict.fromkeys(pools, turn_s)).items():
+            rows[name]["note"] = note
+        for _ in range(repeats):
+            for name, took_s in ask(_turn).items():
+                turns[name].append(took_s)
+        peaks = ask(_peak_mb)
     finally:
         for pool in pools.values():
             pool.shutdown(cancel_futures=True)
-    peer, rows = next(iter(pools)), list[Row]()
-    for name in pools:
-        rows.append({"case": case.name, "system": name, "note": failures.get(name, notes[name])})
-        if name in failures:
-            continue
-        own = [turn[name] for turn in turns]
-        rows[-1] |= {"seconds": median(own), "seconds_min": min(own), "seconds_max": max(own), "peak_mb": peaks[name]}
-        if peer not in failures:
-            rows[-1] |= {"ratio": median(own) / median(turn[peer] for turn in turns), "peer": peer}
-        if case.audio_s is not None:
-            rows[-1]["audio_s_per_s"] = case.audio_s / median(own)
-    return rows
+    peer = next(iter(pools))
+    for name, own in turns.items():
+        rows[name] |= {"seconds": median(own), "seconds_min": min(own), "seconds_max": max(own), "peak_mb": peaks[name],
+                       "audio_s_per_s": case.audio_s / median(own)}  # fmt: skip
+        if peer in turns:
+            rows[name] |= {"ratio": median(own) / median(turns[peer]), "peer": peer}
+    return list(rows.values())
 
 
 def reason(error: Exception) -> str:
@@ -99,13 +102,8 @@ def reason(error: Exception) -> str:
     return f"not installed: {text}" if isinstance(error, ImportError) else f"{type(error).__name__}: {text}"[:200]
 
 
-class _Built(NamedTuple):
-    work: Work
-    steps: int
-    imports_mb: float
-
-
-_built: _Built  # in a system's process
+_built: tuple[Work, int, float]
+"""In a system's process: its work, the steps of a turn, and the MB that the imports take."""
 
 
 def _start() -> None:
@@ -114,26 +112,28 @@ def _start() -> None:
     warnings.simplefilter("ignore")
 
 
-def _build(system: System) -> str:
+def _build(system: System, turn_s: float) -> str:
     """Build a system and warm it up; its note."""
     global _built
     if system.needs:
         importlib.import_module(system.needs)
     imports_mb = _peak_mb_of_process()
-    _built = _Built(system.build(*system.arguments), 1, imports_mb)
-    _turn()
-    _built = _built._replace(steps=math.ceil(TURN_S / _turn()))
-    return _built.work.note
+    _built = system.build(*system.arguments), 1, imports_mb
+    if turn_s > 0:
+        _turn()
+        _built = _built[0], math.ceil(turn_s / _turn()), imports_mb
+    return _built[0].note
 
 
 def _turn() -> float:
     """Seconds of a step, the device's queue empty before and after."""
+    (step, _), steps, _ = _built
     _finish_on_device()
     started = time.perf_counter()
-    for _ in range(_built.steps):
-        _built.work.step()
+    for _ in range(steps):
+        step()
     _finish_on_device()
-    return (time.perf_counter() - started) / _built.steps
+    return (time.perf_counter() - started) / steps
 
 
 def _finish_on_device() -> None:
@@ -144,7 +144,7 @@ def _finish_on_device() -> None:
 def _peak_mb() -> float:
     if torch.cuda.memory_reserved():
         return torch.cuda.max_memory_allocated() / 2**20
-    return _peak_mb_of_process() - _built.imports_mb
+    return _peak_mb_of_process() - _built[2]
 
 
 def _peak_mb_of_process() -> float:

@@ -29,7 +29,7 @@ from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
 from tools import command_parser
 
-from .jobs import BASELINES, SEED, TUNED, Job, find_probes, models_of
+from .jobs import BASELINES, SEED, TUNED, Job, Probe, find_probes, models_of
 from .table import entry, markdown
 
 
@@ -55,14 +55,12 @@ def main() -> None:
     tasks = [task for task in tasks if task not in untuned]
     probes, left_out = find_probes(args.data.absolute(), tasks, tuple(filter(None, args.corpora.split(","))))
     left_out += [f"{task}: no configuration trains its encoder" for task in untuned]
-    local = [Path(name.replace(SEED, "0")).exists() for name in names]  # else a name on the hub
-    models = models_of(
-        [str(Path(n).absolute()) if here else n for n, here in zip(names, local, strict=True)], baselines
-    )
+    # what is not here is a name on the hub
+    names = [str(Path(n).absolute()) if Path(n.replace(SEED, "0")).exists() else n for n in names]
     cells = [
-        [Job(model, probe, out / model.name / (probe.name + (f"-{seed}" if seed else "")), keys, seed, args.finetune)
-         for seed in range(args.seeds)]
-        for probe in probes for model in models
+        [Job(model, chosen, probe, out / model / "-".join([probe.corpus, probe.task, str(seed)][: 3 if seed else 2]),
+             keys, seed, args.finetune) for seed in range(args.seeds)]
+        for probe in probes for model, chosen in models_of(names, baselines).items()
     ]  # fmt: skip
     entries = run_all(cells, left_out, out)
     print("\n" + (out / "probes.md").read_text(encoding="utf-8"), flush=True)
@@ -74,23 +72,23 @@ def run_all(cells: list[list[Job]], left_out: list[str], out: Path) -> list[dict
     """Every job in order, the seeds of one cell together; the table is written after each."""
     entries: list[dict[str, Any]] = []
     command, number = shlex.join(["python", "-m", "tools.probe", *sys.argv[1:]]), 0
-    firsts: dict[str, list[Job]] = {}
+    firsts: dict[Probe, list[Job]] = {}
     for cell in cells:
         errors: list[str] = []
         entries.append({})
         for done, job in enumerate(cell, start=1):
             number += 1
-            before, what = job.is_done, f"[{number}/{sum(map(len, cells))}] {job.model.name}, {job.folder.name}"
+            before, what = job.is_done, f"[{number}/{sum(map(len, cells))}] {job.model}, {job.folder.name}"
             if not before:
                 print(f"{what} ...", flush=True)
             if error := job.run():
                 errors.append(error)
-            entries[-1] = found = entry(cell[:done], errors, firsts.get(job.probe.name, []))
+            entries[-1] = found = entry(cell[:done], errors, firsts.get(job.probe, []))
             score = error or f"{found['metric']} {found['values'][-1]:.3f}{' (done before)' if before else ''}"
             print(f"{what}: {score}", flush=True)
             write_whole(out / "probes.json", json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
             write_whole(out / "probes.md", markdown(entries, left_out, command))
-        firsts.setdefault(cell[0].probe.name, cell)
+        firsts.setdefault(cell[0].probe, cell)
     return entries
 
 

@@ -17,12 +17,13 @@ Symbols: N frames, T frames of a word, D width, L layers, V units.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,15 +45,10 @@ PENALTY = 1e-4
 """Of the squared weights of the linear classifier, beside the mean cross-entropy."""
 MAX_FRAMES = 20_000
 """Frames that a classifier or k-means is fitted on, and that singular values are taken of."""
-
-
-class Word(NamedTuple):
-    """A spoken word."""
-
-    waveform: Tensor
-    """(S,)"""
-    label: str
-    speaker: str
+PAIRS = 500
+"""Pairs of words that are compared at a time."""
+Word = tuple[Tensor, str, str]
+"""A spoken word: its waveform (S,), label and speaker."""
 
 
 def speech(seconds: float, voices: Sequence[str], seed: int) -> list[tuple[Tensor, list[Phone]]]:
@@ -78,12 +74,9 @@ def layers_of(encoder: Any, waveform: Tensor) -> list[Tensor]:
 def phones_at(phones: list[Phone], encoder: Any, frames: int) -> list[str | None]:
     """The phoneme in the middle of each frame; None in pauses and beyond the last."""
     first, hop, span = encoder.mel_view
-    found: list[str | None] = []
-    for frame in range(frames):
-        at_s = (first + hop * frame + (span - 1) / 2) / 100
-        name = next((phone.name for phone in phones if phone.start_s <= at_s < phone.end_s), None)
-        found.append(None if name is None or name.startswith("_") else name)
-    return found
+    times_s = [(first + hop * frame + (span - 1) / 2) / 100 for frame in range(frames)]
+    spoken = [phone for phone in phones if not phone.name.startswith("_")]
+    return [next((phone.name for phone in spoken if phone.start_s <= at_s < phone.end_s), None) for at_s in times_s]
 
 
 def labelled_frames(
@@ -128,10 +121,8 @@ def purity_and_pnmi(units: Tensor, labels: Tensor) -> tuple[float, float]:
     from sklearn.metrics.cluster import contingency_matrix
 
     joint = contingency_matrix(labels.numpy(), units.numpy())  # (phonemes, units)
-    mutual = float(mutual_info_score(None, None, contingency=joint))
-    return float(joint.max(axis=0).sum() / joint.sum()), mutual / max(
-        float(entropy(np.bincount(labels.numpy()))), 1e-12
-    )
+    mutual = mutual_info_score(None, None, contingency=joint)
+    return float(joint.max(axis=0).sum() / joint.sum()), float(mutual / max(entropy(joint.sum(axis=1)), 1e-12))
 
 
 def rankme(frames: Tensor) -> float:
@@ -154,64 +145,43 @@ def abx_error(words: list[Tensor], labels: list[str], speakers: list[str]) -> fl
         tokens.setdefault(key, []).append(number)
     errors: dict[tuple[str, str], list[float]] = {}
     for (a, speaker), own in tokens.items():
-        for (b, same), others in tokens.items():
-            if b == a or same != speaker:
-                continue
-            for (x, other), third in tokens.items():
-                if x == a and other != speaker:
-                    near = distance[own][:, third].unsqueeze(1)  # (A, 1, X)
-                    far = distance[others][:, third].unsqueeze(0)  # (1, B, X)
-                    wrong = (near > far).double() + 0.5 * (near == far).double()
-                    errors.setdefault((a, b), []).append(float(wrong.mean()))
+        for b, others in ((b, others) for (b, same), others in tokens.items() if b != a and same == speaker):
+            for third in (third for (x, other), third in tokens.items() if x == a and other != speaker):
+                near = distance[own][:, third].unsqueeze(1)  # (A, 1, X)
+                far = distance[others][:, third].unsqueeze(0)  # (1, B, X)
+                wrong = (near > far).double() + 0.5 * (near == far).double()
+                errors.setdefault((a, b), []).append(float(wrong.mean()))
     if not errors:
         raise UserError("--words: ABX needs words that at least two speakers say, and two words of one speaker")
     return float(np.mean([np.mean(own) for own in errors.values()]))
 
 
 def dtw_distances(words: list[Tensor]) -> Tensor:
-    """The mean angle (0 to 1) along the best alignment of each pair of words (T, D), as a symmetric matrix."""
-    count, longest = len(words), max(map(len, words))
-    padded = torch.zeros(count, longest, words[0].shape[1])
-    for number, word in enumerate(words):
-        padded[number, : len(word)] = torch.nn.functional.normalize(word, dim=1)
-    lengths = torch.tensor([len(word) for word in words])
-    result = torch.zeros(count, count)
-    for first in range(count):
-        others = torch.arange(first, count)
-        own = lengths[first]
-        cosine = torch.einsum("id,pjd->pij", padded[first, :own], padded[others])
-        angle = torch.arccos(cosine.clamp(-1, 1)) / math.pi  # (P, T, T')
-        result[first, others] = _best_paths(angle, lengths[others])
-    return result.triu() + result.triu(1).T
+    """The mean angle (0 to 1) along the best alignment of each pair of words (T, D), as a symmetric matrix.
 
-
-def _best_paths(cost: Tensor, lengths: Tensor) -> Tensor:
-    """The mean cost (P,) along the cheapest monotonic path through cost (P, T, T'), T' cut to ``lengths``.
-
-    A step goes one frame on in either word or in both. All cells (i, j) of a diagonal i + j = d are reached from the
-    two diagonals before it, so that each is one operation.
+    The path of the lowest sum is searched cell by cell, for ``PAIRS`` pairs at a time; a step goes one frame on in
+    either word or in both.
     """
-    pairs, rows, columns = cost.shape
-    row = torch.arange(rows)
-    before, older = (torch.full((pairs, rows + 1), torch.inf) for _ in range(2))  # cell i is at i + 1
-    before_steps, older_steps = torch.zeros(pairs, rows + 1), torch.zeros(pairs, rows + 1)
-    result = torch.zeros(pairs)
-    for diagonal in range(rows + columns - 1):
-        column = diagonal - row
-        sums = torch.stack([older[:, :-1], before[:, :-1], before[:, 1:]])  # both, the first word, the second
-        best, which = sums.min(0)
-        steps = torch.stack([older_steps[:, :-1], before_steps[:, :-1], before_steps[:, 1:]])
-        steps = steps.gather(0, which.unsqueeze(0))[0] + 1
-        if diagonal == 0:
-            best[:, 0], steps[:, 0] = 0.0, 1.0
-        inside = (column >= 0) & (column < columns)
-        total = torch.where(inside, best + cost[:, row, column.clamp(0, columns - 1)], torch.inf)
-        ends = lengths - 1 == diagonal - (rows - 1)
-        result[ends] = total[ends, -1] / steps[ends, -1]
-        older, older_steps = before, before_steps
-        before = torch.nn.functional.pad(total, (1, 0), value=torch.inf)
-        before_steps = torch.nn.functional.pad(steps, (1, 0))
-    return result
+    lengths = torch.tensor([len(word) for word in words])
+    units = torch.nn.utils.rnn.pad_sequence([torch.nn.functional.normalize(word, dim=1) for word in words], True)
+    result = torch.zeros(len(words), len(words))
+    for first, second in zip(
+        *(pairs.split(PAIRS) for pairs in torch.triu_indices(len(words), len(words))), strict=True
+    ):
+        cosines = units[first, : lengths[first].max()] @ units[second, : lengths[second].max()].mT
+        angles = (torch.arccos(cosines.clamp(-1, 1)) / math.pi).permute(1, 2, 0).contiguous()  # (T, T', P)
+        rows, columns, pairs = angles.shape
+        sums = torch.full((rows + 1, columns + 1, pairs), torch.inf)
+        steps = torch.zeros_like(sums)
+        sums[0, 0] = 0.0
+        for i, j in itertools.product(range(rows), range(columns)):
+            best, which = torch.stack([sums[i, j], sums[i, j + 1], sums[i + 1, j]]).min(0)
+            before = torch.stack([steps[i, j], steps[i, j + 1], steps[i + 1, j]])
+            sums[i + 1, j + 1] = best + angles[i, j]
+            steps[i + 1, j + 1] = before.gather(0, which.unsqueeze(0))[0] + 1
+        ends = lengths[first], lengths[second], torch.arange(pairs)
+        result[first, second] = sums[ends] / steps[ends]
+    return result.triu() + result.triu(1).T
 
 
 def measure(encoder: Any, train: Any, test: Any, words: list[Word]) -> list[dict[str, float]]:
@@ -226,7 +196,7 @@ def measure(encoder: Any, train: Any, test: Any, words: list[Word]) -> list[dict
     names: dict[str, int] = {}
     own, own_labels = labelled_frames(encoder, train, names)
     other, other_labels = labelled_frames(encoder, test, names)
-    tokens = [layers_of(encoder, word.waveform) for word in words]
+    tokens = [layers_of(encoder, waveform) for waveform, _, _ in words]
     rows = []
     for layer in range(encoder.num_layers + 1):
         kmeans = KMeans(UNITS, n_init=1, max_iter=20, random_state=0).fit(own[layer].numpy())
@@ -235,8 +205,7 @@ def measure(encoder: Any, train: Any, test: Any, words: list[Word]) -> list[dict
         row = {"phone": linear_accuracy(own[layer], own_labels, other[layer], other_labels), "pnmi": pnmi,
                "purity": purity, "rankme": rankme(other[layer])}  # fmt: skip
         if words:
-            spoken = [found[layer] for found in tokens]
-            row["abx"] = abx_error(spoken, [word.label for word in words], [word.speaker for word in words])
+            row["abx"] = abx_error([found[layer] for found in tokens], *map(list, list(zip(*words, strict=True))[1:]))
         rows.append(row)
     return rows
 
@@ -247,9 +216,8 @@ def find_words(source: str, most: int) -> list[Word]:
     corpus.keep(lambda u: u.label is not None and u.speaker is not None, "{u.source}: no label or no speaker")
     if not corpus.utterances:
         raise UserError(f"--words {source}: rows need a label and a speaker")
-    every = max(1, -(-len(corpus.utterances) // most))
-    kept = [corpus.utterances[number] for number in range(0, len(corpus.utterances), every)]
-    return [Word(u.read(), str(u.label), str(u.speaker)) for u in kept]
+    kept = [corpus.utterances[n] for n in range(0, len(corpus.utterances), -(-len(corpus.utterances) // most))]
+    return [(u.read(), str(u.label), str(u.speaker)) for u in kept]
 
 
 def markdown(results: dict[str, list[dict[str, float]]]) -> str:
@@ -267,9 +235,7 @@ def main() -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help="run directory, model folder or org/name")
     parser.add_argument("--words", metavar="DATA", help="words with a label and a speaker each, for ABX")
     parser.add_argument("--max-words", metavar="N", type=int, default=300, help="at most so many of them (300)")
-    parser.add_argument(
-        "--seconds", metavar="S", type=float, default=600.0, help="of speech to fit on and to test on (600)"
-    )
+    parser.add_argument("--seconds", metavar="S", type=float, default=600.0, help="of speech, to fit and to test (600)")
     parser.add_argument("--out", metavar="OUT", type=Path, default=Path("runs/frames"), help="runs/frames")
     args = parser.parse_args()
     encoders = {name: load_encoder(name) for name in args.models}

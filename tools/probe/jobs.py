@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune.config import TASKS
 from finetune.tasks import task_class
@@ -18,31 +20,18 @@ from mixvec.atomic import write_whole
 from mixvec.data.readers.manifests import manifest_rows
 from mixvec.data.readers.rows import Row
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TUNED = {name: config for name in TASKS if (config := task_class(name).tuned_config) is not None}
 """The configuration that trains the encoder too, for each task that has one."""
 BASELINES = ("log-mel", "random", "scratch")
 SEED = "{seed}"
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """A task on a corpus; ``keys`` are the ``data.*`` keys of ``python -m finetune``."""
 
     corpus: str
     task: str
-    keys: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.corpus}-{self.task}"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A column of the table, and the keys that choose the model."""
-
-    name: str
     keys: tuple[str, ...]
 
 
@@ -50,7 +39,10 @@ class Model:
 class Job:
     """A probe of a model with one seed; ``folder`` is its run directory."""
 
-    model: Model
+    model: str
+    """The column of the table."""
+    chosen: tuple[str, ...]
+    """The keys that choose the model."""
     probe: Probe
     folder: Path
     extra: tuple[str, ...] = ()
@@ -61,8 +53,8 @@ class Job:
     @property
     def words(self) -> list[str]:
         """The arguments of ``python -m finetune``."""
-        config = ROOT / "configs" / (TUNED[self.probe.task] if self.tuned else f"probe/{self.probe.task}.yaml")
-        keys = (key.replace(SEED, str(self.seed)) for key in self.model.keys)
+        config = CONFIGS / (TUNED[self.probe.task] if self.tuned else f"probe/{self.probe.task}.yaml")
+        keys = (key.replace(SEED, str(self.seed)) for key in self.chosen)
         seed = [f"run.seed={self.seed}"] if self.seed else []
         return [str(config), *keys, *self.probe.keys, *seed, *self.extra, f"run.dir={self.folder}"]
 
@@ -76,33 +68,39 @@ class Job:
         """Run it, unless it is done; the error in a line, or None."""
         if self.is_done:
             return None
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        code, last = launch(self.words, self.folder.with_suffix(".log"))
-        if code == 0:
+        error = launch(self.words, self.folder.with_suffix(".log"))
+        if error is None:
             write_whole(self.folder / "probe.json", json.dumps({"words": self.words}, indent=2) + "\n")
-        return last if code else None
+        return error
 
 
-def launch(words: list[str], log: Path) -> tuple[int, str]:
-    """``python -m finetune`` with its output in ``log``; the exit code, and its error or last line."""
+def launch(words: list[str], log: Path, threads: int | None = None) -> str | None:
+    """``python -m finetune`` with its output in ``log``; its error or last line where it fails, else None.
+
+    Args:
+        threads: of torch; None for as many as it would take.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
     with log.open("w", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, "-m", "finetune", *words], stdout=file, stderr=subprocess.STDOUT)
+        code = subprocess.run([sys.executable, "-m", "finetune", *words], stdout=file, stderr=subprocess.STDOUT,
+                              env=environment).returncode  # fmt: skip
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return done.returncode, (errors or lines[-1:] or ["no output"])[-1]
+    return (errors or lines[-1:] or ["no output"])[-1] if code else None
 
 
-def models_of(names: list[str], baselines: list[str]) -> list[Model]:
-    """The models by the names of their runs, then the baselines, which take the shape of the first model."""
-    models: list[Model] = []
+def models_of(names: list[str], baselines: list[str]) -> dict[str, tuple[str, ...]]:
+    """The keys that choose each model, by its name: the runs, then the baselines in the shape of the first of them."""
+    models: dict[str, tuple[str, ...]] = {}
     for name in names:
         path = Path(name)
         short = (path.parent.name if path.name == "hub" else path.name).replace(SEED, "").strip("-_.") or "model"
-        taken = sum(model.name.split("#")[0] == short for model in models)
-        models.append(Model(f"{short}#{taken + 1}" if taken else short, (f"pretrained={name}",)))
+        taken = sum(model.split("#")[0] == short for model in models)
+        models[f"{short}#{taken + 1}" if taken else short] = (f"pretrained={name}",)
     for baseline in baselines:
         shape = () if baseline == "log-mel" else (f"pretrained={names[0]}",)
-        models.append(Model(baseline, (*shape, f"baseline={baseline}")))
+        models[baseline] = (*shape, f"baseline={baseline}")
     return models
 
 
@@ -146,12 +144,11 @@ def _probes_of(corpus: Path) -> Iterator[Probe]:
 
 def _values(split: Path) -> dict[str, set[str]]:
     """The different labels of a split, by the task that learns from them."""
-    found: dict[str, set[str]] = {task: set() for task in TASKS}
-    rows = chain(*map(manifest_rows, (*split.glob("metadata.jsonl"), *split.glob("metadata.csv"))))
-    for row in rows:
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in chain(*map(manifest_rows, (*split.glob("metadata.jsonl"), *split.glob("metadata.csv")))):
         if isinstance(row, Row):
             own: dict[str, Any] = (row.fields or {}) | {"text": row.text, "label": row.label}
             for task in TASKS:
-                value = next((own[key] for key in task_class(task).label_keys if own.get(key)), None)
-                found[task] |= {str(value)} if value is not None else set()
+                values = [own[key] for key in task_class(task).label_keys if own.get(key)]
+                found[task] |= {str(value) for value in values[:1]}
     return found

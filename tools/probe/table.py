@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from safetensors import safe_open
 
 from finetune.scoring import clusters_of, count_characters, count_words, resampled
 from finetune.slu_score import pairs_of, slu_counts
 from finetune.tasks import task_class
 from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
+from mixvec.hub import read_tensors
 
 from .jobs import Job
 
@@ -35,28 +35,25 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
         errors: of those that are not done.
         base: the jobs of the first model, to compare with; none for that model itself.
     """
-    first, done = jobs[0], [job for job in jobs if job.is_done]
-    metric = metric_of(first)
+    first, done, metric = jobs[0], [job for job in jobs if job.is_done], metric_of(jobs[0])
     found: dict[str, Any] = {
-        "corpus": first.probe.corpus, "task": first.probe.task, "model": first.model.name, "metric": metric,
+        "corpus": first.probe.corpus, "task": first.probe.task, "model": first.model, "metric": metric,
         "lower_is_better": not task_class(first.probe.task).higher_is_better, "run": str(first.folder),
     }  # fmt: skip
     if errors:
         found["error"] = errors[0]
     if not done:
         return found
-    scored = [Scores(job.folder, metric) for job in done]
+    scored, others = ({job.seed: Scores(job.folder, metric) for job in some if job.is_done} for some in (jobs, base))
     weights = [own for job in done if (own := layer_weights(job.folder)) is not None]
-    others = {job.seed: Scores(job.folder, metric) for job in base if job.is_done}
-    pairs = [(own, others[job.seed]) for job, own in zip(done, scored, strict=True) if job.seed in others]
+    pairs = [(own, others[seed]) for seed, own in scored.items() if seed in others]
     pairs = [(own, other) for own, other in pairs if own.sources == other.sources]  # the same test data
+    difference = summary([(own.value - other.value, own.resampled - other.resampled) for own, other in pairs])
     return found | {
-        "values": [own.value for own in scored], "utterances": len(scored[0].sources),
-        **summary([own.value for own in scored], [own.resampled for own in scored]),
+        "values": [own.value for own in scored.values()], "utterances": len(scored[done[0].seed].sources),
+        **summary([(own.value, own.resampled) for own in scored.values()]),
         "layer_weights": np.mean(weights, axis=0).tolist() if weights else None,
-        "difference": summary([own.value - other.value for own, other in pairs],
-                              [own.resampled - other.resampled for own, other in pairs])
-        | {"from": base[0].model.name, "seeds": len(pairs)} if pairs else None,
+        "difference": difference | {"from": base[0].model, "seeds": len(pairs)} if pairs else None,
     }  # fmt: skip
 
 
@@ -71,8 +68,7 @@ class Scores:
 
     def __init__(self, folder: Path, metric: str) -> None:
         rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        self.value: float = results["test"][metric]
+        self.value: float = json.loads((folder / "results.json").read_text(encoding="utf-8"))["test"][metric]
         self.sources = [row.get("source") for row in rows]
         self.resampled = _eers(folder, rows) if metric == "eer" else resampled_scores(metric, rows)
 
@@ -84,12 +80,14 @@ def resampled_scores(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
     return scores
 
 
-def summary(values: list[float], drawn: list[np.ndarray]) -> dict[str, float]:
-    """The mean over seeds, and the middle 95 % of the means of scores (R,) of each seed, with seeds resampled too."""
-    scores = np.stack(drawn)
+def summary(scored: list[tuple[float, np.ndarray]]) -> dict[str, float]:
+    """The mean score of seeds, and the middle 95 % of the means of their resampled scores (R,), seeds resampled too."""
+    if not scored:
+        return {}
+    scores = np.stack([drawn for _, drawn in scored])
     seeds = np.random.default_rng(0).multinomial(len(scores), np.full(len(scores), 1 / len(scores)), scores.shape[1])
     low, high = np.nanquantile((scores * seeds.T).sum(0) / len(scores), [0.025, 0.975])
-    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
+    return {"value": float(np.mean([value for value, _ in scored])), "low": float(low), "high": float(high)}
 
 
 def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
@@ -97,18 +95,16 @@ def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
     references, predictions = [row["reference"] for row in rows], [row.get("prediction") for row in rows]
     if metric == "accuracy":
         return np.array([[float(r == p), 1.0] for r, p in zip(references, predictions, strict=True)])
-    if metric == "slu_f1":
-        return np.array([_f1_parts(r, p or {"slots": []}) for r, p in zip(references, predictions, strict=True)])
+    if metric == "slu_f1":  # twice the hits over twice the hits and what is false and missed
+        sides = [r["slots"] for r in references], [(p or {"slots": []})["slots"] for p in predictions]
+        tables = [slu_counts(pairs_of([{"slots": r}], [{"slots": p}])) for r, p in zip(*sides, strict=True)]
+        hits = np.array(
+            [np.sum([*table.values(), np.zeros(3)], axis=0) for table in tables]
+        )  # (N, 3), false and missed
+        return np.stack([2 * hits[:, 0], 2 * hits[:, 0] + hits[:, 1] + hits[:, 2]], axis=1)
     count = count_characters if metric == "cer" else count_words
     counts = count(references, [text or "" for text in predictions]).counts
     return np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1)
-
-
-def _f1_parts(reference: dict[str, Any], prediction: dict[str, Any]) -> tuple[float, float]:
-    """SLU-F1 is twice the hits over twice the hits and what is false and missed, each summed over utterances."""
-    counts = slu_counts(pairs_of([reference], [prediction]))
-    hit, false, missed = (float(sum(row[column] for row in counts.values())) for column in range(3))
-    return 2 * hit, 2 * hit + false + missed
 
 
 def _eers(folder: Path, rows: list[dict[str, Any]]) -> np.ndarray:
@@ -130,34 +126,27 @@ def _eers(folder: Path, rows: list[dict[str, Any]]) -> np.ndarray:
 
 def layer_weights(folder: Path) -> list[float] | None:
     """The weight of each layer in the head, the input embedding first; None where it reads the last layer alone."""
-    with safe_open(folder / "hub" / "model.safetensors", "numpy") as file:
-        if "choice.weights" not in file.keys():  # noqa: SIM118  (no mapping)
-            return None
-        weights = np.exp(file.get_tensor("choice.weights").astype(np.float64))
-    return [float(share) for share in weights / weights.sum()]
+    weights = read_tensors(folder / "hub").get("choice.weights")
+    return None if weights is None else weights.double().softmax(0).tolist()
 
 
 def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -> str:
     """A row for each probe, a column for each model; failures and corpora that were left out below."""
-    models = list(dict.fromkeys(entry["model"] for entry in entries))
-    counts = {(cell["corpus"], cell["task"]): str(cell["utterances"]) for cell in entries if "utterances" in cell}
     failed = [cell for cell in entries if "error" in cell]
+    counts = {(cell["corpus"], cell["task"]): str(cell["utterances"]) for cell in entries if "utterances" in cell}
     shown = [f"failed ({failed.index(cell) + 1})" if cell in failed else
-             f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in entries]  # fmt: skip
-    lines = _table("score | utterances", models, [
+             "{value:.3f} [{low:.3f}, {high:.3f}]".format(**cell) for cell in entries]  # fmt: skip
+    lines = _table("score | utterances", [
         ((*_named(cell), counts.get((cell["corpus"], cell["task"]), "")), cell["model"], text)
         for cell, text in zip(entries, shown, strict=True)
     ])  # fmt: skip
     seeds = max((len(entry.get("values", ())) for entry in entries), default=1)
     start, end = (f"The mean of {seeds} seeds; in", " and on seeds") if seeds > 1 else ("In", "")
     lines += ["", f"{start} brackets 95 % of scores on test speakers, or utterances,{end} resampled (bootstrap)."]
-    lines += [
-        f"{n}. {cell['model']}, {cell['corpus']} {cell['task']}: {cell['error']}" for n, cell in enumerate(failed, 1)
-    ]
-    lines += [f"- left out: {line}" for line in left_out]
+    lines += [f"{n}. {cell['model']}, {cell['corpus']} {cell['task']}: {cell['error']}"
+              for n, cell in enumerate(failed, 1)] + [f"- left out: {line}" for line in left_out]  # fmt: skip
     if compared := [cell for cell in entries if cell.get("difference")]:
-        base = compared[0]["difference"]["from"]
-        lines += ["", *_table(f"higher than {base} by", [model for model in models if model != base], [
+        lines += ["", *_table(f"higher than {compared[0]['difference']['from']} by", [
             (_named(cell), cell["model"], "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**cell["difference"]))
             for cell in compared
         ])]  # fmt: skip
@@ -165,14 +154,15 @@ def markdown(entries: list[dict[str, Any]], left_out: list[str], command: str) -
     return "\n".join([*lines, "", f"    {command}", ""])
 
 
-def _table(head: str, models: list[str], cells: list[tuple[tuple[str, ...], str, str]]) -> list[str]:
+def _table(head: str, cells: list[tuple[tuple[str, ...], str, str]]) -> list[str]:
     """A Markdown table of cells, each with how its row begins, its model and its text."""
+    models = list(dict.fromkeys(model for _, model, _ in cells))
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for begin, model, text in cells:
         rows.setdefault(begin, {})[model] = text
-    titles = f"corpus | task | {head} | {' | '.join(models)}"
-    lines = [f"| {titles} |", "|---" * (titles.count("|") + 1) + "|"]
-    return lines + [f"| {' | '.join([*begin, *(own.get(m, '') for m in models)])} |" for begin, own in rows.items()]
+    titles = ["corpus", "task", *head.split(" | "), *models]
+    lines = [[*begin, *(own.get(model, "") for model in models)] for begin, own in rows.items()]
+    return ["| " + " | ".join(line) + " |" for line in (titles, ["---"] * len(titles), *lines)]
 
 
 def _named(cell: dict[str, Any]) -> tuple[str, str, str]:

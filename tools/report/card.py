@@ -20,23 +20,22 @@ def write_pictures(model: Path, folder: Path) -> str:
         return ""
     try:
         from .errors import label_shares
-        from .figures import Palette, curves, matrix, plain, png
-        from .runs import Group, read_run
+        from .figures import curves, matrix, plain, png
+        from .runs import Group, RunFolder
         from .summary import PANELS as report_panels
-        from .summary import derive, panel_lines
+        from .summary import panel_lines
     except ModuleNotFoundError as error:
         print(f"the model card has no pictures without {error.name}: pip install 'mixvec[report]'")
         return ""
-    run, palette = read_run(model.parent), Palette(page=False)
-    derive(run)
+    run = RunFolder(model.parent)
     lines = ["## Training", ""]
     for panel in (panel for panel in report_panels if panel.title in PANELS):
         drawn, text = panel_lines(panel, [Group(run.name, [run])])
         if drawn:
             file = PANELS[panel.title]
-            (folder / file).write_bytes(png(curves(drawn, panel.unit, palette, {})))
+            (folder / file).write_bytes(png(curves, drawn, panel.unit))
             lines.append(f"![{panel.title} over the updates: {text}]({file})")
     if run.task and run.task != "asr" and (found := label_shares(run)):
-        (folder / CONFUSIONS).write_bytes(png(matrix(*found[:2], palette)))
+        (folder / CONFUSIONS).write_bytes(png(matrix, *found[:2]))
         lines.append(f"![Confusions: {plain(found[2], 200)}]({CONFUSIONS})")
     return "\n".join([*lines, ""]) if len(lines) > 2 else ""

@@ -7,115 +7,90 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from finetune.scoring import by_length, clusters_of, count_words, rate_of
+from finetune.scoring import Errors, count_words, rate_of
+from tools.score import frequent, groups_of
 
-from .figures import Drawing, Palette, dots, matrix, plain, svg
+from .figures import Drawing, matrix, svg
 from .runs import Group, RunFolder
 
-MOST_SPEAKERS, MOST_LABELS, MOST_CONFUSIONS = 15, 40, 10
-RESAMPLES = 1000
+MOST_LABELS, MOST_CONFUSIONS, RESAMPLES = 40, 10, 1000
+
+Table = tuple[str, list[tuple[str, str, int]]]
+"""A title, and the reference, the prediction and the number of the commonest errors."""
 
 
-class Errors(NamedTuple):
-    """A table of the commonest errors of a run."""
+class Recognised(NamedTuple):
+    """The texts of a group's first run, and their errors in words."""
 
-    title: str
-    rows: list[tuple[str, str, int]]
-    """Reference, prediction (one of them empty where a word was deleted or inserted) and how often."""
-
-
-def label_of(value: Any) -> str | None:
-    """A label, or the intent of a slots run, empty where there is none; None where it is neither."""
-    value = value.get("intent") or "" if isinstance(value, dict) else value
-    return value if isinstance(value, str) else None
+    group: Group
+    rows: list[dict[str, Any]]
+    words: Errors
 
 
-def texts(run: RunFolder) -> list[dict[str, Any]]:
-    """The rows whose reference and prediction are texts."""
-    return [row for row in run.rows if isinstance(row["reference"], str) and isinstance(row["prediction"], str)]
-
-
-def rates(groups: list[Group]) -> list[Drawing]:
-    """Word error rates by length and by speaker, with 95 % intervals, of the first run of each group."""
+def recognised(groups: list[Group]) -> list[Recognised]:
+    """The groups whose first run has texts for reference and prediction."""
     found = []
-    tables = [(group.name, texts(group.first)) for group in groups if texts(group.first)]
-    known = [(name, rows, [float(row.get("duration_s") or 0) for row in rows]) for name, rows in tables]
-    speakers = Counter(str(row["speaker"]) for _, rows in tables for row in rows if row.get("speaker"))
-    for by in ("length", "speaker"):
-        if by == "length" and not all(min(lengths) > 0 for _, _, lengths in known):
-            continue
-        masks = [by_length(lengths) if by == "length" else
-                 {name: np.array([str(row.get("speaker")) == name for row in rows])
-                  for name, _ in speakers.most_common(MOST_SPEAKERS)} for _, rows, lengths in known]  # fmt: skip
-        names = list(dict.fromkeys(name for own in masks for name in own))
-        if len(names) < 2:
-            continue
-        points = [(label, [[_rate([row for row, kept in zip(rows, own[name], strict=True) if kept])]
-                           if name in own and own[name].any() else [] for name in names])
-                  for (label, rows, _), own in zip(known, masks, strict=True)]  # fmt: skip
-        words = "; ".join(
-            f"{label}: "
-            + ", ".join(f"{plain(name)} {100 * p[0][0]:.0f} %" for name, p in zip(names, rows, strict=True) if p)
-            for label, rows in points
-        )
-        drawn = dots([str(name) for name in names], points, "word error rate, %", Palette())
-        found.append(Drawing(f"Word error rate by {by}", svg(drawn), words))
+    for group in groups:
+        rows = [row for row in group.first.rows if isinstance(row["reference"], str)
+                and isinstance(row["prediction"], str)]  # fmt: skip
+        if rows:
+            words = count_words([row["reference"] for row in rows], [row["prediction"] for row in rows])
+            found.append(Recognised(group, rows, words))
     return found
 
 
-def _rate(rows: list[dict[str, Any]]) -> tuple[float, float, float]:
-    counts = count_words([row["reference"] for row in rows], [row["prediction"] for row in rows]).counts
-    rate = rate_of(counts, clusters_of([None] * len(rows)), RESAMPLES)
-    return rate.value, rate.low, rate.high
+def rates(found: list[Recognised]) -> list[tuple[str, list[str]]]:
+    """Word error rates with 95 % intervals: of all utterances, by length, and of the worst speakers."""
+    groups = [groups_of(own.rows, own.words.counts) for own in found]
+    table = []
+    for name in dict.fromkeys(name for own in groups for name in own):
+        cells = []
+        for own, masks in zip(found, groups, strict=True):
+            counts = own.words.counts[masks.get(name, np.zeros(len(own.rows), dtype=bool))]
+            rate = rate_of(counts, np.arange(len(counts)), RESAMPLES) if len(counts) else None
+            cells.append(f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if rate else "–")
+        table.append((name, cells))
+    return table
 
 
-def word_errors(group: Group) -> list[Errors]:
-    """The commonest substitutions, deletions and insertions of the group's first run."""
-    rows = texts(group.first)
-    if not rows:
-        return []
-    confusions = count_words([row["reference"] for row in rows], [row["prediction"] for row in rows]).confusions
-    kinds = {"substituted": (True, True), "deleted": (True, False), "inserted": (False, True)}
-    found = []
-    for kind, sides in kinds.items():
-        own = [(*pair, n) for pair, n in confusions.most_common() if tuple(map(bool, pair)) == sides]
-        if own:
-            found.append(Errors(f"Words most often {kind}, {group.name}", own[:MOST_CONFUSIONS]))
-    return found
+def word_errors(own: Recognised) -> list[Table]:
+    """The commonest substitutions, deletions and insertions."""
+    found = frequent(own.words.confusions, MOST_CONFUSIONS)
+    return [(f"Words most often {kind}, {own.group.name}", rows) for kind, rows in found.items()]
 
 
-def confusions(group: Group) -> tuple[Drawing, Errors] | None:
+def confusions(group: Group) -> tuple[Drawing, Table] | None:
     """The confusion matrix of the group's first run, and its commonest confusions; None without labels."""
     if (found := label_shares(group.first)) is None:
         return None
     labels, shares, text, wrong = found
-    drawing = Drawing(f"Confusions, {group.name}", svg(matrix(labels, shares, Palette())), text)
     rows = [(*pair, times) for pair, times in wrong.most_common(MOST_CONFUSIONS)]
-    return drawing, Errors(f"Most frequent confusions, {group.name}", rows)
+    return (Drawing(f"Confusions, {group.name}", svg(matrix, labels, shares), text),
+            (f"Most frequent confusions, {group.name}", rows))  # fmt: skip
 
 
 def label_shares(run: RunFolder) -> tuple[list[str], np.ndarray, str, Counter[tuple[str, str]]] | None:
-    """Labels, the share (N, N) of each reference's predictions, a text, and all confusions; None without labels."""
-    pairs = [(label_of(row["reference"]), label_of(row["prediction"])) for row in run.rows]
-    known = [(wanted or "-", given or "-") for wanted, given in pairs if wanted is not None and given is not None]
-    wrong, seen = (
-        Counter(pair for pair in known if pair[0] != pair[1]),
-        Counter(label for pair in known for label in pair),
-    )
-    by_errors = Counter[str]()
-    for pair, times in wrong.items():
-        by_errors.update(dict.fromkeys(pair, times))
-    labels = sorted(sorted(seen, key=lambda label: (-by_errors[label], -seen[label], label))[:MOST_LABELS])
+    """Labels, the share (N, N) of each reference's predictions, a text, and all confusions; None without labels.
+
+    Of a slots run, the labels are its intents.
+    """
+    sides = [[row[side].get("intent") or "" if isinstance(row[side], dict) else row[side]
+              for side in ("reference", "prediction")] for row in run.rows]  # fmt: skip
+    pairs = Counter((wanted or "-", given or "-") for wanted, given in sides
+                    if isinstance(wanted, str) and isinstance(given, str))  # fmt: skip
+    wrong = Counter({pair: times for pair, times in pairs.items() if pair[0] != pair[1]})
+    seen, errors = Counter[str](), Counter[str]()
+    for pair, times in pairs.items():
+        for label in pair:
+            seen[label] += times
+            errors[label] += times * (pair in wrong)
+    labels = sorted(sorted(seen, key=lambda label: (-errors[label], -seen[label], label))[:MOST_LABELS])
     if len(labels) < 2:
         return None
-    counts, number = np.zeros((len(labels), len(labels))), {label: i for i, label in enumerate(labels)}
-    for wanted, given in known:
-        if wanted in number and given in number:
-            counts[number[wanted], number[given]] += 1
-    right, some = len(known) - wrong.total(), ""
+    counts = np.array([[pairs[wanted, given] for given in labels] for wanted in labels], dtype=float)
+    total, some = pairs.total(), ""
     if len(seen) > len(labels):
         some = f" The {MOST_LABELS} of {len(seen)} labels with the most errors are shown."
-    text = (
-        f"{right:,} of {len(known):,} correct ({right / len(known):.1%}). Cells: per cent of the reference's row.{some}"
-    )
+    text = (f"{total - wrong.total():,} of {total:,} correct ({1 - wrong.total() / total:.1%}). Cells: per cent of the "
+            f"reference's row.{some}")  # fmt: skip
     return labels, counts / counts.sum(1, keepdims=True).clip(min=1), text, wrong

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mixvec.errors import UserError, redacted
 from mixvec.hub import read_tensors
 from mixvec.training.config import KEEP_ON_RESUME
 from mixvec.training.follow import flat
+from tools import lock_holder
 
 MARKS = ("config.yaml", "metrics.jsonl", "sessions.jsonl")
 """A folder with one of these is a run directory."""
@@ -27,29 +29,79 @@ OWN = KEEP_ON_RESUME | {"run.seed"}
 """Keys in which the runs of one group may differ."""
 
 
-@dataclass
 class RunFolder:
-    """A run directory."""
+    """A run directory, read as far as it can be."""
 
-    path: Path
-    config: dict[str, Any] = field(default_factory=dict)
-    """config.yaml by dotted keys."""
-    series: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-    """Numbers of metrics.jsonl by name: updates (N,) and values (N,)."""
-    last: dict[str, Any] = field(default_factory=dict)
-    """The newest value of everything in metrics.jsonl."""
-    warnings: list[dict[str, Any]] = field(default_factory=list)
-    skipped_updates: list[int] = field(default_factory=list)
-    """Updates that were left out because a loss or gradient was not finite."""
-    sessions: list[dict[str, Any]] = field(default_factory=list)
-    training: dict[str, Any] = field(default_factory=dict)
-    """``training`` of the model folder's config.json."""
-    results: dict[str, Any] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """References and predictions of ``split``."""
-    split: str | None = None
-    problems: list[str] = field(default_factory=list)
-    """What could not be read."""
+    def __init__(self, path: Path) -> None:
+        self.path, self.problems = path, list[str]()
+        """``problems`` is what could not be read."""
+        self.config = flat(self._mapping("config.yaml", yaml.safe_load))
+        """By dotted keys."""
+        self.results = self._mapping("results.json", json.loads)
+        training = self._mapping("hub/config.json", json.loads).get("training")
+        self.training: dict[str, Any] = training if isinstance(training, dict) else {}
+        self.sessions = list(self._objects("sessions.jsonl"))
+        self.warnings = [row for row in self._objects("warnings.jsonl") if isinstance(row.get("update"), int)]
+        skipped = [row.get("update") for row in self._objects("nonfinite.jsonl")]
+        self.skipped_updates = [update for update in skipped if isinstance(update, int)]
+        self.split = next((split for split in ("test", "valid") if (path / f"{split}.jsonl").is_file()), None)
+        self.rows = [row for row in self._objects(f"{self.split}.jsonl") if {"reference", "prediction"} <= row.keys()]
+        """References and predictions of ``split``."""
+        self.last: dict[str, Any] = {}
+        """The newest value of everything in metrics.jsonl."""
+        self.series = self._metrics()
+        """Numbers of metrics.jsonl, and what follows from them, by name: updates (N,) and values (N,)."""
+
+    def _mapping(self, name: str, parse: Any) -> dict[str, Any]:
+        """What a file holds; empty where there is none, which is noted where the file cannot be read."""
+        try:
+            found = parse((self.path / name).read_text(encoding="utf-8")) if (self.path / name).is_file() else None
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+            self.problems.append(f"{name} cannot be read: {redacted(' '.join(str(error).split()))[:200]}")
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _objects(self, name: str) -> Iterator[dict[str, Any]]:
+        """The JSON objects of a file of lines; how many lines are none is noted. A last line may be half-written."""
+        path, damaged = self.path / name, 0
+        if not path.is_file():
+            return
+        try:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                for line in file:
+                    try:
+                        row = json.loads(line)
+                    except (ValueError, RecursionError):
+                        row = None
+                    if isinstance(row, dict):
+                        yield row
+                    else:
+                        damaged += bool(line.strip()) and line.endswith("\n")
+        except OSError as error:
+            self.problems.append(f"{name} cannot be read: {error.strerror}")
+        if damaged:
+            self.problems.append(f"{name}: {damaged} damaged lines are left out")
+
+    def _metrics(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        columns: dict[str, array[float]] = defaultdict(lambda: array("d"))
+        for row in self._objects("metrics.jsonl"):
+            if isinstance(update := row.get("update"), int):
+                for name, value in row.items():
+                    if type(value) in (int, float):
+                        columns[name].extend((update, value))
+                self.last |= {name: value for name, value in row.items() if value is not None}
+        series = {name: (np.array(own[::2]), np.array(own[1::2])) for name, own in columns.items()}
+        seen = series.get("hours_seen"), series.get("seconds")
+        if "audio_s_per_s" not in series and seen[0] and seen[1] and len(seen[0][0]) == len(seen[1][0]) > 1:
+            took_s = np.diff(seen[1][1], prepend=0.0).clip(min=1e-9)
+            series["audio_s_per_s"] = seen[0][0], np.diff(seen[0][1], prepend=0.0) * 3600 / took_s
+        if "chance_loss" in series:
+            series["chance_accuracy"] = series["chance_loss"][0], np.exp(-series["chance_loss"][1])
+        if "memory_mb" in series:
+            series["memory_gb"] = series["memory_mb"][0], series["memory_mb"][1] / 1000
+        if self.score and f"valid_{self.score[0]}" in series:
+            series["valid_score"] = series[f"valid_{self.score[0]}"]
+        return series
 
     @property
     def name(self) -> str:
@@ -62,18 +114,13 @@ class RunFolder:
         return task if task in TASKS else None
 
     @property
-    def family(self) -> str:
-        """Runs of one family have the same curves."""
+    def family(self) -> tuple[str, str]:
+        """What runs must share to be compared: the kind, and the data on which a fine-tuning is scored."""
         if self.task:
-            return f"Fine-tuning: {self.task}"
+            data = [self.config.get(f"data.{split}") for split in ("test", "valid", "train")]
+            return f"Fine-tuning: {self.task}", str(next(filter(None, data), ""))
         kind = self.config.get("objective.kind")
-        return f"Pretraining: {kind}" if kind else "Unknown runs"
-
-    @property
-    def scored_on(self) -> str:
-        """The data that a fine-tuning is scored on, without which its scores cannot be compared."""
-        data = [self.config.get(f"data.{split}") for split in ("test", "valid", "train")]
-        return str(next(filter(None, data), "")) if self.task else ""
+        return f"Pretraining: {kind}" if kind else "Unknown runs", ""
 
     @property
     def update(self) -> int:
@@ -81,24 +128,18 @@ class RunFolder:
 
     @cached_property
     def is_running(self) -> bool:
-        """Whether a process on this machine holds the directory's lock, which is looked up and not taken."""
-        try:
-            inode = (self.path / ".lock").stat().st_ino
-            return f":{inode} " in Path("/proc/locks").read_text(encoding="utf-8")
-        except OSError:
-            return False
+        return lock_holder(self.path) is not None
 
     @property
     def is_complete(self) -> bool:
         done = self.update > 0 and self.update == self.config.get("run.updates")
-        return done and (not self.task or bool(self.results))
+        return done and (not self.task or bool(self.results)) and not self.is_running
 
     @property
     def state(self) -> str:
-        if self.is_complete and not self.is_running:
-            return "complete"
         at = f"at update {self.update:,} of {self.config.get('run.updates') or '?'}"
-        return f"running, {at}" if self.is_running else f"stopped {at}" if self.update else "no log yet"
+        stopped = "complete" if self.is_complete else f"stopped {at}" if self.update else "no log yet"
+        return f"running, {at}" if self.is_running else stopped
 
     @property
     def score(self) -> tuple[str, bool] | None:
@@ -106,36 +147,52 @@ class RunFolder:
         if not self.task:
             return None
         task = task_class(self.task)
-        name = str(self.config.get("best_by") or task.score_name) if self.task == "asr" else task.score_name
-        return name, task.higher_is_better
+        asked = self.config.get("best_by") if self.task == "asr" else None
+        return str(asked or task.score_name), task.higher_is_better
 
     @property
     def result(self) -> float | None:
         """The score on the test data, else on the validation data, else the last one of a run that is not complete."""
         if self.score is None:
             return None
-        for found in (self.results.get("test"), self.results.get("valid"),
-                      {self.score[0]: self.last.get(f"valid_{self.score[0]}")}):  # fmt: skip
-            value = found.get(self.score[0]) if isinstance(found, dict) else None
+        name = self.score[0]
+        for found in (self.results.get("test"), self.results.get("valid"), {name: self.last.get(f"valid_{name}")}):
+            value = found.get(name) if isinstance(found, dict) else None
             if isinstance(value, int | float) and np.isfinite(value):
                 return float(value)
         return None
 
     @cached_property
-    def layer_weights(self) -> list[float] | None:
-        """Weights over the encoder's layers, the input embedding first; None where the head reads one layer."""
+    def model(self) -> dict[str, Any]:
+        """Of the model folder: ``millions`` of parameters, and the head's ``weights`` over layers, the input embedding
+        first, where it has some."""
         try:
-            weights = read_tensors(self.path / "hub")["choice.weights"]
-        except (UserError, KeyError, OSError, ValueError):
-            return None
-        return [float(weight) for weight in weights.float().softmax(0)]
-
-    @cached_property
-    def parameters(self) -> int:
-        try:
-            return sum(tensor.numel() for tensor in read_tensors(self.path / "hub").values())
+            tensors = read_tensors(self.path / "hub")
         except (UserError, OSError, ValueError):
-            return 0
+            return {}
+        weights = tensors.get("choice.weights")
+        return {"millions": sum(tensor.numel() for tensor in tensors.values()) / 1e6,
+                "weights": None if weights is None else weights.float().softmax(0).tolist()}  # fmt: skip
+
+    @property
+    def start(self) -> str:
+        """What the run started from."""
+        return str(self.config.get("baseline") or self.config.get("pretrained") or "random weights")
+
+    @property
+    def training_data(self) -> str:
+        counted = self.sessions[-1].get("data", {}).get("data.train") if self.sessions else None
+        known = f"{counted['seconds'] / 3600:.2f} h in {counted['utterances']:,} utterances" if counted else None
+        return ", ".join(filter(None, [self.training.get("data") or self.config.get("data.train"), known]))
+
+    @property
+    def session(self) -> dict[str, str]:
+        """The different values of each key of sessions.jsonl, and the number of ``sessions`` and ``warnings``."""
+        found: dict[str, dict[str, None]] = {}
+        for key, value in (item for row in self.sessions for item in row.items() if item[1]):
+            found.setdefault(key, {})[str(value)] = None
+        counts = {"sessions": str(len(self.sessions) or ""), "warnings": str(len(self.warnings))}
+        return {key: ", ".join(values) for key, values in found.items()} | counts
 
 
 @dataclass
@@ -169,89 +226,11 @@ def find_runs(paths: list[Path]) -> list[RunFolder]:
         if not inside:
             raise UserError(f"{path}: no run directory, and none in it: none has a {', '.join(MARKS)}")
         found |= dict.fromkeys(inside)
-    return [read_run(path) for path in found]
+    return [RunFolder(path) for path in found]
 
 
 def is_run(path: Path) -> bool:
     return any((path / name).exists() for name in MARKS)
-
-
-def read_run(path: Path) -> RunFolder:
-    """Everything that is there."""
-    run = RunFolder(path)
-    config = _read(run, "config.yaml", yaml.safe_load)
-    run.config = flat(config) if isinstance(config, dict) else {}
-    _read_metrics(run)
-    run.warnings = [row for row in _objects(run, "warnings.jsonl") if isinstance(row.get("update"), int)]
-    run.skipped_updates = [
-        row["update"] for row in _objects(run, "nonfinite.jsonl") if isinstance(row.get("update"), int)
-    ]
-    run.sessions = list(_objects(run, "sessions.jsonl"))
-    for name in ("hub/config.json", "results.json"):
-        found = _read(run, name, json.loads)
-        if name == "results.json" and isinstance(found, dict):
-            run.results = found
-        elif isinstance(found, dict) and isinstance(found.get("training"), dict):
-            run.training = found["training"]
-    run.split = next((split for split in ("test", "valid") if (path / f"{split}.jsonl").is_file()), None)
-    if run.split:
-        run.rows = [row for row in _objects(run, f"{run.split}.jsonl") if "reference" in row and "prediction" in row]
-    return run
-
-
-def _read(run: RunFolder, name: str, parse: Any) -> Any:
-    path = run.path / name
-    if not path.is_file():
-        return None
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        run.problems.append(f"{name} cannot be read: {redacted(' '.join(str(error).split()))[:200]}")
-        return None
-
-
-def _objects(run: RunFolder, name: str) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file of lines; how many lines are none is noted. A last line may be half-written."""
-    path = run.path / name
-    if not path.is_file():
-        return
-    damaged = 0
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    damaged += bool(line.strip()) and line.endswith("\n")
-                    continue
-                if isinstance(row, dict):
-                    yield row
-                else:
-                    damaged += 1
-    except OSError as error:
-        run.problems.append(f"{name} cannot be read: {error.strerror}")
-    if damaged:
-        run.problems.append(f"{name}: {damaged} damaged lines are left out")
-
-
-def _read_metrics(run: RunFolder) -> None:
-    columns: dict[str, tuple[array[float], array[float]]] = {}
-    for row in _objects(run, "metrics.jsonl"):
-        update = row.get("update")
-        if not isinstance(update, int):
-            continue
-        for name, value in row.items():
-            if type(value) in (int, float):
-                if name not in columns:
-                    columns[name] = array("d"), array("d")
-                columns[name][0].append(update)
-                columns[name][1].append(value)
-        run.last |= {name: value for name, value in row.items() if value is not None}
-    run.series = {name: (np.array(updates), np.array(values)) for name, (updates, values) in columns.items()}
-    seen = run.series.get("hours_seen"), run.series.get("seconds")
-    if "audio_s_per_s" not in run.series and seen[0] and seen[1] and len(seen[0][0]) == len(seen[1][0]) > 1:
-        took_s = np.diff(seen[1][1], prepend=0.0).clip(min=1e-9)
-        run.series["audio_s_per_s"] = seen[0][0], np.diff(seen[0][1], prepend=0.0) * 3600 / took_s
 
 
 def families(runs: list[RunFolder]) -> dict[str, list[Group]]:
@@ -261,7 +240,7 @@ def families(runs: list[RunFolder]) -> dict[str, list[Group]]:
         same = json.dumps({key: value for key, value in run.config.items() if key not in OWN}, default=str)
         # a pretraining of its own for each seed is one group: pretrained=runs/sm-0, runs/sm-1
         same = re.sub(r'(?<="pretrained": ")([^"]*?)[-_]?\d+(?=")', r"\1", same) if run.config else str(run.path)
-        found.setdefault((run.family, run.scored_on), {}).setdefault(same, []).append(run)
+        found.setdefault(run.family, {}).setdefault(same, []).append(run)
     titles = [title for title, _ in found]
     named = {title + f", {data}" * (titles.count(title) > 1): [Group(_name(own), own) for own in groups.values()]
              for (title, data), groups in found.items()}  # fmt: skip
@@ -276,9 +255,3 @@ def _name(runs: list[RunFolder]) -> str:
     """The name of a run, or of runs that are numbered."""
     first = runs[0].name
     return first if len(runs) == 1 else re.sub(r"(?<=.)[-_. ]?\d+$", "", first)
-
-
-def differing(groups: list[Group]) -> list[str]:
-    """The keys in which groups differ."""
-    keys = dict.fromkeys(key for group in groups for key in group.first.config if key not in OWN)
-    return [key for key in keys if len({str(group.first.config.get(key)) for group in groups}) > 1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +14,10 @@ import soundfile
 import torch
 from markupsafe import Markup
 from torch import Tensor
+from torchaudio.functional import forced_align, merge_tokens
 
-from finetune.scoring import count_words
 from mixvec import CtcRecognizer
+from mixvec.align import tokens_of
 from mixvec.audio import read_audio
 from mixvec.data.sources import find_utterances
 from mixvec.errors import UserError
@@ -25,30 +25,14 @@ from mixvec.hub import load_model
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.mel import MelTables, log_mel
 
-from .errors import texts
-from .figures import Palette, new_figure, plain, svg
-from .runs import Group, RunFolder
+from .errors import Recognised
+from .figures import plain, spectrogram, svg
+from .runs import RunFolder
 
 EXAMPLES, LONGEST_S, SHOWN_GROUPS = 6, 12.0, 3
 
 Key = tuple[str, float]
-Emitted = list[tuple[float, str]]
-"""Time in s and text of each token that CTC emits."""
-
-
-class Chunk(NamedTuple):
-    """Consecutive words that are equal, substituted, deleted or inserted."""
-
-    kind: str
-    reference: str
-    prediction: str
-
-
-class Output(NamedTuple):
-    name: str
-    chunks: list[Chunk]
-    errors: str
-    """Their number and kind, in words."""
+"""File and start in s of an utterance."""
 
 
 class Example(NamedTuple):
@@ -56,7 +40,8 @@ class Example(NamedTuple):
 
     title: str
     reference: str
-    outputs: list[Output]
+    outputs: list[tuple[str, list[tuple[str, str, str]], str]]
+    """Name of each group, its prediction in parts (kind of error, reference, prediction), and its errors in words."""
     audio: str | None
     """A data URI; None where the audio is not there any more."""
     picture: Markup | None
@@ -68,57 +53,52 @@ def key_of(row: dict[str, Any]) -> Key:
     return str(row.get("source", "")), float(start_s) if isinstance(start_s, int | float) else 0.0
 
 
-def examples(groups: list[Group], problems: list[str]) -> list[Example]:
+def examples(found: list[Recognised], problems: list[str]) -> list[Example]:
     """Utterances from the one with the fewest errors to the one with the most, in the first run of each group."""
-    groups = [group for group in groups if texts(group.first)]
-    tables = [{key_of(row): row for row in texts(group.first)} for group in groups]
-    kept = [number for number, table in enumerate(tables) if table.keys() & tables[0].keys()][:SHOWN_GROUPS]
-    groups, tables = [groups[number] for number in kept], [tables[number] for number in kept]
-    if not tables:
-        return []
-    errors = Counter[Key]()
-    for key in set.intersection(*map(set, tables)):
-        if all(float(table[key].get("duration_s") or 0) <= LONGEST_S for table in tables):
-            words = max(1, len(tables[0][key]["reference"].split()))
-            errors[key] = sum(count_words([t[key]["reference"]], [t[key]["prediction"]]).counts[0, 1:].sum()
-                              for t in tables) / words  # fmt: skip
-    ordered = sorted(errors, key=lambda key: (errors[key], key))
-    chosen = (
-        [ordered[i] for i in np.unique(np.linspace(0, len(ordered) - 1, EXAMPLES).round().astype(int))]
-        if ordered
-        else []
-    )
-    return [_example(groups, [table[key] for table in tables], problems) for key in chosen]
+    tables = [(own, {key_of(row): number for number, row in enumerate(own.rows)}) for own in found]
+    shown = [(own, places) for own, places in tables if places.keys() & tables[0][1].keys()][:SHOWN_GROUPS]
+    wrong: dict[Key, float] = {}
+    for key in set.intersection(*(set(places) for _, places in shown)) if shown else ():
+        rows = [own.rows[places[key]] for own, places in shown]
+        if all(float(row.get("duration_s") or 0) <= LONGEST_S for row in rows):
+            errors = sum(own.words.counts[places[key], 1:].sum() for own, places in shown)
+            wrong[key] = errors / max(1, len(rows[0]["reference"].split()))
+    ordered = sorted(wrong, key=lambda key: (wrong[key], key))
+    chosen = {round(place) for place in np.linspace(0, len(ordered) - 1, EXAMPLES)} if ordered else set()
+    return [_example([(own, own.rows[places[ordered[n]]]) for own, places in shown], problems) for n in sorted(chosen)]
 
 
-def _example(groups: list[Group], rows: list[dict[str, Any]], problems: list[str]) -> Example:
-    row, outputs, emitted = rows[0], [], list[tuple[str, Emitted]]()
+def _example(shown: list[tuple[Recognised, dict[str, Any]]], problems: list[str]) -> Example:
+    (own, row), audio, drawn = shown[0], None, None
     try:
-        waveform = read(groups[0].first, row)
+        waveform = read(own.group.first, row)
+        emitted = [
+            (o.group.name, tokens) for o, r in shown if (tokens := aligned(o, r, waveform, problems)) is not None
+        ]
+        audio, drawn = sound(waveform), picture(waveform, emitted)
     except (UserError, OSError) as error:
-        waveform = None
-        _note(problems, f"audio of the examples: {error}")
-    for group, own in zip(groups, rows, strict=True):
-        outputs.append(Output(group.name, *compared(own["reference"], own["prediction"])))
-        try:
-            model = recognizer(group.first.path) if waveform is not None else None
-            if waveform is not None and model is not None:
-                emitted.append((group.name, emissions(model, waveform)))
-        except (UserError, OSError, RuntimeError, ValueError) as error:
-            _note(problems, f"{group.first.name}: its model cannot be used: {' '.join(str(error).split())[:200]}")
-    name = Path(str(row.get("source", ""))).name
-    about = [
-        plain(name),
-        f"{float(row['duration_s']):.1f} s" if row.get("duration_s") else "",
-        plain(row.get("speaker") or ""),
-    ]
-    drawn = None if waveform is None else picture(waveform, emitted)
-    return Example(", ".join(filter(None, about)), row["reference"], outputs, sound(waveform), drawn)
+        problems.append(f"audio of the examples: {error}")
+    about = [plain(Path(str(row.get("source", ""))).name), plain(row.get("speaker") or "")]
+    if row.get("duration_s"):
+        about.insert(1, f"{float(row['duration_s']):.1f} s")
+    return Example(
+        ", ".join(filter(None, about)), row["reference"],
+        [(o.group.name, *compared(r["reference"], r["prediction"])) for o, r in shown],
+        audio, drawn,
+    )  # fmt: skip
 
 
-def _note(problems: list[str], line: str) -> None:
-    if line not in problems:
-        problems.append(line)
+def aligned(
+    own: Recognised, row: dict[str, Any], waveform: Tensor, problems: list[str]
+) -> list[tuple[float, str]] | None:
+    """``emissions`` of a group's own model; None where it has none, which is noted where it cannot be used."""
+    try:
+        model = recognizer(own.group.first.path)
+        return None if model is None else emissions(model, waveform, row["prediction"])
+    except (UserError, OSError, RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        problems.append(f"{own.group.first.name}: its model cannot be used: {why}")
+        return None
 
 
 def read(run: RunFolder, row: dict[str, Any]) -> Tensor:
@@ -145,31 +125,34 @@ def utterances(data: str) -> dict[Key, Any]:
 @lru_cache(SHOWN_GROUPS)
 def recognizer(run: Path) -> CtcRecognizer | None:
     """The run's model; None where it has no CTC output of text."""
-    if not (run / "hub").is_dir():
-        return None
-    model = load_model(run / "hub")
+    model = load_model(run / "hub") if (run / "hub").is_dir() else None
     return model.eval() if isinstance(model, CtcRecognizer) else None
 
 
 @torch.inference_mode()
-def emissions(model: CtcRecognizer, waveform: Tensor) -> Emitted:
-    """Which token greedy CTC emits when: at the first of the frames that are the same."""
+def emissions(model: CtcRecognizer, waveform: Tensor, text: str) -> list[tuple[float, str]]:
+    """Time in s and text of each token of a prediction, on the most probable path of CTC that gives it.
+
+    Raises:
+        RuntimeError: the text needs more frames than there are.
+    """
     padded = torch.nn.functional.pad(waveform, (0, max(0, model.encoder.min_samples - len(waveform))))
-    best = model(padded.unsqueeze(0))[0][0].argmax(-1).tolist()
-    frame_s, before, found = len(waveform) / SAMPLE_RATE_HZ / max(1, len(best)), 0, list[tuple[float, str]]()
-    for frame, token in enumerate(best):
-        if token not in (0, before):
-            found.append(((frame + 0.5) * frame_s, model.vocabulary[token].replace(model.space, "·")))
-        before = token
-    return found
+    log_probs = model(padded.unsqueeze(0))[0]  # (1, T, V)
+    tokens = tokens_of(text, model.vocabulary)
+    if not tokens:
+        return []
+    (path,), (scores,) = forced_align(log_probs, torch.tensor([tokens], dtype=torch.int32))
+    frame_s = len(waveform) / SAMPLE_RATE_HZ / log_probs.shape[1]
+    return [((span.start + span.end) / 2 * frame_s, model.vocabulary[span.token].replace(model.space, "·"))
+            for span in merge_tokens(path, scores)]  # fmt: skip
 
 
-def compared(reference: str, prediction: str) -> tuple[list[Chunk], str]:
+def compared(reference: str, prediction: str) -> tuple[list[tuple[str, str, str]], str]:
     """The words of a prediction beside those of its reference, and the number of errors in words."""
     done = jiwer.process_words(reference, prediction)
     chunks = [
-        Chunk(part.type[:6], " ".join(done.references[0][part.ref_start_idx : part.ref_end_idx]),
-              " ".join(done.hypotheses[0][part.hyp_start_idx : part.hyp_end_idx]))
+        (part.type, " ".join(done.references[0][part.ref_start_idx : part.ref_end_idx]),
+         " ".join(done.hypotheses[0][part.hyp_start_idx : part.hyp_end_idx]))
         for part in done.alignments[0]
     ]  # fmt: skip
     kinds = (("substituted", done.substitutions), ("deleted", done.deletions), ("inserted", done.insertions))
@@ -177,29 +160,14 @@ def compared(reference: str, prediction: str) -> tuple[list[Chunk], str]:
     return chunks, wrong or "no errors"
 
 
-def sound(waveform: Tensor | None) -> str | None:
+def sound(waveform: Tensor) -> str:
     """A waveform (S,) as a data URI that every browser plays."""
-    if waveform is None:
-        return None
     out = io.BytesIO()
     soundfile.write(out, waveform.clamp(-1, 1).numpy(), SAMPLE_RATE_HZ, format="MP3", compression_level=0.6)
     return "data:audio/mpeg;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def picture(waveform: Tensor, emitted: list[tuple[str, Emitted]]) -> Markup:
+def picture(waveform: Tensor, emitted: list[tuple[str, list[tuple[float, str]]]]) -> Markup:
     """The log-mel spectrogram, and under it a row of tokens for each model."""
-    seconds, palette = len(waveform) / SAMPLE_RATE_HZ, Palette()
     mel = log_mel(waveform.unsqueeze(0), None, MelTables(64))[0].T.numpy()  # (M, T)
-    mel = np.clip(mel, np.percentile(mel, 5), None)
-    width, heights = min(20.0, max(3.4, 2.2 * seconds)), [4] + [1] * len(emitted)
-    figure, axes = new_figure(width, 1.5 + 0.42 * len(emitted), palette, heights)
-    axes[0].imshow(mel, origin="lower", aspect="auto", cmap="Greys", interpolation="none",
-                   extent=(0, seconds, 0, len(mel)))  # fmt: skip
-    axes[0].set_yticks([])
-    for axis, (name, tokens) in zip(axes[1:], emitted, strict=True):
-        for time_s, token in tokens:
-            axis.text(time_s, 0.42, plain(token, 12), ha="center", va="center", color=palette.ink, fontsize=8)
-        axis.set_yticks([])
-        axis.set_title(plain(name, 40), loc="left", fontsize=7, pad=1, color=palette.ink)
-    axes[-1].set_xlabel("s", color=palette.ink, fontsize=8)
-    return svg(figure)
+    return svg(spectrogram, np.clip(mel, np.percentile(mel, 5), None), len(waveform) / SAMPLE_RATE_HZ, emitted)

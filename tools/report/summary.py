@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from .figures import Drawing, Line, Palette, dots, svg
+from .figures import Drawing, Line, dots, svg
 from .runs import Group, RunFolder
 
 SCORES = {"wer": "word error rate", "cer": "character error rate", "eer": "equal error rate", "slu_f1": "SLU-F1"}
@@ -45,76 +44,64 @@ PANELS = (
     Panel("Energy, kWh", {"energy_kwh": "so far"}, {}),
 )  # fmt: skip
 
+FACTS = {
+    "state": "{0.state}", "training data": "{0.training_data}", "started from": "{0.start}",
+    "model": "{0.model[millions]:.1f} M parameters", "updates": "{0.update:,} of {0.config[run.updates]}",
+    "batch": "{0.config[batch.update_s]} s of audio per update", "audio seen": "{0.last[hours_seen]:.3g} h",
+    "time": "{0.training[wall_s]:.0f} s", "memory": "{0.last[memory_mb]:,.0f} MB",
+    "energy": "{0.last[energy_kwh]:.3g} kWh", "machine": "{0.session[machine]}", "ranks": "{0.session[ranks]}",
+    "commit": "{0.session[commit]}", "torch": "{0.session[torch]}", "sessions": "{0.session[sessions]}",
+    "warnings": "{0.session[warnings]}",
+}  # fmt: skip
+"""Rows of the table of facts, as ``str.format`` takes them for a run."""
+
 
 def show(value: float, unit: str = "") -> str:
     """A number as people read it."""
     return f"{100 * value:.1f} %" if unit == "%" else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def derive(run: RunFolder) -> None:
-    """Series that follow from others."""
-    series = run.series
-    if "chance_loss" in series:
-        series["chance_accuracy"] = series["chance_loss"][0], np.exp(-series["chance_loss"][1])
-    if "memory_mb" in series:
-        series["memory_gb"] = series["memory_mb"][0], series["memory_mb"][1] / 1000
-    if run.score and f"valid_{run.score[0]}" in series:
-        series["valid_score"] = series[f"valid_{run.score[0]}"]
-
-
 def panel_lines(panel: Panel, groups: list[Group]) -> tuple[list[Line], str]:
     """The curves of a panel, and what they show in words; nothing where no run has its numbers."""
     runs = [(number, group, run) for number, group in enumerate(groups) for run in group.runs]
-    names = [name for name in panel.names if any(name in run.series for _, _, run in runs)]
     several, lines, words = len(runs) > 1, list[Line](), dict[str, list[float]]()
+    names = [name for name in panel.names if any(name in run.series for _, _, run in runs)]
     for number, group, run in runs:
         own = [name for name in names if name in run.series]
         for place, name in enumerate(own[:1] if several else own):
-            which = number if several else place
             label = group.name if several else panel.names[name]
-            lines.append(Line(label if run is group.first else "", *run.series[name], which, which))
+            lines.append(Line(label if run is group.first else "", *run.series[name], number if several else place))
             words.setdefault(label, []).extend(run.series[name][1][[0, -1]])
     for name, label in panel.baselines.items() if lines else ():
         known = next((run for _, _, run in runs if name in run.series), None)
         if known is not None and not (several and panel.log):  # a running median is each run's own
-            lines.append(Line(label, *known.series[name], baseline=True))
+            lines.append(Line(label, *known.series[name]))
             words[label] = [known.series[name][1][-1]]
     if len(lines) == 1:
         lines[0].label = ""
-    return lines, "; ".join(f"{label} {_course(values, panel.unit)}" for label, values in words.items())
-
-
-def _course(values: list[float], unit: str) -> str:
-    """First and last values of curves in words, the means of several runs."""
-    ends = [show(float(np.mean(part)), unit) for part in (values[::2], values[1::2]) if part]
-    return " → ".join(ends)
+    ends = {label: [np.mean(part) for part in (values[::2], values[1::2]) if part] for label, values in words.items()}
+    return lines, "; ".join(f"{k} " + " → ".join(show(float(v), panel.unit) for v in own) for k, own in ends.items())
 
 
 def glance(groups: list[Group]) -> tuple[list[str], Drawing | None]:
     """Sentences that answer what the runs came to, and a figure of their scores."""
-    sentences, first = [], groups[0].first
-    if first.score is None:
-        for group in groups:
-            sentences += [f"{run.name}: {run.state}{learnt(run)}." for run in group.runs]
-        return sentences, None
-    name, higher = first.score
+    runs, score = [run for group in groups for run in group.runs], groups[0].first.score
     scored = [group for group in groups if group.values]
-    if not scored:
-        return [f"{run.name}: {run.state}; no score yet." for group in groups for run in group.runs], None
-    what = SCORES.get(name, name.replace("_", " "))
-    plainly = [group for group in scored if not group.first.config.get("baseline")]
-    pretrained = next((group for group in plainly if group.first.config.get("pretrained")), None)
-    scratch = next((group for group in plainly if not group.first.config.get("pretrained")), None)
-    if pretrained and scratch:
-        sentences.append(verdict(pretrained, scratch, what, higher))
+    if score is None or not scored:
+        more = "; no score yet" if score else ""
+        return [f"{run.name}: {run.state}{more or learnt(run)}." for run in runs], None
+    what, better = SCORES.get(score[0], score[0].replace("_", " ")), "higher" if score[1] else "lower"
+    starts = {bool(group.first.config.get("pretrained")): group for group in reversed(scored)
+              if not group.first.config.get("baseline")}  # fmt: skip
+    if len(starts) == 2:
+        sentences = [verdict(starts[True], starts[False], what, score[1])]
     else:
-        sentences += [f"{group.name}: {what} {spread(group.values)}." for group in scored]
-    on = {"test": "the test data", "valid": "the validation data"}.get(first.split or "", "the validation data")
-    title = f"{what} on {on}, {'higher' if higher else 'lower'} is better"
+        sentences = [f"{group.name}: {what} {spread(group.values)}." for group in scored]
+    title = f"{what} on the {'test' if groups[0].first.split == 'test' else 'validation'} data, {better} is better"
+    drawn = svg(dots, {group.name: group.values for group in scored}, "%")
     words = "; ".join(f"{group.name}: {spread(group.values)}" for group in scored)
-    drawn = dots([group.name for group in scored], [("", [list(group.values) for group in scored])], "%", Palette())
-    unfinished = [f"{run.name}: {run.state}." for group in groups for run in group.runs if not run.is_complete]
-    return sentences + unfinished, Drawing(title[0].upper() + title[1:], svg(drawn), words)
+    unfinished = [f"{run.name}: {run.state}." for run in runs if not run.is_complete]
+    return sentences + unfinished, Drawing(title[0].upper() + title[1:], drawn, words)
 
 
 def verdict(pretrained: Group, scratch: Group, score: str, higher: bool) -> str:
@@ -131,10 +118,8 @@ def verdict(pretrained: Group, scratch: Group, score: str, higher: bool) -> str:
 
 def spread(values: list[float]) -> str:
     """Mean and range in per cent."""
-    mean = f"{100 * float(np.mean(values)):.1f} %"
-    return (
-        mean if len(values) == 1 else f"{mean} ({len(values)} runs, {100 * min(values):.1f} to {100 * max(values):.1f})"
-    )
+    among = f" ({len(values)} runs, {100 * min(values):.1f} to {100 * max(values):.1f})" if len(values) > 1 else ""
+    return f"{100 * float(np.mean(values)):.1f} %{among}"
 
 
 def learnt(run: RunFolder) -> str:
@@ -146,55 +131,20 @@ def learnt(run: RunFolder) -> str:
                    for key, label in panel.baselines.items() if key in run.series]  # fmt: skip
         if name and to_beat:
             what = panel.title if panel is PANELS[3] else f"{panel.title.lower()} on {panel.names[name]}"
-            parts.append(f"{what} {show(run.series[name][1][-1], panel.unit)} ({', '.join(to_beat)})")
-    return "".join(f"; {part}" for part in parts)
+            parts.append(f"; {what} {show(run.series[name][1][-1], panel.unit)} ({', '.join(to_beat)})")
+    return "".join(parts)
 
 
 def facts(groups: list[Group]) -> list[tuple[str, list[str]]]:
-    """What was trained, on what, and what it cost: a row for each that any group knows."""
-
-    def data(run: RunFolder) -> str:
-        counted = run.sessions[-1].get("data", {}).get("data.train", {}) if run.sessions else {}
-        name = run.training.get("data") or run.config.get("data.train") or ""
-        hours = (
-            f", {counted['seconds'] / 3600:.2f} h in {counted['utterances']:,} utterances"
-            if counted.get("seconds")
-            else ""
-        )
-        return f"{name}{hours}"
-
-    def session(key: str) -> Callable[[RunFolder], str]:
-        return lambda run: ", ".join(dict.fromkeys(str(row[key]) for row in run.sessions if row.get(key)))
-
-    def last(key: str, unit: str, scale: float = 1.0) -> Callable[[RunFolder], str]:
-        return lambda run: f"{run.last[key] * scale:.3g} {unit}" if isinstance(run.last.get(key), int | float) else ""
-
-    rows: dict[str, Callable[[RunFolder], str]] = {
-        "state": lambda run: run.state,
-        "training data": data,
-        "started from": lambda run: str(run.config.get("baseline") or run.config.get("pretrained") or "random weights"),
-        "model": lambda run: f"{run.parameters / 1e6:.1f} M parameters" if run.parameters else "",
-        "updates": lambda run: f"{run.update:,} of {run.config.get('run.updates', '?')}",
-        "batch": lambda run: f"{run.config['batch.update_s']} s of audio per update",
-        "audio seen": last("hours_seen", "h"),
-        "time": lambda run: f"{float(run.training['wall_s']) / 60:.1f} min" if run.training.get("wall_s") else "",
-        "memory": last("memory_mb", "GB", 1e-3),
-        "energy": last("energy_kwh", "kWh"),
-        "machine": session("machine"),
-        "ranks": session("ranks"),
-        "commit": session("commit"),
-        "torch": session("torch"),
-        "sessions": lambda run: str(len(run.sessions) or ""),
-        "warnings": lambda run: str(len(run.warnings)),
-        "runs": lambda run: next(", ".join(own.name for own in group.runs) for group in groups if run is group.first),
-    }  # fmt: skip
-    table = [(label, [quietly(tell, group.first) for group in groups]) for label, tell in rows.items()]
+    """What was trained, on what, and what it cost: a row for each fact that any group knows."""
+    table = [(label, [fact(form, group.first) for group in groups]) for label, form in FACTS.items()]
+    table.append(("runs", [", ".join(run.name for run in group.runs) for group in groups]))
     return [(label, cells) for label, cells in table if any(cells)]
 
 
-def quietly(tell: Callable[[RunFolder], str], run: RunFolder) -> str:
-    """A fact; nothing where a damaged file gives it a form that cannot be shown."""
+def fact(form: str, run: RunFolder) -> str:
+    """A fact; nothing where it is not known, or a damaged file gives it a form that cannot be shown."""
     try:
-        return tell(run)[:MOST_TEXT]
-    except (TypeError, ValueError, AttributeError, KeyError):
+        return form.format(run)[:MOST_TEXT]
+    except (TypeError, ValueError, AttributeError, LookupError):
         return ""
