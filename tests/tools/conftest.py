@@ -1,15 +1,18 @@
-"""Fixtures of the publishing tests: a run directory, and the command."""
+"""Fixtures of the publishing tests: a run directory, a hub, and the command."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import HfApi
 
 from mixvec.errors import run_cli
 from mixvec.hub import save_folder
 from tests.commands import Result, Run, in_process
-from tests.tiny_models import TOKEN, recogniser
+from tests.hub_server import HubServer
+from tests.tiny_models import TOKEN, classifier, loopback_hub, recogniser
 from tools import publish
 
 
@@ -26,6 +29,22 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return done
 
     return discreet
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    with loopback_hub(monkeypatch, tmp_path / "cache") as hub:
+        yield hub
+
+
+@pytest.fixture
+def taken(hub: HubServer, tmp_path: Path) -> HubServer:
+    """The hub with a classifier at org/asr."""
+    save_folder(classifier(), tmp_path / "old")
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    api.create_repo("org/asr")
+    api.upload_folder(repo_id="org/asr", folder_path=tmp_path / "old")
+    return hub
 
 
 @pytest.fixture

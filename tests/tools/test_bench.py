@@ -76,7 +76,7 @@ def test_learning_trains_and_probes_ours_and_the_peers(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     systems = ["units", "transformers wav2vec 2.0", "fairseq2 wav2vec 2.0"]
-    words = ["bench.learning", f"{corpus}/unlabelled", "--minutes", "0.01", "--seconds", "3", "--out", str(tmp_path)]
+    words = ["bench.learning", f"{corpus}/unlabelled", "--minutes", "0.02", "--seconds", "3", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", [*words, "--systems", ";".join(systems)])
     learning.main()
     rows = json.loads((tmp_path / "learning.json").read_text())

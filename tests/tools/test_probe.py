@@ -182,7 +182,7 @@ def test_models_and_their_names(tmp_path: Path) -> None:
 
 
 def interval(metric: str, rows: list[dict[str, Any]]) -> tuple[float, float]:
-    found = table.summary([(0.0, table.resampled_scores(metric, rows))])
+    found = table.summary([0.0], [table.resampled_scores(metric, rows)])
     return found["low"], found["high"]
 
 
@@ -199,7 +199,7 @@ def test_intervals_are_those_of_resampled_scores() -> None:
     texts = [{"reference": "a b c", "prediction": "a x c d"}, {"reference": "a", "prediction": ""}]
     assert table._parts("wer", texts).tolist() == [[2, 3], [1, 1]]
     assert interval("wer", texts) == (pytest.approx(2 / 3), pytest.approx(1.0))
-    apart = table.summary([(value, np.full(1000, value)) for value in (0.25, 0.75)])
+    apart = table.summary([0.25, 0.75], [np.full(1000, 0.25), np.full(1000, 0.75)])
     assert apart == {"value": 0.5, "low": 0.25, "high": 0.75}, "seeds are drawn again too"
     predicted = [{"slots": [{"type": "a", "value": "on"}]}, {"slots": [{"type": "b", "value": "x"}]}, None]
     slots = [{"reference": {"slots": [{"type": "a", "value": value}]}, "prediction": prediction}

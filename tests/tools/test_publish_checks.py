@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,8 @@ from mixvec import CtcRecognizer, UserError
 from mixvec.hub import load_encoder, load_model, save_folder
 from tests.commands import Run, contents
 from tests.hub_server import HubServer
-from tests.tiny_models import TOKEN, loopback_hub, recogniser
+from tests.tiny_models import TOKEN, recogniser
 from tools import verify
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with loopback_hub(monkeypatch, tmp_path / "cache") as hub:
-        yield hub
 
 
 def change(run_dir: Path, **facts: Any) -> None:

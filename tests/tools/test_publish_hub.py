@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import _thread
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi, constants
+from huggingface_hub import constants
 
 from mixvec.folder import FILES as FOLDER
 from mixvec.folder import code_files
-from mixvec.hub import load_model, save_folder
+from mixvec.hub import load_model
 from tests.commands import Run, card_parts
 from tests.hub_server import HubServer
 from tests.hub_store import Answer, Request
-from tests.tiny_models import TOKEN, classifier, loopback_hub
 
 FILES = {*FOLDER, "vocab.json", "tokenizer_config.json", *code_files()}
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    with loopback_hub(monkeypatch, tmp_path / "cache") as hub:
-        yield hub
 
 
 def test_there_and_back(run: Run, hub: HubServer, run_dir: Path) -> None:
@@ -79,16 +71,12 @@ def test_one_fault_does_no_harm(
     assert len(hub.titles("org/asr")) == 1 and set(hub.files("org/asr")) == FILES
 
 
-def test_a_hub_that_stays_down(run: Run, hub: HubServer, run_dir: Path) -> None:
-    api = HfApi(endpoint=hub.url, token=TOKEN)
-    api.create_repo("org/asr")
-    save_folder(classifier(), run_dir.parent / "old")
-    api.upload_folder(repo_id="org/asr", folder_path=run_dir.parent / "old")
-    before = hub.files("org/asr")
-    hub.faults.append([STEPS["commit"], 99, "503"])
+def test_a_hub_that_stays_down(run: Run, taken: HubServer, run_dir: Path) -> None:
+    before = taken.files("org/asr")
+    taken.faults.append([STEPS["commit"], 99, "503"])
     done = run(run_dir, "--to", "org/asr")
-    assert done.code == 1 and hub.faults[0][1] == 95
-    assert "503" in done.err.splitlines()[-1] and done.err.count("\n") == 4 and hub.files("org/asr") == before
+    assert done.code == 1 and taken.faults[0][1] == 95
+    assert "503" in done.err.splitlines()[-1] and done.err.count("\n") == 4 and taken.files("org/asr") == before
 
 
 @pytest.mark.parametrize(
@@ -143,22 +131,18 @@ def test_a_corrupted_download_is_seen(run: Run, hub: HubServer, run_dir: Path, m
 
 @pytest.mark.parametrize("step", ["put", "verify", "commit"])
 def test_an_interrupt_leaves_the_old_or_the_new(
-    run: Run, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    run: Run, taken: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Ctrl-C while the hub answers a request of the upload."""
-    save_folder(classifier(), run_dir.parent / "old")
-    api = HfApi(endpoint=hub.url, token=TOKEN)
-    api.create_repo("org/asr")
-    api.upload_folder(repo_id="org/asr", folder_path=run_dir.parent / "old")
-    before, honest = hub.files("org/asr"), hub.fault
+    before, honest = taken.files("org/asr"), taken.fault
 
     def fault(request: str) -> str | None:
         if request.startswith(STEPS[step]):
             _thread.interrupt_main()
         return honest(request)
 
-    monkeypatch.setattr(hub, "fault", fault)
+    monkeypatch.setattr(taken, "fault", fault)
     done = run(run_dir, "--to", "org/asr")
     assert (done.code, done.err.splitlines()[-1]) == (130, "interrupted")
-    after = hub.files("org/asr")
+    after = taken.files("org/asr")
     assert after == before if step != "commit" else set(after) in (set(before), FILES | set(before))

@@ -6,12 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import HfApi
 
 from mixvec import UserError
 from mixvec.hub import load_model, save_folder
@@ -19,7 +17,7 @@ from tests import prepared
 from tests.commands import Run, contents
 from tests.hub_server import HubServer
 from tests.runs import ROOT, finetune, pretrain
-from tests.tiny_models import TOKEN, classifier, loopback_hub
+from tests.tiny_models import TOKEN, classifier
 
 PUBLISH = """
 import os, signal, sys
@@ -29,17 +27,6 @@ publish.check = lambda *_: {check}
 run_cli(publish.main)
 """
 """With something else instead of the check: all files are written by then, and none is in its place yet."""
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """With a classifier at org/asr."""
-    with loopback_hub(monkeypatch, tmp_path / "cache") as hub:
-        save_folder(classifier(), tmp_path / "old")
-        api = HfApi(endpoint=hub.url, token=TOKEN)
-        api.create_repo("org/asr")
-        api.upload_folder(repo_id="org/asr", folder_path=tmp_path / "old")
-        yield hub
 
 
 @pytest.mark.slow
@@ -61,10 +48,10 @@ def test_a_kill_leaves_the_folder_and_the_next_one_clears_up(run: Run, run_dir: 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["PUT /lfs/", "POST /api/models/org/asr/commit"])
 def test_an_upload_that_is_killed_is_completed_by_the_next(
-    run: Run, hub: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    run: Run, taken: HubServer, run_dir: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Killed while the hub has its request; what the hub holds already is not sent again."""
-    before, honest, victims = hub.files("org/asr"), hub.fault, []
+    before, honest, victims = taken.files("org/asr"), taken.fault, []
 
     def fault(request: str) -> str | None:
         if request.startswith(step) and victims:
@@ -72,24 +59,24 @@ def test_an_upload_that_is_killed_is_completed_by_the_next(
             return "drop"
         return honest(request)
 
-    monkeypatch.setattr(hub, "fault", fault)
+    monkeypatch.setattr(taken, "fault", fault)
     words = [sys.executable, "-c", PUBLISH.format(check=None), str(run_dir), "--to", "org/asr"]
     victims.append(subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     (victim,) = victims
     output, _ = victim.communicate(timeout=120)
     assert victim.returncode == -signal.SIGKILL, output
-    assert TOKEN not in output and hub.files("org/asr") == before
-    hub.log.clear()
+    assert TOKEN not in output and taken.files("org/asr") == before
+    taken.log.clear()
     assert run(run_dir, "--to", "org/asr").code == 0
-    assert sum(request.startswith("PUT") for request in hub.log) == (1 if step.startswith("PUT") else 0)
-    assert len(hub.titles("org/asr")) == 2
+    assert sum(request.startswith("PUT") for request in taken.log) == (1 if step.startswith("PUT") else 0)
+    assert len(taken.titles("org/asr")) == 2
     again = load_model("org/asr").state_dict()
     assert all(torch.equal(again[name], tensor) for name, tensor in load_model(run_dir).state_dict().items())
 
 
 @pytest.mark.slow
 def test_the_token_goes_to_the_hub_and_nowhere_else(
-    run: Run, hub: HubServer, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, taken: HubServer, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All that a pretraining, a fine-tuning and a publishing write and say, with a token in the environment."""
     assert os.environ["HF_TOKEN"] == TOKEN
@@ -107,4 +94,4 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(
     assert {work / "asr/config.yaml", work / "published/README.md"} < set(files)
     assert TOKEN not in written
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
-    assert not any(TOKEN.encode() in content for content in hub.files("org/asr").values())
+    assert not any(TOKEN.encode() in content for content in taken.files("org/asr").values())

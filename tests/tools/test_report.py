@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from mixvec.errors import run_cli
@@ -119,18 +121,22 @@ def test_words_that_differ_are_marked(tmp_path: Path, run: Run) -> None:
     assert "gone/" in html and "is not there" in html, "audio that was moved is named"
 
 
-def test_confusions_of_labels(tmp_path: Path, run: Run) -> None:
-    run(finetuning(tmp_path / "intent", "intent", 0.7, LABELS))
-    page = page_of(tmp_path / "intent/report.html")
-    assert "7 of 10 correct (70.0%)" in " ".join(page.texts)
-    assert page.after("Most frequent confusions, intent", 9)[3:] == ["off", "on", "2", "up", "-", "1"]
+ORDER = {"intent": "order", "text": None, "slots": []}
+SLOTS = [(ORDER, ORDER), (ORDER, ORDER | {"intent": None}), (ORDER, ""), (ORDER | {"intent": "stop"}, ORDER)]
 
 
-def test_a_slots_run_is_shown_by_its_intents(tmp_path: Path, run: Run) -> None:
-    order = {"intent": "order", "text": None, "slots": []}
-    rows = [(order, order), (order, order | {"intent": None}), (order, ""), (order | {"intent": "stop"}, order)]
-    run(finetuning(tmp_path / "slots", "slots", 0.2, rows))
-    assert "1 of 4 correct" in " ".join(page_of(tmp_path / "slots/report.html").texts)
+@pytest.mark.parametrize(
+    ("task", "rows", "shown", "confused"),
+    [("intent", LABELS, "7 of 10 correct (70.0%)", ["off", "on", "2", "up", "-", "1"]),
+     ("slots", SLOTS, "1 of 4 correct (25.0%)", ["order", "-", "2", "stop", "order", "1"])],
+)  # fmt: skip
+def test_confusions_of_labels_and_of_intents(
+    tmp_path: Path, run: Run, task: str, rows: list[Any], shown: str, confused: list[str]
+) -> None:
+    run(finetuning(tmp_path / "a", task, 0.7, rows))
+    page = page_of(tmp_path / "a/report.html")
+    assert shown in " ".join(page.texts)
+    assert page.after("Most frequent confusions, a", 9)[3:] == confused
 
 
 def test_hostile_text_stays_text(tmp_path: Path, run: Run) -> None:
@@ -200,7 +206,7 @@ def test_a_run_with_one_damaged_file_gives_a_page(tmp_path: Path, run: Run) -> N
     for name in FILES:
         folder = damaged(tmp_path / name.replace("/", "-"), "types", [name])
         assert run(folder).code == 0, name
-        if name != "config.yaml":
+        if name in ("results.json", "test.jsonl", "hub/config.json"):
             finetuning(folder / "other", "intent", 0.5, LABELS)
             (folder / "other/config.yaml").rename(folder / "config.yaml")
             assert run(folder).code == 0, name
@@ -247,8 +253,6 @@ def test_bad_input_is_one_line(
 
 
 def test_curves_are_thinned_to_their_means_and_extremes() -> None:
-    import numpy as np
-
     updates, values = np.arange(1, 100_001), np.zeros(100_000)
     values[50_000] = 7.0
     at, means, low, high = thin(updates, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,11 +145,11 @@ def published(file: str, length_s: float) -> Work:
     return Work(lambda: model.transcribe(audio), f"{stored.stat().st_size / 1e6:.1f} MB")
 
 
-def publish(folder: Path, keys: Sequence[str]) -> None:
-    """A recogniser with random weights, as the folder ``eager`` and as ``fp32.onnx`` and ``int8.onnx``."""
+def publish(folder: Path, keys: Sequence[str], files: Iterable[str]) -> None:
+    """A recogniser with random weights, as these files: the folder ``eager``, ``fp32.onnx`` and ``int8.onnx``."""
     save_folder(recogniser(keys), folder / "eager")
-    for name in ("fp32", "int8"):
-        export_onnx(folder / "eager", folder / f"{name}.onnx", int8=name == "int8")
+    for name in set(files) - {"eager"}:
+        export_onnx(folder / "eager", folder / name, int8=name == "int8.onnx")
 
 
 def streaming_encoder(keys: Sequence[str], left_chunks: int | None) -> tuple[SpeechEncoder, Context]:

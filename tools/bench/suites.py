@@ -49,10 +49,10 @@ def update(preset: Preset) -> list[Case]:
         needs = "transformers.models.wav2vec2.modeling_wav2vec2"
         return system(peers.transformers, kind, shape | peers.TOY if toy else shape, needs=needs)
 
+    conformer = {} if toy else {"transformers Conformer": transformers("Wav2Vec2Conformer", peers.CONFORMER)}
     fairseq2 = system(peers.fairseq2, peers.FAIRSEQ2_TOY if toy else {}, needs="mixvec.wav2vec2")
     groups = {
-        "base": {"SummaryMixing": mixvec("base"), "self-attention": mixvec("base", ATTENTION),
-                 "transformers Conformer": transformers("Wav2Vec2Conformer", peers.CONFORMER)},
+        "base": {"SummaryMixing": mixvec("base"), "self-attention": mixvec("base", ATTENTION), **conformer},
         "95 M": {"SummaryMixing": mixvec("base", *(() if toy else (FFN_95M,))),
                  "transformers wav2vec 2.0": transformers("Wav2Vec2", {}),
                  "fairseq2 wav2vec 2.0, not compiled": fairseq2},
@@ -66,13 +66,15 @@ def inference(preset: Preset) -> list[Case]:
     """A recogniser of ``small`` as PyTorch runs it, as an ONNX file in fp32 and in int8, by the length of the audio."""
     if preset == "gpu":
         return []  # the files are for CPUs
-    scratch = Path(mkdtemp(prefix="mixvec-bench-"))
+    scratch, smoke = Path(mkdtemp(prefix="mixvec-bench-")), preset == "smoke"
     atexit.register(rmtree, scratch, ignore_errors=True)
-    ours.publish(scratch, ("size=small", *(TOY if preset == "smoke" else ())))
     files = {"eager": "eager", "ONNX fp32": "fp32.onnx", "ONNX int8": "int8.onnx"}
+    if smoke:
+        del files["ONNX fp32"]
+    ours.publish(scratch, ("size=small", *(TOY if smoke else ())), files.values())
     return [Case(f"recogniser, 1 x {length_s} s",
                  {name: System(ours.published, (str(scratch / file), length_s)) for name, file in files.items()},
-                 length_s) for length_s in ((2,) if preset == "smoke" else (2, 10, 60, 300))]  # fmt: skip
+                 length_s) for length_s in ((2,) if smoke else (2, 10, 60, 300))]  # fmt: skip
 
 
 def streaming(preset: Preset) -> list[Case]:

@@ -48,10 +48,11 @@ def entry(jobs: list[Job], errors: list[str], base: list[Job]) -> dict[str, Any]
     weights = [own for job in done if (own := layer_weights(job.folder)) is not None]
     pairs = [(own, others[seed]) for seed, own in scored.items() if seed in others]
     pairs = [(own, other) for own, other in pairs if own.sources == other.sources]  # the same test data
-    difference = summary([(own.value - other.value, own.resampled - other.resampled) for own, other in pairs])
+    difference = summary([own.value - other.value for own, other in pairs],
+                         [own.resampled - other.resampled for own, other in pairs])  # fmt: skip
     return found | {
         "values": [own.value for own in scored.values()], "utterances": len(scored[done[0].seed].sources),
-        **summary([(own.value, own.resampled) for own in scored.values()]),
+        **summary([own.value for own in scored.values()], [own.resampled for own in scored.values()]),
         "layer_weights": np.mean(weights, axis=0).tolist() if weights else None,
         "difference": difference | {"from": base[0].model, "seeds": len(pairs)} if pairs else None,
     }  # fmt: skip
@@ -80,14 +81,14 @@ def resampled_scores(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
     return scores
 
 
-def summary(scored: list[tuple[float, np.ndarray]]) -> dict[str, float]:
-    """The mean score of seeds, and the middle 95 % of the means of their resampled scores (R,), seeds resampled too."""
-    if not scored:
+def summary(values: list[float], drawn: list[np.ndarray]) -> dict[str, float]:
+    """The mean over seeds, and the middle 95 % of the means of scores (R,) of each seed, with seeds resampled too."""
+    if not values:
         return {}
-    scores = np.stack([drawn for _, drawn in scored])
+    scores = np.stack(drawn)
     seeds = np.random.default_rng(0).multinomial(len(scores), np.full(len(scores), 1 / len(scores)), scores.shape[1])
     low, high = np.nanquantile((scores * seeds.T).sum(0) / len(scores), [0.025, 0.975])
-    return {"value": float(np.mean([value for value, _ in scored])), "low": float(low), "high": float(high)}
+    return {"value": float(np.mean(values)), "low": float(low), "high": float(high)}
 
 
 def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
