@@ -69,10 +69,7 @@ def main() -> None:
 
 def finetune_all(runs: Path, seeds: tuple[int, ...], keys: tuple[str, ...]) -> dict[str, Any]:
     """Both tasks, from scratch and from the pretrained encoder, for each seed; two at a time. The test scores."""
-    results: dict[str, Any] = {
-        task: {f"{start}_{metric}": [] for start in STARTS} for task, (metric, _) in TASKS.items()
-    }
-    jobs = {}
+    jobs, results = {}, dict[str, Any]()
     for task, start, seed in product(TASKS, STARTS, seeds):
         data, folder = f"{runs}/corpus/{task}", f"{runs}/finetune/{task}-{start}-{seed}"
         jobs[folder] = [
@@ -86,7 +83,7 @@ def finetune_all(runs: Path, seeds: tuple[int, ...], keys: tuple[str, ...]) -> d
         for folder, _ in zip(jobs, pool.map(finetune, jobs.items()), strict=True):
             task, start, _ = Path(folder).name.split("-")
             score = json.loads(Path(folder, "results.json").read_text())["test"][TASKS[task][0]]
-            results[task][f"{start}_{TASKS[task][0]}"].append(score)
+            results.setdefault(task, {}).setdefault(f"{start}_{TASKS[task][0]}", []).append(score)
             print(f"  {Path(folder).name}: test {TASKS[task][0]} {score:.3f}", flush=True)
     return results
 

@@ -31,11 +31,12 @@ def theme(ink: str, faint: str, colours: Sequence[str]) -> dict[Any, Any]:
     inks = ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor")
     faints = ("xtick.color", "ytick.color", "axes.edgecolor", "grid.color")
     return dict.fromkeys(inks, ink) | dict.fromkeys(faints, faint) | {
-        "axes.prop_cycle": cycler(color=colours), "font.family": "sans-serif", "font.size": 9, "svg.fonttype": "none",
-        "text.parse_math": False, "figure.constrained_layout.use": True, "axes.facecolor": "none", "axes.labelsize": 8,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.xmargin": 0.02, "axes.axisbelow": True,
-        "grid.alpha": 0.5, "grid.linewidth": 0.6, "xtick.major.size": 3, "ytick.major.size": 3, "legend.fontsize": 8,
-        "legend.frameon": False, "legend.handlelength": 2.2, "lines.linewidth": 1.6, "path.simplify_threshold": 0.5,
+        "axes.prop_cycle": cycler(color=colours), "font.sans-serif": ["DejaVu Sans"], "font.size": 9,
+        "svg.fonttype": "none", "text.parse_math": False, "figure.constrained_layout.use": True,
+        "axes.facecolor": "none", "axes.labelsize": 8, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.xmargin": 0.02, "axes.axisbelow": True, "grid.alpha": 0.5, "grid.linewidth": 0.6, "xtick.major.size": 3,
+        "ytick.major.size": 3, "legend.fontsize": 8, "legend.frameon": False, "legend.handlelength": 2.2,
+        "lines.linewidth": 1.6, "path.simplify_threshold": 0.5,
     }  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def svg(draw: Callable[..., Figure], *arguments: Any) -> Markup:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         draw(*arguments).savefig(out, format="svg", transparent=True, metadata=nothing)
     text = out.getvalue()
-    text = re.sub(r' id="\w+_\d+"', "", text[text.index("<svg") :])  # hashed ids, which are referred to, stay
+    text = re.sub(r' id="[\w.]+_\d+"', "", text[text.index("<svg") :])  # hashed ids, which are referred to, stay
     return Markup(re.sub(r"#01020(\d)", r"var(--c\1)", text).replace("<svg", '<svg aria-hidden="true"', 1))
 
 
