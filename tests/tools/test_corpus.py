@@ -34,20 +34,17 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, f
 
 
 @pytest.mark.parametrize("seed", [0, 17, 9_999])
-def test_texts_are_plain_in_one_set_alone_and_twenty_lines_hold_every_word_of_the_test(seed: int) -> None:
+def test_texts_are_in_one_set_alone_and_training_lines_hold_every_word_of_the_test(seed: int) -> None:
     lines = labelled_lines(CorpusConfig(seed=seed))
     for task in ("asr", "intent"):
         texts = [line.text for name in SPLITS if name.startswith(task) for line in lines[name]]
         assert len(set(texts)) == len(texts)
         assert all(set(text) <= set("abcdefghijklmnopqrstuvwxyz ") and text == " ".join(text.split()) for text in texts)
+    intents = Counter(line.intent for line in lines["intent/test"])
+    assert intents == dict.fromkeys(sentences.INTENTS, CorpusConfig().intent_test)
     known = {word for line in lines["asr/train"] for word in line.text.split()}
     assert len(lines["asr/train"]) == 20 and 30 <= len(known) <= 40
     assert {word for line in lines["asr/test"] for word in line.text.split()} <= known
-
-
-def test_intents_are_balanced() -> None:
-    lines = labelled_lines(CorpusConfig())["intent/test"]
-    assert Counter(line.intent for line in lines) == dict.fromkeys(sentences.INTENTS, CorpusConfig().intent_test)
 
 
 def test_test_and_validation_voices_occur_nowhere_else() -> None:

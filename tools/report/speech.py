@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,7 +142,9 @@ def emissions(model: CtcRecognizer, waveform: Tensor, text: str) -> list[tuple[f
     tokens = tokens_of(text, model.vocabulary)
     if not tokens:
         return []
-    (path,), (scores,) = forced_align(log_probs, torch.tensor([tokens], dtype=torch.int32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torchaudio 2.9 announces a removal that 2.11 took back
+        (path,), (scores,) = forced_align(log_probs, torch.tensor([tokens], dtype=torch.int32))
     frame_s = len(waveform) / SAMPLE_RATE_HZ / log_probs.shape[1]
     return [((span.start + span.end) / 2 * frame_s, model.vocabulary[span.token].replace(model.space, "·"))
             for span in merge_tokens(path, scores)]  # fmt: skip
