@@ -93,7 +93,7 @@ def page() -> str:
                 shown.add((path, section))
             if path == "objective.":
                 for kind in [kind for kind in KINDS if kind != section.kind]:
-                    lines += section_lines(path, KINDS[kind](), f" with `objective.kind={kind}`")
+                    lines += section_lines(path, KINDS[kind][0](), f" with `objective.kind={kind}`")
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -14,7 +14,7 @@ import soundfile  # before the others: its wheel carries the libsndfile that fai
 
 from mixvec.errors import run_cli
 from mixvec.training.config import load_config
-from mixvec.training.faults import first_failure_first
+from mixvec.training.device import first_failure_first
 
 from .config import FinetuneConfig
 from .train import train

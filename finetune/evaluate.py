@@ -18,7 +18,6 @@ from mixvec.data.batches import Updates
 from mixvec.data.sources import Corpus
 from mixvec.hub import load_tensors, read_tensors
 from mixvec.training.checkpoint import RunState
-from mixvec.training.export import save_model, training_facts
 from mixvec.training.run import Run
 
 from .batch import LabelledBatch
@@ -106,7 +105,7 @@ def keep_best(
     if better:
         state.best, state.best_tie = score, tie
         state.best_update, state.best_loss = state.update, state.loss
-        save_model(run, model, facts(run, state, corpora, "valid", scores))
+        run.save_model(model, facts(run, state, corpora, "valid", scores))
     found = diagnose_score(score, task.score_name, len(rows), state, run.config.run)
     run.log.warn({"update": state.update, **{f"valid_{k}": v for k, v in scores.items()}}, "", found)
     stop = run.stop_for(found)
@@ -126,7 +125,7 @@ def finish(
         if "valid" in data:
             run.log.print(f"WARNING no {task.score_name} on data.valid was a number: the last model is kept")
         state.best_update = state.update
-        save_model(run, model, facts(run, state, corpora))
+        run.save_model(model, facts(run, state, corpora))
     run.writes.wait()
     run.accelerator.wait_for_everyone()
     load_tensors(model, read_tensors(run.dir / "hub"), run.dir / "hub")
@@ -148,7 +147,7 @@ def finish(
             write_rows(run.dir / f"{split}.jsonl", rows)
     if splits:
         text = {key: value for key, value in results["details"][splits[-1]].items() if key == "text"}
-        save_model(run, model, facts(run, state, corpora, splits[-1], results[splits[-1]]) | text)
+        run.save_model(model, facts(run, state, corpora, splits[-1], results[splits[-1]]) | text)
     if run.accelerator.is_main_process:
         write_whole(run.dir / "results.json", json.dumps(results, indent=2) + "\n")
     run.writes.wait()
@@ -174,7 +173,7 @@ def facts(
     train = corpora["train"]
     data = f"{train.name} ({train.hours * 60:.1f} min, {len(train.utterances)} utterances)"
     name = run.config.baseline or run.config.pretrained or "scratch"
-    source, found = Path(name), training_facts(run, state, data)
+    source, found = Path(name), run.facts(state, data)
     found["started_from"] = source.parent.name if source.name == "hub" else source.name
     found["base_model"] = name if re.fullmatch(r"[\w-]+/[\w.-]+", name) and not source.exists() else None
     found |= {"datasets": hub_names(train) or None, "language": languages(train) or None}

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixvec.training import report as shared
 from mixvec.training.checkpoint import RunState
-from mixvec.training.diagnose import exploding_gradient, schedule_too_long, starved_loader, warnings_of
 from mixvec.training.optim import learning_rate
-from mixvec.training.report import common_row, memory_mb, time_left
+from mixvec.training.report import common_row, shared_warnings, time_left, warnings_of
 from mixvec.training.run import Run
 
 from .config import FinetuneConfig
@@ -25,16 +25,11 @@ WORSE = 0.02
 
 
 @dataclass
-class Window:
+class Window(shared.Window):
     """The updates since the last log line."""
 
-    started_s: float = 0.0
-    waited_s: float = 0.0
-    """Seconds the training had waited for data when the window began."""
     losses: list[Tensor] = field(default_factory=list)
     """This rank's share () of each update's loss."""
-    norms: list[float] = field(default_factory=list)
-    """Gradient norms of the updates, as ``optim.step`` returns them."""
 
 
 def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: bool) -> int | None:
@@ -43,18 +38,12 @@ def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: b
     Returns:
         the exit code to end with, where ``run.stop_on`` names one of the warnings.
     """
-    accelerator = run.accelerator
-    each = accelerator.reduce(torch.stack(window.losses), "sum")
-    share = (waited_s - window.waited_s) / max(run.elapsed_s - window.started_s, 1e-9)
-    own = torch.tensor([share, memory_mb(accelerator.device)], device=accelerator.device)
-    share, memory = accelerator.gather(own).view(-1, 2).amax(0).tolist()
-    row = common_row(run, state, window.norms) | {
+    each = run.accelerator.reduce(torch.stack(window.losses), "sum")
+    row = common_row(run, state, window, waited_s) | {
         "loss": float(each[each.isfinite()].mean()),
         "gradient_norm": window.norms[-1] if math.isfinite(window.norms[-1]) else math.nan,
         "encoder_frozen": frozen,
         "lr": learning_rate(state.update / run.config.run.updates, run.config.optim),
-        "wait_share": share,
-        "memory_mb": memory,
         "seconds": run.elapsed_s,
     }
     state.loss = row["loss"]
@@ -69,14 +58,7 @@ def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: b
 
 def diagnose(row: dict[str, Any], config: FinetuneConfig) -> dict[str, str]:
     """Warnings by name (``sections.DIAGNOSES``) for a row of ``health.report``; empty for a healthy run."""
-    return warnings_of(
-        {
-            "exploding-gradient": exploding_gradient(row),
-            "starved-loader": starved_loader(row, config.data.workers),
-            "schedule-too-long": schedule_too_long(row, config.run, config.optim),
-            "frozen-encoder": _frozen(config),
-        }
-    )
+    return warnings_of({**shared_warnings(row, config), "frozen-encoder": _frozen(config)})
 
 
 def diagnose_score(score: float, name: str, utterances: int, state: RunState, run: FinetuneRun) -> dict[str, str]:

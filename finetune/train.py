@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from mixvec.training.compiling import choose_kernels
-from mixvec.training.device import start_accelerator
-from mixvec.training.faults import memory_named
-from mixvec.training.normalise import measure_normalisation
-from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
-from mixvec.training.randomness import seed_update
+from mixvec.training.compiling import choose_kernels, measure_normalisation
+from mixvec.training.device import memory_named, start_accelerator
+from mixvec.training.optim import adamw, learning_rate, seed_update, set_learning_rate, step
 from mixvec.training.run import Run
 
 from .config import FinetuneConfig

@@ -62,7 +62,7 @@ class PretrainConfig:
         kind = section.get("kind", "contrastive") if isinstance(section, dict) else "contrastive"
         if kind not in KINDS:
             raise ValueError(f"objective.kind={kind} is unknown; choose one of {', '.join(KINDS)}")
-        return cls(objective=KINDS[kind]())
+        return cls(objective=KINDS[kind][0]())
 
     def __post_init__(self) -> None:
         check_run(self)

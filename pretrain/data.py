@@ -28,10 +28,9 @@ def open_data(config: PretrainConfig, run: Run, objective: Objective) -> tuple[s
         UserError: there is no usable audio, or ``data.min_s`` is too short to mask.
     """
     data, accelerator = config.data, run.accelerator
-    check_shortest(config, objective)
+    _check_shortest(config, objective.encoder)
     augment = Augmentation(data.augment, config.run.seed)
-    multiple = FRAMES_MULTIPLE if accelerator.device.type == "cuda" else 1
-    collate = partial(objective.collate, multiple=multiple)
+    collate = partial(objective.collate, multiple=FRAMES_MULTIPLE if accelerator.device.type == "cuda" else 1)
     loader = LoaderConfig(
         config.batch.update_s, config.batch.max_s, data.max_s, data.min_s, data.workers, config.run.seed,
         accelerator.num_processes, accelerator.process_index, data.channel,
@@ -46,14 +45,13 @@ def open_data(config: PretrainConfig, run: Run, objective: Objective) -> tuple[s
         name = short_names(sources)
         found = f"{name}, streamed with a buffer of {streamed.pool_s:g} s"
     else:
-        corpus = find_corpus(config, run)
+        corpus = _find_corpus(config, run)
         updates = planned = Updates(corpus, collate, loader, temperature=data.temperature, augment=augment)
         run.skips.most = data.max_skipped * planned.epoch_utterances
         name, skipped = corpus.name, len(corpus.skipped)
         found = f"{corpus.hours:.2f} h in {len(corpus.utterances)} utterances"
         found += f", {skipped} files skipped (why: {run.dir / 'skipped.jsonl'})" if skipped else ""
-        found += f"; {corpus.others}" if corpus.notes else ""
-        found += f"; {planned.epoch_length(0)} updates an epoch"
+        found += f"{f'; {corpus.others}' if corpus.notes else ''}; {planned.epoch_length(0)} updates an epoch"
     run.skips.note(augment.skipped)
     parameters = sum(p.numel() for p in objective.parameters()) / 1e6
     devices = f"{accelerator.num_processes} x {accelerator.device.type}"
@@ -62,27 +60,20 @@ def open_data(config: PretrainConfig, run: Run, objective: Objective) -> tuple[s
     return name, updates
 
 
-def check_shortest(config: PretrainConfig, objective: Objective) -> None:
+def _check_shortest(config: PretrainConfig, encoder: Any) -> None:
     """Refuse a ``data.min_s`` whose utterances have too few frames to mask at the fastest speed."""
-    data, encoder = config.data, objective.encoder
-    fastest = data.augment.fastest
-    if encoder.frame_lengths(round(data.min_s / fastest * SAMPLE_RATE_HZ)) >= MIN_FRAMES:
-        return
-    samples = encoder.min_samples
+    fastest, samples = config.data.augment.fastest, encoder.min_samples
     while encoder.frame_lengths(samples) < MIN_FRAMES:
         samples += 1
-    least_s = math.ceil(100 * samples / SAMPLE_RATE_HZ * fastest) / 100
-    at_speed = f" at data.augment.speed={fastest:g}" if fastest > 1 else ""
-    raise UserError(f"data.min_s={data.min_s} is too short to mask{at_speed}: {MIN_FRAMES} frames of the encoder are "
-                    f"needed, which take data.min_s={least_s:g}")  # fmt: skip
+    if round(config.data.min_s / fastest * SAMPLE_RATE_HZ) < samples:
+        at_speed = f" at data.augment.speed={fastest:g}" if fastest > 1 else ""
+        least_s = math.ceil(100 * samples / SAMPLE_RATE_HZ * fastest) / 100
+        raise UserError(f"data.min_s={config.data.min_s} is too short to mask{at_speed}: {MIN_FRAMES} frames of the "
+                        f"encoder are needed, which take data.min_s={least_s:g}")  # fmt: skip
 
 
-def find_corpus(config: PretrainConfig, run: Run) -> Corpus:
-    """The usable audio of ``data.train``; what is not usable is listed in ``skipped.jsonl``.
-
-    Raises:
-        UserError: there is none, or too much is skipped.
-    """
+def _find_corpus(config: PretrainConfig, run: Run) -> Corpus:
+    """The usable audio of ``data.train``; what is not usable is listed in ``skipped.jsonl``."""
     data = config.data
     corpus = find_utterances(data.train, "data.train", channel=data.channel)
     for line in corpus.channel_warnings("data.train"):

@@ -12,17 +12,13 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, send_to_device
 
 from mixvec.build import build_encoder
 from mixvec.data.batches import UpdateSource
-from mixvec.training.compiling import choose_kernels, start_compiling
-from mixvec.training.device import start_accelerator
-from mixvec.training.export import save_model, training_facts
-from mixvec.training.faults import memory_named
-from mixvec.training.normalise import measure_normalisation
-from mixvec.training.optim import adamw, learning_rate, set_learning_rate, step
-from mixvec.training.randomness import seed_update, to_device
+from mixvec.training.compiling import choose_kernels, measure_normalisation, start_compiling
+from mixvec.training.device import memory_named, start_accelerator
+from mixvec.training.optim import adamw, learning_rate, seed_update, set_learning_rate, step
 from mixvec.training.run import Run
 
 from .config import PretrainConfig
@@ -37,7 +33,7 @@ def fit_targets(run: Run, objective: Objective, updates: UpdateSource[Any], prog
     if not objective.due(progress):
         return
     run.on_main(lambda: objective.fit(updates.sample, run.config.run.seed, run.log.print))
-    for tensor in objective.fitted():
+    for tensor in objective.state_dict().values():
         broadcast(tensor)
 
 
@@ -66,21 +62,19 @@ def train(config: PretrainConfig) -> int:
         set_learning_rate(optimizer, learning_rate(progress, config.optim))
         fit_targets(run, objective, updates, progress)
         with memory_named(update, loaded, config.batch.max_s):
-            batches = [to_device(part.batch, accelerator.device) for part in loaded]
+            batches = send_to_device([part.batch for part in loaded], accelerator.device, non_blocking=True)
             with accelerator.autocast():
                 prepared = [objective.prepare(batch, recompute=len(batches) > 1) for batch in batches]
             totals = accelerator.reduce(torch.stack([ready.totals for ready in prepared]).sum(0), "sum")
-            losses = []
+            done = []
             for number, ready in enumerate(prepared, start=1):
                 seed_update(objective.encoder, config.run.seed, update, ready.batch.keys)
                 with nullcontext() if number == len(prepared) else accelerator.no_sync(model):
-                    done = model(ready, totals, progress)
-                    accelerator.backward(done.loss * accelerator.num_processes)  # DDP takes the mean over ranks
-                window.add(done)
-                losses.append(done.loss.detach())
-            norm = step(run, model, optimizer, state, torch.stack(losses).sum(), loaded)
+                    done.append(model(ready, totals, progress))
+                    accelerator.backward(done[-1].loss * accelerator.num_processes)  # DDP takes the mean over ranks
+            loss = torch.stack([part.loss.detach() for part in done]).sum()
+            window.add(done, loaded, step(run, model, optimizer, state, loss, loaded))
         state.update, state.place = update, place
-        window.close_update(loaded, norm)
         for part in loaded:
             run.skips.note(part.skipped, counted=True)
         stop = run.should_stop(state, sum(part.seconds for part in loaded))
@@ -89,7 +83,7 @@ def train(config: PretrainConfig) -> int:
             stop = report(run, objective, state, window, updates.waited_s, lr, probe) or stop
             window = Window(run.elapsed_s, updates.waited_s)
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
-            save_model(run, objective.encoder, training_facts(run, state, name))
+            run.save_model(objective.encoder, run.facts(state, name))
             run.save(state, model, optimizer)  # last: what is killed between the two does both again
         if stop:
             break

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finetune.config import FinetuneConfig
 from finetune.train import train as finetune_train
-from mixvec.training.background import NAME as BACKGROUND
+from mixvec.training.checkpoint import BACKGROUND
 from mixvec.training.config import load_config
 from pretrain.config import PretrainConfig
 from pretrain.objectives.base import Step

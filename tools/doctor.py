@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mixvec.errors import run_cli
-from mixvec.training.manifest import damage
+from mixvec.training.checkpoint import damage
 from tools import command_parser, lock_holder
 
 RUN_GB = 6.0

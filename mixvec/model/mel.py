@@ -25,10 +25,10 @@ def normalise(waveforms: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return torch.nn.functional.layer_norm(waveforms, waveforms.shape[-1:])
     mask = padding_mask(lengths, waveforms.shape[1])
-    return zero_padding(_standardise(waveforms.unsqueeze(-1), mask).squeeze(-1), mask)
+    return zero_padding(standardise(waveforms.unsqueeze(-1), mask).squeeze(-1), mask)
 
 
-def _standardise(x: Tensor, mask: Tensor) -> Tensor:
+def standardise(x: Tensor, mask: Tensor) -> Tensor:
     """x (B, T, C) at zero mean and unit variance over the valid frames, for each channel."""
     count = mask.sum(dim=1).clamp(min=1).view(-1, 1, 1)
     mean = zero_padding(x, mask).sum(dim=1, keepdim=True) / count
@@ -109,4 +109,4 @@ def normalised_log_mel(waveforms: Tensor, lengths: Tensor | None, tables: MelTab
             mask = torch.ones(mel.shape[:2], dtype=torch.bool, device=mel.device)
         else:
             mask = padding_mask(lengths // HOP_SAMPLES + 1, mel.shape[1])
-        return zero_padding(_standardise(mel, mask), mask)
+        return zero_padding(standardise(mel, mask), mask)

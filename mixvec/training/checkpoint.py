@@ -1,41 +1,43 @@
-"""Everything a run needs to resume exactly: safetensors and JSON, written whole, never pickled.
+"""Everything a run needs to resume exactly, in safetensors and JSON.
 
 checkpoints/update_00001000/
     model.safetensors      weights
     optimizer.safetensors  AdamW's moments and step counts, by parameter number
-    rng.safetensors        each rank's generators: Python's, NumPy's, torch's
+    rng.safetensors        each rank's generators: torch's, and Python's and NumPy's as JSON
     state.json             ``RunState``, the number of ranks, the loss scaler
     manifest.json          size and SHA-256 of each of these, written last
 
-One that is not as its manifest says is never loaded: ``newest`` names it and takes the one before.
+One that differs from its manifest is never loaded: ``newest`` names it and takes the one before.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..atomic import save_tensors, whole_folder
-from ..data.fingerprint import fingerprint_changes
 from ..errors import UserError
+from ..folder import sha256
 from ..hub import load_tensors, read_tensors
-from .background import MOST, Background, copied
 from .config import RunConfig
-from .manifest import damage, write_manifest
+
+MANIFEST = "manifest.json"
+BACKGROUND = "mixvec-background"  # of the threads
+MOST = 2  # things under way at a time: a checkpoint and the model that goes with it; more would fill the memory
 
 
 @dataclass
@@ -43,118 +45,104 @@ class RunState:
     """Where a run is: all there is to resume beside weights, optimizer and generators."""
 
     update: int = 0
-    place: Any = None
-    """Where this rank's data continues (``UpdateSource.start``); None at the beginning."""
-    data: dict[str, Any] = field(default_factory=dict)
-    """Fingerprints of the training data, labels and vocabulary, by name."""
+    place: Any = None  # where this rank's data continues (``UpdateSource.start``); None at the beginning
+    data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the data, labels and vocabulary, by name
     seconds_seen: float = 0.0
     wall_s: float = 0.0
-    energy_j: float | None = 0.0
-    """Drawn by the GPUs of all ranks; None where some GPU, in some session, had no counter."""
-    skipped_updates: int = 0
-    """Updates left out because the loss or the gradient was not finite, in a row."""
-    grad_norms: list[float] = field(default_factory=list)
-    """The last gradient norms, at most a hundred, excluding outliers (``optim.is_outlier``)."""
-    outlier_updates: int = 0
-    """Updates in a row with an outlying gradient norm."""
-    outlier_windows: int = 0
-    """Log lines in a row with an outlying gradient norm."""
-    best: float | None = None
-    """The best validation score so far."""
-    best_tie: float | None = None
-    """The score that decides between two checkpoints with that score (``LabelledTask.tie_name``)."""
+    energy_j: float | None = 0.0  # drawn by the GPUs of all ranks; None where some GPU, in some session, had no counter
+    skipped_updates: int = 0  # updates left out, in a row, because the loss or the gradient was not finite
+    grad_norms: list[float] = field(default_factory=list)  # the last hundred, without outliers (``optim.is_outlier``)
+    outlier_updates: int = 0  # updates in a row with an outlying gradient norm
+    outlier_windows: int = 0  # log lines in a row with an outlying gradient norm
+    best: float | None = None  # the best validation score so far
+    best_tie: float | None = None  # the score that decides between two checkpoints with that score
     best_update: int = 0
-    best_loss: float | None = None
-    """Mean training loss at the log line before the best score."""
-    loss: float | None = None
-    """Mean training loss at the last log line."""
+    best_loss: float | None = None  # mean training loss at the log line before the best score
+    loss: float | None = None  # mean training loss at the last log line
 
 
-def fingerprints(path: Path) -> dict[str, Any]:
-    """The fingerprints of the data that a checkpoint was trained on; empty where it has none or cannot be read."""
-    try:
-        found: dict[str, Any] = json.loads((path / "state.json").read_text())["state"].get("data", {})
-    except (OSError, ValueError, KeyError, AttributeError):
-        return {}  # which ``load`` reports
-    return found
+class Background:
+    """Work that is done in order while training continues. A process that ends waits for it, unless it is killed."""
+
+    def __init__(self) -> None:
+        self._threads: list[Thread] = []
+        self._error: BaseException | None = None
+
+    def add(self, work: Callable[[], object]) -> None:
+        """Let ``work`` be done after all that was added before, and not at all where any of that failed."""
+        before = self._threads[-1] if self._threads else None
+        self._threads.append(Thread(target=self._do, args=(before, work), name=BACKGROUND))
+        self._threads[-1].start()
+
+    def wait(self, left: int = 0) -> None:
+        """Wait until at most ``left`` things are under way, and raise the error of any that has failed."""
+        while len(self._threads) > left:
+            self._threads.pop(0).join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _do(self, before: Thread | None, work: Callable[[], object]) -> None:
+        if before is not None:
+            before.join()
+        if self._error is None:
+            try:
+                work()
+            except BaseException as error:  # whatever it is, it is raised where the training runs
+                self._error = error
 
 
-def data_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between two sets of fingerprints, in words; what either has no fingerprint of is accepted."""
-    shared = [name for name in before if name in now]
-    return [f"{name}: {change}" for name in shared for change in fingerprint_changes(before[name], now[name])]
-
-
-def next_epoch(place: Any) -> Any:
-    """The place from which to continue in a new epoch on other data."""
-    if isinstance(place, list):  # of a plan: epoch and update
-        return [place[0] + 1, 0]
-    if isinstance(place, dict):  # of a stream: each source's epoch, shard, row and number of shards
-        return {**place, "sources": [[at[0] + 1, 0, 0, 0] for at in place["sources"]], "update": 0}
-    return place
+def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they are now, on the CPU, whatever is done to them later."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
 
 
 def listed(folder: Path) -> list[Path]:
-    """The checkpoints below ``folder``, the oldest first, whole or not."""
+    """The checkpoints below ``folder``, the oldest first, complete or not."""
     return sorted(folder.glob("update_*"))
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole checkpoint below ``folder``, and a line on each damaged one after it; None where there is none.
+    """The newest complete checkpoint, or None, and a line on each damaged one after it.
 
-    The damaged ones are renamed ``damaged_...``, and removed when the next checkpoint is whole.
+    Those are renamed ``damaged_...``, and removed when the next checkpoint is complete.
 
     Raises:
-        UserError: there are checkpoints, and each is damaged; the line says in what, and what to do.
+        UserError: there are checkpoints, and each is damaged; the line names the damage and what to do.
     """
-    found = listed(folder)
-    lines: list[str] = []
-    bad: list[Path] = []
-    for path in reversed(found):
-        wrong = damage(path)
-        if wrong is None:
-            for damaged in bad:
-                aside = damaged.with_name(f"damaged_{damaged.name}")
-                shutil.rmtree(aside, ignore_errors=True)
-                damaged.rename(aside)
-            return path, lines
-        bad.append(path)
-        lines.append(f"{path}: {wrong}; resuming from the one before")
-    if found:
-        first = lines[0].removesuffix("; resuming from the one before")
+    bad: dict[Path, str] = {}
+    for path in reversed(listed(folder)):
+        if wrong := damage(path):
+            bad[path] = f"{path}: {wrong}"
+            continue
+        for damaged in bad:
+            aside = damaged.with_name(f"damaged_{damaged.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            damaged.rename(aside)
+        return path, [f"{line}; resuming from the one before" for line in bad.values()]
+    if bad:
         raise UserError(
-            f"no checkpoint is whole ({len(found)} tried). The newest, {first}. Put whole ones in place from a "
-            f"copy, or remove {folder} to start anew"
+            f"no checkpoint is complete ({len(bad)} tried). The newest, {next(iter(bad.values()))}. Restore one from a "
+            f"copy, or remove {folder} to start from the beginning"
         )
     return None, []
 
 
 def save(
-    folder: Path,
-    state: RunState,
-    model: nn.Module,
-    optimizer: Any,
-    accelerator: Accelerator,
-    run: RunConfig,
+    folder: Path, state: RunState, model: nn.Module, optimizer: Any, accelerator: Accelerator, run: RunConfig,
     background: Background,
-) -> None:
-    """Copy all that a checkpoint holds, and have it written. Every rank calls this.
+) -> None:  # fmt: skip
+    """Copy all that a checkpoint holds, and write it in the background, after the one before. Every rank calls this.
 
-    Of those before it, the ``run.keep`` newest and every ``run.keep_every``-th are kept once it is whole.
-
-    Raises:
-        Exception: what went wrong in writing the one before, for which this waits.
+    Of those before it, the ``run.keep`` newest and every ``run.keep_every``-th are kept once it is complete.
     """
     generators: list[dict[str, Tensor]] = gather_object([_generators()])
     places: list[Any] = gather_object([state.place])
     if not accelerator.is_main_process:
         return
     background.wait(left=MOST - 1)
-    moments = {
-        f"{number}.{name}": value
-        for number, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
+    moments = optimizer.state_dict()["state"]
+    moments = {f"{number}.{name}": value for number, values in moments.items() for name, value in values.items()}
     flat = {f"{rank}.{name}": t for rank, own in enumerate(generators) for name, t in own.items()}
     tensors = {"model": copied(model.state_dict()), "optimizer": copied(moments), "rng": flat}
     scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
@@ -176,62 +164,86 @@ def _write(folder: Path, name: str, tensors: dict[str, dict[str, Tensor]], about
             shutil.rmtree(left)
 
 
-def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator) -> tuple[RunState, int]:
-    """Put a checkpoint that ``newest`` found back, everywhere. Every rank calls this.
+def read_state(path: Path) -> tuple[RunState, int, list[Any], Any]:
+    """The state in a checkpoint, its number of ranks, the place of each, and the loss scaler's state.
 
-    Returns:
-        where the run stands, and the number of ranks that it had.
+    Raises:
+        UserError: it is of another version; it names the checkpoint.
+    """
+    try:
+        saved = json.loads((path / "state.json").read_text())
+        return RunState(**saved["state"]), int(saved["ranks"]), list(saved["places"]), saved["scaler"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a checkpoint of this version of mixvec ({error}); choose another run.dir"
+        ) from error
+
+
+def load(path: Path, model: nn.Module, optimizer: Any, accelerator: Accelerator) -> tuple[RunState, int]:
+    """Restore a checkpoint that ``newest`` found; where the run is, and the number of ranks that it had.
 
     Raises:
         UserError: the checkpoint is of another model or another version; it names the file.
     """
-    try:
-        saved = json.loads((path / "state.json").read_text())
-        state, ranks, places = RunState(**saved["state"]), int(saved["ranks"]), list(saved["places"])
-        moments, generators = load_file(path / "optimizer.safetensors"), load_file(path / "rng.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(
-            f"{path}: not a checkpoint of this version of mixvec ({error}); choose another run.dir"
-        ) from error
-    state.place = places[min(accelerator.process_index, ranks - 1)]  # in a plan they are alike, and ranks may be more
+    (state, ranks, places, scaler), rank = read_state(path), accelerator.process_index
+    state.place = places[min(rank, ranks - 1)]  # in a plan they are alike, and ranks may be more
     load_tensors(model, read_tensors(path), path)
     entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
+    for key, value in load_file(path / "optimizer.safetensors").items():
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    if saved["scaler"] and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(saved["scaler"])
-    own = f"{accelerator.process_index}."
-    if any(key.startswith(own) for key in generators):  # a rank that was not there before keeps its fresh seed
-        _restore({key.removeprefix(own): t for key, t in generators.items() if key.startswith(own)})
+    if scaler and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(scaler)
+    generators = load_file(path / "rng.safetensors")
+    if f"{rank}.cpu" in generators:  # else the rank was not there before, and keeps its fresh seed
+        _restore({name.removeprefix(f"{rank}."): t for name, t in generators.items()})
     return state, ranks
 
 
 def _generators() -> dict[str, Tensor]:
     """The state of every generator of this process, as tensors."""
-    kind, words, normal = random.getstate()
-    legacy: Any = np.random.get_state(legacy=False)
-    states = {
-        "python": torch.tensor([kind, *words]),
-        "python_normal": torch.tensor([math.nan if normal is None else normal], dtype=torch.float64),
-        "numpy": torch.from_numpy(legacy["state"]["key"].astype(np.int64)),
-        "numpy_position": torch.tensor([legacy["state"]["pos"], legacy["has_gauss"]]),
-        "numpy_normal": torch.tensor([legacy["gauss"]], dtype=torch.float64),
-        "cpu": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
+    numpy: Any = np.random.get_state(legacy=False)
+    numpy["state"]["key"] = numpy["state"]["key"].tolist()
+    others = json.dumps([random.getstate(), numpy]).encode()
+    states = {"cpu": torch.get_rng_state(), "others": torch.tensor(list(others), dtype=torch.uint8)}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
 def _restore(states: dict[str, Tensor]) -> None:
-    kind, *words = states["python"].tolist()
-    normal = float(states["python_normal"])
-    random.setstate((kind, tuple(words), None if math.isnan(normal) else normal))
-    position, has_normal = states["numpy_position"].tolist()
-    words_of_numpy = states["numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", words_of_numpy, position, has_normal, float(states["numpy_normal"])))
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+    if "others" in states:  # earlier versions stored these two, of which nothing is drawn, in another form
+        (kind, words, normal), numpy = json.loads(bytes(states["others"].tolist()))
+        random.setstate((kind, tuple(words), normal))
+        np.random.set_state(numpy)
+
+
+def write_manifest(folder: Path) -> None:
+    """Record size and SHA-256 of every file in ``folder`` in its ``manifest.json``."""
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+
+
+def damage(folder: Path) -> str | None:
+    """Which file of ``folder`` differs from its manifest, and in what; None where none does."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        stated = {folder / name: (int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing (never finished, or written by mixvec before there were manifests)"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} is damaged"
+    for path, (size, _) in stated.items():  # the quick check first, on all of them
+        if not path.is_file():
+            return f"{path.name} is missing"
+        if path.stat().st_size != size:
+            return f"{path.name} is damaged ({path.stat().st_size} bytes instead of {size})"
+    for path, (_, digest) in stated.items():
+        try:
+            if sha256(path) != digest:
+                return f"{path.name} is damaged (its SHA-256 is not the one in {MANIFEST})"
+        except OSError as error:
+            return f"{path.name} cannot be read ({error.strerror})"
+    return None

@@ -1,27 +1,31 @@
-"""torch.compile of the encoder's repeated block, in place: parameter names stay, and all layers share a graph.
+"""What a run does to its encoder before the first update: measure kernels, compile blocks, measure normalisation.
 
-Batch and time are dynamic in it, so it serves every micro-batch; one row alone needs a graph of its own. Both are
-compiled before the first update. ``TORCH_LOGS=recompiles`` shows any later one.
+Blocks are compiled in place: parameter names stay, and all layers share a graph. Batch and time are dynamic in it, so
+it serves every micro-batch; one row alone needs a graph of its own. Both are compiled before the first update.
+``TORCH_LOGS=recompiles`` shows any later one.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 
+from ..errors import UserError
 from ..kernels.select import choose_branches
 from ..model.encoder import SpeechEncoder
-from ..model.frontend import SAMPLE_RATE_HZ
+from ..model.frontend import SAMPLE_RATE_HZ, UNMEASURED_GAIN, FrontEnd
 from ..model.noise import Dropout, set_keys
 from ..model.padding import padding_mask, zero_padding
 from .run import Run
 
 FRAMES_MULTIPLE = 8
 """GPU batches are padded to a multiple of so many frames: rows of 16 bytes in bf16, and a bounded number of shapes."""
-ROWS = 4
-"""Rows of the batch that a graph is compiled with; it serves any number from two on."""
+ROWS = 4  # rows of the batch that a graph is compiled with; it serves any number from two on
+SAMPLE_S = 600.0  # seconds of training audio that the constants of ``encoder.normalise=fixed`` are measured on
 
 
 def choose_kernels(run: Run, encoder: Any) -> None:
@@ -39,8 +43,8 @@ def start_compiling(run: Run, encoder: Any) -> None:
 
     Encoders of fairseq2 are never compiled.
     """
-    config, asked = run.config, run.config.run.compile
-    if not (asked is True or (asked == "auto" and run.accelerator.device.type == "cuda")):
+    asked = run.config.run.compile
+    if asked is False or (asked == "auto" and run.accelerator.device.type != "cuda"):
         return
     if not isinstance(encoder, SpeechEncoder):
         return run.log.print(f"run.compile={asked}: encoder.kind=wav2vec2 is never compiled")
@@ -49,17 +53,16 @@ def start_compiling(run: Run, encoder: Any) -> None:
         for layer in encoder.train().layers:
             layer.compile()  # type: ignore[no-untyped-call]
         with run.accelerator.autocast():
-            warm_up(encoder, encoder.frame_lengths(round(config.data.max_s * SAMPLE_RATE_HZ)))
+            warm_up(encoder, encoder.frame_lengths(round(run.config.data.max_s * SAMPLE_RATE_HZ)))
+        line = f"torch.compile: the encoder's block is compiled, in {time.monotonic() - began:.0f} s"
     except Exception as error:  # compilers raise anything
         for layer in encoder.layers:
             layer._compiled_call_impl = None
         error = getattr(error, "inner_exception", error)  # what a backend raised
-        cause = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        message = f"WARNING torch.compile failed, so nothing is compiled: {type(error).__name__}: {cause[:300]}"
-        return run.log.print(message)
-    finally:
-        encoder.train(training)
-    run.log.print(f"torch.compile: the encoder's block is compiled, in {time.monotonic() - began:.0f} s")
+        cause = str(error).strip().partition("\n")[0]
+        line = f"WARNING torch.compile failed, so nothing is compiled: {type(error).__name__}: {cause[:300]}"
+    encoder.train(training)
+    run.log.print(line)
 
 
 def warm_up(encoder: SpeechEncoder, frames: int) -> None:
@@ -78,3 +81,30 @@ def warm_up(encoder: SpeechEncoder, frames: int) -> None:
                 if rows > 1 and isinstance(module, Dropout) and module.keys is not None:
                     torch._dynamo.mark_dynamic(module.keys, 0)
             torch.autograd.grad(layer(hidden, valid).float().sum(), parameters, allow_unused=True)
+
+
+def measure_normalisation(run: Run, encoder: Any, sample: Callable[[float], Iterator[Any]]) -> None:
+    """Measure the constants of a front end that has none yet, on the main rank, for all; then log it.
+
+    A resumed run and a pretrained encoder keep theirs. ``sample`` gives the micro-batches of so many seconds of audio.
+
+    Raises:
+        UserError: that audio is silent.
+    """
+    front = getattr(encoder, "front_end", None)
+    if not isinstance(front, FrontEnd) or not front.fixed or float(front.gain) != UNMEASURED_GAIN:
+        return
+    device = front.gain.device
+
+    def measure() -> float:
+        parts = list(sample(SAMPLE_S))
+        try:
+            front.measure([(part.batch.waveforms.to(device), part.batch.lengths.to(device)) for part in parts])
+        except ValueError as error:
+            raise UserError(f"data.train: {error}") from None
+        return sum(float(part.seconds) for part in parts)
+
+    seconds = run.on_main(measure)
+    for constants in front.buffers(recurse=False):
+        broadcast(constants)
+    run.log.print(f"encoder.normalise=fixed: constants measured on {seconds / 60:.1f} min of data.train")

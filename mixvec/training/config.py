@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -93,23 +96,23 @@ KEEP_ON_RESUME = {
     "cache.dir", "probe.data", "probe.every", "probe.max_utterances", "probe.max_s",
 }  # fmt: skip
 """Keys that may differ when a run resumes: they change nothing that is computed."""
+REMOVED: dict[str, tuple[Any, str]] = {"data.gate": ({"below_db": None}, "eb6118c"), "data.text": ("plain", "2f5b3cc")}
+"""Keys of earlier versions: the value with which a run resumes without them, and the last commit that had them. Of any
+other key that is no more, null is such a value."""
 
 
-def check_at_least(config: Any, bounds: dict[str, float], prefix: str = "") -> None:
+def check_at_least(config: Any, bounds: Mapping[str, float], prefix: str = "") -> None:
     """Raise ValueError naming the first dotted key, after ``prefix``, whose value is below its bound or no number."""
     for key, bound in bounds.items():
-        value = config
-        for part in key.split("."):
-            value = getattr(value, part)
-        if not value >= bound:
+        if not (value := attrgetter(key)(config)) >= bound:
             raise ValueError(f"{prefix}{key}={value} must be at least {bound:g}")
 
 
-def check_names(stop_on: tuple[str, ...], diagnoses: tuple[str, ...]) -> None:
-    """Raise ValueError where ``run.stop_on`` names what is none of ``diagnoses``."""
-    for name in stop_on:
-        if name not in diagnoses:
-            raise ValueError(f"run.stop_on: {name!r} is not a diagnosis; choose among {', '.join(diagnoses)}")
+def check_names(names: tuple[str, ...], known: tuple[str, ...], key: str = "run.stop_on") -> None:
+    """Raise ValueError where the list at ``key`` names what is not ``known``."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{key}: {name!r} is unknown; choose among {', '.join(known)}")
 
 
 def check_run(config: Any) -> None:
@@ -119,33 +122,24 @@ def check_run(config: Any) -> None:
               "batch.max_s": 1e-3, "data.min_s": 0, "optim.lr": 0, "optim.warmup_fraction": 0,
               "optim.clip_norm": 1e-6}  # fmt: skip
     check_at_least(config, bounds)
-    if config.run.max_hours is not None and not config.run.max_hours > 0:
-        raise ValueError(f"run.max_hours={config.run.max_hours} must be above 0, or null for no limit")
-    if config.run.keep_every % config.run.save_every:
-        raise ValueError(
-            f"run.keep_every={config.run.keep_every} must be a multiple of run.save_every={config.run.save_every}, or 0"
-        )
-    for name in config.run.trackers:
-        if name not in TRACKERS:
-            raise ValueError(f"run.trackers: {name!r} is not a tracker; choose among {', '.join(TRACKERS)}")
+    run, data, batch = config.run, config.data, config.batch
+    if run.max_hours is not None and not run.max_hours > 0:
+        raise ValueError(f"run.max_hours={run.max_hours} must be above 0, or null for no limit")
+    if run.keep_every % run.save_every:
+        raise ValueError(f"run.keep_every={run.keep_every} must be a multiple of run.save_every={run.save_every}, or 0")
+    check_names(run.trackers, TRACKERS, "run.trackers")
     if config.optim.warmup_fraction > 1:
         raise ValueError(f"optim.warmup_fraction={config.optim.warmup_fraction} is a fraction of the run, at most 1")
-    if not 0.0 <= config.data.max_skipped <= 1.0:
-        raise ValueError(f"data.max_skipped={config.data.max_skipped} is a share of the utterances, between 0 and 1")
-    if config.data.max_s < config.data.min_s:
-        raise ValueError(f"data.max_s={config.data.max_s} is below data.min_s={config.data.min_s}")
-    if config.batch.max_s < config.data.max_s:
-        raise ValueError(
-            f"batch.max_s={config.batch.max_s} cannot hold an utterance of data.max_s={config.data.max_s} seconds"
-        )
+    if not 0.0 <= data.max_skipped <= 1.0:
+        raise ValueError(f"data.max_skipped={data.max_skipped} is a share of the utterances, between 0 and 1")
+    if data.max_s < data.min_s:
+        raise ValueError(f"data.max_s={data.max_s} is below data.min_s={data.min_s}")
+    if batch.max_s < data.max_s:
+        raise ValueError(f"batch.max_s={batch.max_s} cannot hold an utterance of data.max_s={data.max_s} seconds")
 
 
 def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
-    """Merge defaults ← ``size`` ← YAML ← ``key=value`` into a ``cls``.
-
-    Args:
-        arguments: ``[CONFIG.yaml] [key=value ...]``, as on the command line.
-        usage: what to print for ``--help``.
+    """Merge defaults ← ``size`` ← YAML ← ``key=value`` into a ``cls``; ``usage`` is printed for ``--help``.
 
     Raises:
         UserError: no such file, an unknown key (with the nearest right one), or an impossible value.
@@ -153,61 +147,61 @@ def load_config(cls: type[Config], arguments: list[str], usage: str) -> Config:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage + "\n\nKeys and defaults:\n\n" + OmegaConf.to_yaml(OmegaConf.structured(cls)))
         sys.exit(0 if arguments else 2)
-    path = Path(arguments[0]).expanduser() if _is_path(arguments[0]) else None
-    dotted = arguments[1:] if path else arguments
+    first = arguments[0]  # a file, though its path may have an equals sign in it
+    given = "=" not in first or "/" in first.partition("=")[0] or Path(first).is_file()
+    path, dotted = Path(first).expanduser(), arguments[given:]
     wrong = [argument for argument in dotted if "=" not in argument]
     if wrong:
         raise UserError(f"{wrong[0]!r} is not of the form key=value")
-    parts = [(str(path), _read_yaml(path))] if path else []
-    config, merged = _merged(cls, parts + [(argument, _read_argument(argument)) for argument in dotted])
-    _check_complete(OmegaConf.to_container(merged), "")
+    parts = [(str(path), _read_yaml(path))] if given else []
+    for argument in dotted:
+        with _one_line(f"{argument}: not a value that YAML can read: "):
+            parts.append((argument, path_argument(argument) or OmegaConf.from_dotlist([argument])))
+    config, merged = _merged(cls, parts)
+    for key, value in flat(OmegaConf.to_container(merged)).items():
+        if is_redacted(str(value)):
+            raise UserError(f"{key}={value}: the user, password or query of this URL is not kept in a run's "
+                            f"config.yaml; pass it again on the command line, as '{key}=URL'")  # fmt: skip
     return config
 
 
-def read_config(cls: type[Config], path: Path) -> Config:
-    """The configuration that ``write_config`` wrote to ``path``, to compare with another: it may lack secrets of URLs.
+def read_config(cls: type[Config], path: Path) -> tuple[Config, list[str]]:
+    """The configuration that a run wrote, to compare with another, and the keys in it that are no more (``REMOVED``).
 
     Raises:
-        UserError: it is of another class or version, or damaged.
+        UserError: it is of another class or damaged, or a key that is no more was used.
     """
-    return _merged(cls, [(str(path), _read_yaml(path))])[0]
+    stored, removed = _read_yaml(path), list[str]()
+    with _one_line():
+        unknown = dict(_unknown(stored, OmegaConf.to_container(_defaults(cls, stored))))
+    for key, value in unknown.items():
+        off, commit = REMOVED.get(key, (None, ""))
+        if not (off.items() <= value.items() if isinstance(off, dict) and isinstance(value, dict) else value == off):
+            last = f"; the last commit that has it is {commit}" if commit else ""
+            raise UserError(f"{key}={value}: this version has no such key{last}")
+        removed.append(key)
+    return _merged(cls, [(str(path), stored)])[0], removed
+
+
+def _unknown(stored: Any, known: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Take what ``known`` has no key for out of ``stored``: each dotted key with its value."""
+    for name in list(stored):
+        if name not in known:
+            value = stored.pop(name)
+            yield prefix + str(name), OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        elif isinstance(known[name], dict) and isinstance(stored[name], DictConfig):
+            yield from _unknown(stored[name], known[name], f"{prefix}{name}.")
 
 
 def _merged(cls: type[Config], parts: list[tuple[str, Any]]) -> tuple[Config, Any]:
     """The defaults with each part merged in, in order, as a ``cls`` and as OmegaConf has it; a part has its origin."""
-    try:
+    with _one_line():
         merged: Any = _defaults(cls, OmegaConf.merge(*(part for _, part in parts)))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(_one_line(error)) from error
     for where, part in parts:
-        try:
+        with _one_line(f"{where}: "):
             merged = OmegaConf.merge(merged, part)
-        except OmegaConfBaseException as error:
-            key = where.partition("=")[0] + ": "
-            raise UserError(f"{where}: {_one_line(error).removeprefix(key)}") from error
-    try:
+    with _one_line():
         return OmegaConf.to_object(merged), merged  # type: ignore[return-value]
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(_one_line(error)) from error
-
-
-def _check_complete(value: Any, key: str) -> None:
-    """Raise UserError naming the first key whose URL lost its secrets when a run wrote its config.yaml."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _check_complete(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, list):
-        for item in value:
-            for leaf in item.values() if isinstance(item, dict) else [item]:
-                _check_complete(leaf, key)
-    elif isinstance(value, str) and is_redacted(value):
-        raise UserError(f"{key}={value}: the user, password or query of this URL is not kept in a run's config.yaml; "
-                        f"pass it again on the command line, as '{key}=URL'")  # fmt: skip
-
-
-def _is_path(argument: str) -> bool:
-    """Whether the first argument names a config file, though its path may have an equals sign in it."""
-    return "=" not in argument or "/" in argument.partition("=")[0] or Path(argument).is_file()
 
 
 def _defaults(cls: type[Config], given: Any) -> DictConfig:
@@ -215,40 +209,34 @@ def _defaults(cls: type[Config], given: Any) -> DictConfig:
 
     ``size`` fills ``encoder``; a classmethod ``defaults(given)`` chooses among section classes.
     """
-    values = OmegaConf.to_container(given) if isinstance(given, DictConfig) else {}
+    values: Any = OmegaConf.to_container(given) if isinstance(given, DictConfig) else {}
     default: Any = getattr(cls, "defaults", lambda _: cls())(values)
-    size = given.get("size", None) if isinstance(given, DictConfig) else None
-    if size is not None and hasattr(default, "encoder"):
-        default = replace(default, encoder=encoder_config(str(size)))
+    if values.get("size") is not None and hasattr(default, "encoder"):
+        default = replace(default, encoder=encoder_config(str(values["size"])))
     return OmegaConf.structured(default)  # type: ignore[no-any-return]
 
 
 def _read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such config file")
-    try:
+    with _one_line(f"{path}: not readable YAML: "):
         config = OmegaConf.load(path)
         if isinstance(config, DictConfig):
             typed_paths(config, path.read_text(encoding="utf-8"))
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not readable YAML: {_one_line(error)}") from error
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{path}: a config is a mapping of keys to values")
-    return config
+            return config
+    raise UserError(f"{path}: a config is a mapping of keys to values")
 
 
-def _read_argument(argument: str) -> DictConfig:
+@contextmanager
+def _one_line(start: str = "") -> Iterator[None]:
+    """Raise a UserError of one line that begins with ``start`` for what parsers and the checks of a config raise."""
     try:
-        return path_argument(argument) or OmegaConf.from_dotlist([argument])
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"{argument}: not a value that YAML can read ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), None)
-    what = lines[0] if lines else type(error).__name__
-    return f"{key}: {what}" if key and key not in what else what
+        yield
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        key = next((line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")), "")
+        line = f"{key}: {lines[0]}" if key and key not in lines[0] else lines[0]
+        raise UserError(start + line.removeprefix(start.partition("=")[0] + ": ")) from error
 
 
 def write_config(config: Any, path: Path) -> str:
@@ -256,6 +244,17 @@ def write_config(config: Any, path: Path) -> str:
     text: str = redacted(OmegaConf.to_yaml(OmegaConf.structured(config)))
     write_whole(path, text)
     return text
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted keys; lists are written as text."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, int | float | str | None) else str(value)
+    return found
 
 
 def changed_keys(old: Any, new: Any, prefix: str = "") -> list[str]:

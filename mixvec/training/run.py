@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,29 +28,23 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from ..data.fingerprint import fingerprint_changes
 from ..errors import UserError
+from ..hub import save_folder
 from . import checkpoint
-from .background import Background
-from .checkpoint import RunState
-from .device import leave_process_group
-from .energy import Energy
-from .log import Log
-from .quota import SkipQuota
-from .rundir import open_directory
-from .session import note_session
-from .signals import TIME_LIMIT, StopSignal
+from .checkpoint import MOST, Background, RunState, copied
+from .device import TIME_LIMIT, Energy, StopSignal, leave_process_group
+from .log import Log, SkipQuota
+from .rundir import note_session, open_directory
 
 Result = TypeVar("Result")
 
 
 class Run:
-    """What the loop of a run holds on to. Every rank makes one; the main rank writes."""
+    """What the loop of a run uses. Every rank makes one, and calls every method; the main rank writes."""
 
     def __init__(self, config: Any, accelerator: Accelerator) -> None:
-        """Open the run's directory.
-
-        Args:
-            config: a whole configuration, with a ``RunConfig`` under ``run``.
+        """Open the directory of a run with this configuration, which has a ``RunConfig`` under ``run``.
 
         Raises:
             UserError: the directory is in use, or holds checkpoints of a run with another configuration.
@@ -59,10 +54,10 @@ class Run:
         self.log = Log(self.dir, config.run.trackers, main=accelerator.is_main_process)
         self.skips = SkipQuota(self.dir, accelerator.process_index)
         self.writes = Background()
-        """What the main rank is writing while training continues."""
         self._failure = ""
         self._since = time.monotonic()
-        self.on_main(self._open)
+        self._lock: list[Any] = []
+        self.on_main(lambda: self._lock.append(open_directory(config, self.log.print)))
         self.stop = StopSignal(main=accelerator.is_main_process)
 
     def on_main(self, work: Callable[[], Result]) -> Result:
@@ -87,19 +82,15 @@ class Run:
                 if done:
                     return answer  # type: ignore[no-any-return]
 
-    def _open(self) -> None:
-        self._lock = open_directory(self.config, self.log.print)
-
     def resume(self, model: nn.Module, optimizer: Any, data: dict[str, Any] | None = None) -> RunState:
         """Continue from the newest complete checkpoint, or start; the logs are cut back to that point.
 
-        Args:
-            data: fingerprints of the training data, labels and vocabulary, plain JSON by name; they are kept in the
-                checkpoints.
+        ``data`` are fingerprints of the training data, labels and vocabulary, plain JSON by name.
 
         Raises:
             UserError: there are checkpoints, and none is complete; or the data has changed since the last one.
         """
+        data = data or {}
         found, damaged = self.on_main(lambda: checkpoint.newest(self.dir / "checkpoints"))
         plain, ranks = self.accelerator.unwrap_model(model), self.accelerator.num_processes
         seed = self.config.run.seed + 1 + self.accelerator.process_index
@@ -107,15 +98,15 @@ class Run:
             start(seed)
         state, before = RunState(), ranks
         if found:
-            self._compare_data(checkpoint.fingerprints(found), data or {})
+            changed = self._changes_of_data(checkpoint.read_state(found)[0].data, data)
             state, before = checkpoint.load(found, plain, optimizer, self.accelerator)
+            state.place = next_epoch(state.place) if changed else state.place
         for line in damaged:
             self.log.print(line)
-        if checkpoint.data_changes(state.data, data or {}):
-            state.place = checkpoint.next_epoch(state.place)
-        state.data = data or {}
+        state.data = data
         self.log.start(state.update)
-        self.on_main(lambda: note_session(self.dir, state.update, self.accelerator, data or {}))
+        if self.accelerator.is_main_process:
+            note_session(self.dir, state.update, self.accelerator, data)
         if found:
             other = f" on {ranks} ranks (previously {before}); updates are the same up to rounding"
             self.log.print(f"resuming from {found}{other if ranks != before else ''}")
@@ -124,29 +115,51 @@ class Run:
         self.stop.training, self.stop.can_resume = True, found is not None
         return state
 
-    def _compare_data(self, before: dict[str, Any], data: dict[str, Any]) -> None:
-        """Refuse data that differs from the checkpoint's, or report it with ``run.accept_new_data``."""
-        changed = checkpoint.data_changes(before, data)
-        if not changed:
-            return
+    def _changes_of_data(self, before: dict[str, Any], data: dict[str, Any]) -> list[str]:
+        """What differs from the checkpoint's data; it is refused, or with ``run.accept_new_data`` reported."""
+        both = [name for name in before if name in data]
+        changed = [f"{name}: {change}" for name in both for change in fingerprint_changes(before[name], data[name])]
         if fixed := [change for change in changed if not change.startswith("data.")]:
             raise UserError(f"run.dir={self.dir}: what it learns has changed since its last checkpoint: "
                             f"{'; '.join(fixed)}. Restore it, or choose another run.dir")  # fmt: skip
-        if not self.config.run.accept_new_data:
+        if changed and not self.config.run.accept_new_data:
             raise UserError(
                 f"run.dir={self.dir}: the data has changed since its last checkpoint: {'; '.join(changed)}. Restore "
                 "the data, choose another run.dir, or set run.accept_new_data=true to continue with the new data from "
                 "its next epoch"
             )
-        self.log.print(f"run.accept_new_data: continuing in a new epoch with changed data: {'; '.join(changed)}")
+        if changed:
+            self.log.print(f"run.accept_new_data: continuing in a new epoch with changed data: {'; '.join(changed)}")
+        return changed
 
     def save(self, state: RunState, model: nn.Module, optimizer: Any) -> None:
-        """Write a checkpoint in the background (``checkpoint.save``). Every rank calls this."""
+        """Write a checkpoint in the background (``checkpoint.save``)."""
         state.wall_s, state.energy_j = self.elapsed_s, self.energy_j()
-        plain = self.accelerator.unwrap_model(model)
-        folder = self.dir / "checkpoints"
+        plain, folder = self.accelerator.unwrap_model(model), self.dir / "checkpoints"
         checkpoint.save(folder, state, plain, optimizer, self.accelerator, self.config.run, self.writes)
         self.stop.can_resume = True
+
+    def save_model(self, model: nn.Module, facts: dict[str, Any]) -> None:
+        """Write ``run.dir``/hub in the background, as the model is now."""
+        if self.accelerator.is_main_process:
+            self.writes.wait(left=MOST - 1)
+            self.writes.add(partial(save_folder, model, self.dir / "hub", facts, copied(model.state_dict())))
+
+    def facts(self, state: RunState, data: str) -> dict[str, Any]:
+        """The budget of the run so far, for ``config.json`` and the model card."""
+        ranks, precision = self.accelerator.num_processes, self.accelerator.mixed_precision
+        return {
+            "data": data,
+            "updates": state.update,
+            "batch_s": self.config.batch.update_s,
+            "hours_seen": round(state.seconds_seen / 3600, 3),
+            "wall_s": round(self.elapsed_s, 1),
+            "device_hours": round(self.elapsed_s * ranks / 3600, 4),
+            "energy_kwh": None if state.energy_j is None else round(state.energy_j / 3.6e6, 4),
+            "devices": f"{ranks} x {self.accelerator.device.type}",
+            "precision": precision if precision != "no" else "fp32",
+            "seed": self.config.run.seed,
+        }
 
     @property
     def elapsed_s(self) -> float:
@@ -154,10 +167,7 @@ class Run:
         return time.monotonic() - self._since
 
     def energy_j(self) -> float | None:
-        """Joules drawn so far by the GPUs of all ranks, earlier sessions included; None where that is not known.
-
-        Every rank calls this.
-        """
+        """Joules drawn so far by the GPUs of all ranks, earlier sessions included; None where that is not known."""
         drawn_j = torch.tensor(self._energy.drawn_j(), dtype=torch.float64, device=self.accelerator.device)
         total_j = float(self.accelerator.reduce(drawn_j, "sum"))
         return None if self._before_j is None or math.isnan(total_j) else self._before_j + total_j
@@ -165,15 +175,13 @@ class Run:
     def should_stop(self, state: RunState, seconds: float) -> int | None:
         """Count the update's ``seconds`` of audio over all ranks; the exit code to end with, or None to continue.
 
-        A run ends where any rank met a signal or the time limit, or where all together skipped too much. Every rank
-        calls this after each update.
-
-        Raises:
-            Exception: what went wrong in writing.
+        A run ends where any rank met a signal or the time limit, or where all together skipped too much.
         """
-        self.writes.check()
-        if self.stop.over(self.config.run.max_hours):
-            self.log.print(f"run.max_hours={self.config.run.max_hours:g} is reached: saving")
+        self.writes.wait(left=MOST)
+        hours = self.config.run.max_hours
+        if self.stop.code is None and hours is not None and self.stop.session_s > hours * 3600:
+            self.stop.code = TIME_LIMIT
+            self.log.print(f"run.max_hours={hours:g} is reached: saving")
         ranks = torch.tensor([[self.stop.code or 0, *self.skips.undecoded, seconds]], dtype=torch.float64)
         if self.accelerator.num_processes > 1:
             ranks = self.accelerator.gather(ranks.to(self.accelerator.device)).cpu()
@@ -189,20 +197,16 @@ class Run:
         return self.stop.code
 
     def stop_for(self, found: dict[str, str]) -> int | None:
-        """End after this update where the main rank found a warning that ``run.stop_on`` names; the exit code or None.
-
-        Every rank calls this; what the main rank found counts for all.
-        """
+        """End after this update where the main rank found a warning of ``run.stop_on``; the exit code, or None."""
         names = self.config.run.stop_on
-        if names:
-            lines = self.on_main(lambda: [found[name].removeprefix("WARNING ") for name in names if name in found])
-            if lines:
-                why = f"run.stop_on: {' '.join(lines)} Change that, or take it out of run.stop_on to continue"
-                return self.stop_with_error(why)
+        named = self.on_main(lambda: [found[name] for name in names if name in found]) if names else []
+        if named:
+            lines = " ".join(line.removeprefix("WARNING ") for line in named)
+            self.stop_with_error(f"run.stop_on: {lines} Change that, or take it out of run.stop_on to continue")
         return self.stop.code
 
     def stop_with_error(self, why: str) -> int:
-        """End after this update with a checkpoint and this error; the exit code. Every rank calls this alike."""
+        """End after this update with a checkpoint and this error; the exit code. Every rank finds the same."""
         self._failure, self.stop.code = why, self.stop.code or 1
         return self.stop.code
 
@@ -211,7 +215,6 @@ class Run:
 
         Raises:
             UserError: the run was stopped by ``stop_with_error``.
-            Exception: what went wrong in writing.
         """
         self.writes.wait()
         done = state.update == self.config.run.updates
@@ -227,11 +230,20 @@ class Run:
         return 0 if done else self.stop.code or 1
 
     def close(self) -> None:
-        """Give back signals, log, lock and process group."""
+        """Release signals, log, lock and process group."""
         self.stop.restore()
         self.log.close()
         if self.accelerator.is_main_process:
-            self._lock.close()
+            self._lock.pop().close()
         if self.accelerator.num_processes > 1:
             self.accelerator.wait_for_everyone()
             leave_process_group()
+
+
+def next_epoch(place: Any) -> Any:
+    """The place from which to continue in a new epoch on other data."""
+    if isinstance(place, list):  # of a plan: epoch and update
+        return [place[0] + 1, 0]
+    if isinstance(place, dict):  # of a stream: each source's epoch, shard, row and number of shards
+        return {**place, "sources": [[at[0] + 1, 0, 0, 0] for at in place["sources"]], "update": 0}
+    return place

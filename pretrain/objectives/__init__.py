@@ -8,24 +8,14 @@ from .base import Objective, ObjectiveConfig
 from .contrastive import Contrastive, ContrastiveConfig
 from .units import Units, UnitsConfig
 
-__all__ = [
-    "KINDS",
-    "Contrastive",
-    "ContrastiveConfig",
-    "Objective",
-    "ObjectiveConfig",
-    "Units",
-    "UnitsConfig",
-    "build_objective",
-]
+__all__ = ["KINDS", "ContrastiveConfig", "Objective", "ObjectiveConfig", "build_objective"]
 
-KINDS: dict[str, type[ObjectiveConfig]] = {"contrastive": ContrastiveConfig, "units": UnitsConfig}
+KINDS: dict[str, tuple[type[ObjectiveConfig], type[Objective]]] = {
+    "contrastive": (ContrastiveConfig, Contrastive),
+    "units": (UnitsConfig, Units),
+}
 
 
 def build_objective(config: ObjectiveConfig, encoder: Any) -> Objective:
     """The objective that ``config`` describes, around ``encoder``."""
-    if isinstance(config, ContrastiveConfig):
-        return Contrastive(encoder, config)
-    if isinstance(config, UnitsConfig):
-        return Units(encoder, config)
-    raise TypeError(f"objective.kind={config.kind} has no objective")
+    return KINDS[config.kind][1](encoder, config)

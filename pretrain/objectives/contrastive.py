@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixvec.model.padding import padding_mask
+from mixvec.training.config import check_at_least
 
-from .base import Objective, ObjectiveConfig, Prepared, Step, at_least, features_of, masked_clips, sample_of
+from .base import Loss, Objective, ObjectiveConfig, Prepared, masked_clips
 from .quantizer import GumbelQuantizer, gumbel_temperature
 
 if TYPE_CHECKING:
     from mixvec.data.batches import Clip
 
 
-LEAST_HOURS = 500.0
-"""Hours of audio in a run under which learned targets have not been seen to help."""
+LEAST_HOURS = 500.0  # hours of audio in a run under which learned targets have not been seen to help
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ContrastiveConfig(ObjectiveConfig):
         super().__post_init__()
         bounds = {"distractors": 1, "logit_temperature": 1e-6, "codebooks": 1, "entries": 2, "gumbel_start": 1e-6,
                   "gumbel_end": 1e-6, "gumbel_fraction": 0}  # fmt: skip
-        at_least(self, bounds)
+        check_at_least(self, bounds, "objective.")
         if self.code_dim % self.codebooks:
             raise ValueError(
                 f"objective.code_dim={self.code_dim} must be a multiple of objective.codebooks={self.codebooks}"
@@ -68,48 +68,41 @@ class ContrastiveConfig(ObjectiveConfig):
 
 
 class ContrastiveBatch(NamedTuple):
-    """A micro-batch. Its masks and distractors were drawn on the CPU, so no accelerator waits to count them."""
+    """``MaskedClips``, with what is drawn for hidden frames, on the CPU, so that no accelerator waits to count them."""
 
     waveforms: Tensor
-    """(B, S) at 16 kHz."""
     lengths: Tensor
-    """(B,) samples."""
     mask: Tensor
-    """(B, T) True at hidden frames."""
     keys: Tensor
-    """(B,) of which each utterance's Gumbel noise is drawn."""
     present: Tensor
-    """(B,) False for silence in place of files that could not be read."""
-    masked: Tensor
-    """(B, M) the numbers of the hidden frames, padded with 0."""
-    counts: Tensor
-    """(B,) how many hidden frames there are."""
-    distractors: Tensor
-    """(B, M, K) indices into ``masked``."""
+    masked: Tensor  # (B, M) the numbers of the hidden frames, padded with 0
+    counts: Tensor  # (B,) how many hidden frames there are
+    distractors: Tensor  # (B, M, K) indices into ``masked``
 
 
 class Contrastive(Objective):
     """The encoder with what only pretraining needs: a quantizer for the targets and a projection to their width."""
 
+    config: ContrastiveConfig
+
     def __init__(self, encoder: Any, config: ContrastiveConfig) -> None:
-        super().__init__()
-        self.config, self.encoder = config, encoder
+        super().__init__(encoder, config)
         self.quantizer = GumbelQuantizer(encoder.feature_dim, config.codebooks, config.entries, config.code_dim)
         self.project = nn.Linear(encoder.dim, config.code_dim)
 
     def describe(self, hours: float) -> list[str]:
-        lines = [f"chance is ln({self.config.distractors} + 1) = {math.log(self.config.distractors + 1):.2f}"]
-        if hours < LEAST_HOURS:
-            lines.append(
-                f"WARNING small-budget: objective.kind=contrastive learns its targets too, which takes some "
-                f"{LEAST_HOURS:g} h of audio; this run has {hours:.0f} h. objective.kind=units "
-                "learns from the first hour"
-            )
-        return lines
+        line = f"chance is ln({self.config.distractors} + 1) = {math.log(self.config.distractors + 1):.2f}"
+        if hours >= LEAST_HOURS:
+            return [line]
+        warning = (
+            f"WARNING small-budget: objective.kind=contrastive learns its targets too, which takes some "
+            f"{LEAST_HOURS:g} h of audio; this run has {hours:.0f} h. objective.kind=units learns from the first hour"
+        )
+        return [line, warning]
 
     def collate(self, clips: list[Clip], multiple: int = 1) -> ContrastiveBatch:
         """Clips to a batch with masks and distractors; frames and masked frames are padded to a ``multiple``."""
-        clipped = masked_clips(clips, self.config, self.encoder.frame_lengths, self.encoder.hop_samples, multiple)
+        clipped = masked_clips(clips, self.config, self.encoder, multiple)
         counts = clipped.mask.sum(1)
         most = -(-max(1, int(counts.max())) // multiple) * multiple
         masked = torch.zeros(len(counts), most, dtype=torch.int64)
@@ -121,18 +114,15 @@ class Contrastive(Objective):
                 distractors[row, :count] = torch.from_numpy(drawn)
         return ContrastiveBatch(*clipped, masked, counts, distractors)
 
-    def prepare(self, batch: ContrastiveBatch, *, recompute: bool = False) -> Prepared:
-        """Totals (2 + G·V,): masked frames, frames, and the code probabilities summed over the masked frames."""
-        features, frame_lengths = features_of(self.encoder, batch, recompute=recompute)
-        with torch.no_grad():
-            probs = self.quantizer.logits(_pick(features, batch.masked)).softmax(-1)  # (B, M, G, V)
-            real = padding_mask(batch.counts, batch.masked.shape[1])
-            code_sum = (probs * real[..., None, None]).sum((0, 1))  # to index with the mask would wait for the device
-            frames = (frame_lengths * (batch.counts > 0)).sum()
-            totals = torch.cat([torch.stack([batch.counts.sum(), frames]).float(), code_sum.flatten()])
-        return Prepared(batch, features, frame_lengths, totals)
+    def totals(self, batch: ContrastiveBatch, features: Tensor, valid: Tensor) -> Tensor:
+        """(2 + G·V,): masked frames, frames, and the code probabilities summed over the masked frames."""
+        probs = self.quantizer.logits(_pick(features, batch.masked)).softmax(-1)  # (B, M, G, V)
+        real = padding_mask(batch.counts, batch.masked.shape[1])
+        code_sum = (probs * real[..., None, None]).sum((0, 1))  # to index with the mask would wait for the device
+        frames = (valid & (batch.counts > 0).unsqueeze(1)).sum()
+        return torch.cat([torch.stack([batch.counts.sum(), frames]).float(), code_sum.flatten()])
 
-    def forward(self, prepared: Prepared, totals: Tensor, progress: float) -> Step:
+    def loss(self, prepared: Prepared, frames: Tensor, totals: Tensor, progress: float) -> Loss:
         """This micro-batch's share of the update's loss:
 
             Σ contrastive / masked + w_d · diversity(mean code probabilities) + w_f · Σ feature² / frames
@@ -141,31 +131,28 @@ class Contrastive(Objective):
         """
         config, batch, features = self.config, prepared.batch, prepared.features
         all_masked, all_frames = totals[:2].clamp(min=1)
-        hidden = self.encoder.encode(features, prepared.frame_lengths, batch.mask, every_layer=False).frames
         real = padding_mask(batch.counts, batch.masked.shape[1])  # (B, M)
-        context = self.project(_pick(hidden, batch.masked))  # (B, M, code_dim)
-        quantized = self.quantizer(_pick(features, batch.masked), self.temperature(progress), batch.keys)
-        numbers = torch.zeros_like(quantized.entries[..., 0])  # (B, M) equal where all codebooks' entries are
-        for entries in quantized.entries.unbind(-1):
-            numbers = numbers * config.entries + entries
-        contrast = contrastive_sum(context, quantized.codes, numbers, batch.distractors, real, config.logit_temperature)
-        loss = contrast.loss / all_masked
-        probs = (quantized.logits.softmax(-1) * real[..., None, None]).sum((0, 1))  # (G, V)
+        context = self.project(_pick(frames, batch.masked))  # (B, M, code_dim)
+        codes, entries, logits = self.quantizer(_pick(features, batch.masked), self.temperature(progress), batch.keys)
+        numbers = torch.zeros_like(entries[..., 0])  # (B, M) equal where all codebooks' entries are
+        for own in entries.unbind(-1):
+            numbers = numbers * config.entries + own
+        contrast, correct = contrastive_sum(context, codes, numbers, batch.distractors, real, config.logit_temperature)
+        loss = contrast / all_masked
+        probs = (logits.softmax(-1) * real[..., None, None]).sum((0, 1))  # (G, V)
         slope = diversity_gradient(totals[2:].view_as(probs) / all_masked)
         loss = loss + config.diversity_weight * (slope * probs).sum() / all_masked
-        frames = padding_mask(prepared.frame_lengths, features.shape[1]) & (batch.counts > 0).unsqueeze(1)
-        squares = features.float().square().sum(-1) * frames  # (B, T)
+        valid = prepared.valid & (batch.counts > 0).unsqueeze(1)
+        squares = features.float().square().sum(-1) * valid  # (B, T)
         square = squares.sum() / features.shape[-1]
         if config.feature_penalty:
             loss = loss + config.feature_penalty * square / all_frames
-        chosen = quantized.entries.flatten(0, 1).T  # (G, B·M)
-        codes = torch.zeros_like(probs).scatter_add_(1, chosen, real.reshape(1, -1).expand_as(chosen).to(probs))
-        sums = {
-            "masked": batch.counts.sum(), "frames": frames.sum(), "contrastive": contrast.loss,
-            "correct": contrast.correct, "feature_square": square, "feature_norm": squares.sqrt().sum(),
-            "codes": codes, "code_probs": probs,
+        chosen = entries.flatten(0, 1).T  # (G, B·M)
+        used = torch.zeros_like(probs).scatter_add_(1, chosen, real.reshape(1, -1).expand_as(chosen).to(probs))
+        return loss, {
+            "masked": batch.counts.sum(), "frames": valid.sum(), "contrastive": contrast, "correct": correct,
+            "feature_square": square, "feature_norm": squares.sqrt().sum(), "codes": used, "code_probs": probs,
         }  # fmt: skip
-        return Step(loss, {name: value.detach() for name, value in sums.items()}, *sample_of(hidden, frames))
 
     def temperature(self, progress: float) -> float:
         """The Gumbel temperature at a fraction of the run."""
@@ -195,28 +182,21 @@ class Contrastive(Objective):
         )
 
     def diagnose(self, row: dict[str, Any], *, past_warmup: bool) -> dict[str, str | None]:
-        return {"collapsed-codebook": _collapsed(row), "stuck-at-chance": _at_chance(row) if past_warmup else None}
-
-
-def _collapsed(row: dict[str, Any]) -> str | None:
-    in_use = row["code_perplexity"] / row["max_perplexity"]
-    if not (in_use < 0.02 or (in_use < 0.1 and row["accuracy"] > 0.9)):  # on the way down, accuracy is not near 1 yet
-        return None
-    return (
-        f"{row['code_perplexity']:.1f} of {row['max_perplexity']} codes are in use and accuracy is "
-        f"{row['accuracy']:.2f}: the targets become alike, and the loss means nothing. Likely causes: optim.lr too "
-        "high, objective.diversity_weight too low, batch.update_s too small, silent or repeated audio."
-    )
-
-
-def _at_chance(row: dict[str, Any]) -> str | None:
-    if not row["contrastive_loss"] > 0.99 * row["chance_loss"]:
-        return None
-    return (
-        f"loss {row['contrastive_loss']:.3f} against ln(K+1) = {row['chance_loss']:.3f} after warm-up. Likely causes: "
-        "optim.lr too low or too high, batch.update_s too small, too few run.updates, audio that is silent or not "
-        "speech."
-    )
+        collapsed = chance = None
+        in_use = row["code_perplexity"] / row["max_perplexity"]
+        if in_use < 0.02 or (in_use < 0.1 and row["accuracy"] > 0.9):  # on the way down, accuracy is not near 1 yet
+            collapsed = (
+                f"{row['code_perplexity']:.1f} of {row['max_perplexity']} codes are in use and accuracy is "
+                f"{row['accuracy']:.2f}: the targets become alike, and the loss means nothing. Likely causes: optim.lr "
+                "too high, objective.diversity_weight too low, batch.update_s too small, silent or repeated audio."
+            )
+        if past_warmup and row["contrastive_loss"] > 0.99 * row["chance_loss"]:
+            chance = (
+                f"loss {row['contrastive_loss']:.3f} against ln(K+1) = {row['chance_loss']:.3f} after warm-up. Likely "
+                "causes: optim.lr too low or too high, batch.update_s too small, too few run.updates, audio that is "
+                "silent or not speech."
+            )
+        return {"collapsed-codebook": collapsed, "stuck-at-chance": chance}
 
 
 def _pick(frames: Tensor, masked: Tensor) -> Tensor:
@@ -227,10 +207,8 @@ def _pick(frames: Tensor, masked: Tensor) -> Tensor:
 def draw_distractors(masked: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """For each of M masked frames, K of the utterance's others, with repetition: (M, K) indices into the masked ones.
 
-    A frame is never its own distractor.
-
     Raises:
-        ValueError: fewer than two masked frames.
+        ValueError: fewer than two masked frames, as a frame is never its own distractor.
     """
     if masked < 2:
         raise ValueError(f"{masked} masked frames leave no distractor; at least 2 are needed")
@@ -238,18 +216,9 @@ def draw_distractors(masked: int, count: int, rng: np.random.Generator) -> np.nd
     return drawn + (drawn >= np.arange(masked)[:, None])
 
 
-class Contrast(NamedTuple):
-    """The contrastive term of a micro-batch."""
-
-    loss: Tensor
-    """() sum over masked frames of the loss in nats."""
-    correct: Tensor
-    """() how many masked frames prefer their own target to every distractor."""
-
-
 def contrastive_sum(
     context: Tensor, targets: Tensor, entries: Tensor, distractors: Tensor, real: Tensor, temperature: float
-) -> Contrast:
+) -> tuple[Tensor, Tensor]:
     """-log softmax over the target and K distractors of cosine similarity / temperature (arXiv 2006.11477, eq. 3).
 
     All similarities of an utterance's masked frames come from one matrix product (M × M), from which those with the
@@ -260,6 +229,9 @@ def contrastive_sum(
         context: (B, M, D), targets: (B, M, D), entries: (B, M) one number per code, equal where codes are equal.
         distractors: (B, M, K) indices into the utterance's masked frames.
         real: (B, M), True where the masked frame exists.
+
+    Returns:
+        () the sum over masked frames in nats, and () how many of them prefer their own target to every distractor.
     """
     context, targets = F.normalize(context.float(), dim=-1), F.normalize(targets.float(), dim=-1)
     with torch.autocast(context.device.type, enabled=False):  # in bf16 the logits would have two digits
@@ -270,8 +242,7 @@ def contrastive_sum(
     negative = negative.masked_fill(drawn == entries.unsqueeze(-1), -torch.inf)
     logits = torch.cat([positive, negative], dim=-1)  # (B, M, 1 + K)
     loss = (logits.logsumexp(-1) - positive.squeeze(-1)).masked_fill(~real, 0.0)
-    correct = (positive.squeeze(-1) > negative.amax(-1)) & real
-    return Contrast(loss.sum(), correct.sum())
+    return loss.sum(), ((positive.squeeze(-1) > negative.amax(-1)) & real).sum()
 
 
 def perplexity(probs: Tensor) -> Tensor:
@@ -285,10 +256,9 @@ def diversity(probs: Tensor) -> Tensor:
 
 
 def diversity_gradient(probs: Tensor) -> Tensor:
-    """The derivative of ``diversity`` by ``probs`` (G, V), detached.
+    """The derivative of ``diversity`` by the mean ``probs`` (G, V) of the *whole* update, detached.
 
-    Diversity is a function of the mean over the *whole* update. Its gradient is exact in each micro-batch and rank
-    when the mean is found first and the loss is linearised around it: Σ_gv ∂diversity/∂p̄ · p.
+    With the loss linearised around that mean, Σ_gv ∂diversity/∂p̄ · p, each micro-batch's and rank's gradient is exact.
     """
     with torch.enable_grad():  # type: ignore[no-untyped-call]
         probs = probs.detach().clamp(min=1e-12).requires_grad_()

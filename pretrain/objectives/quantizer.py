@@ -16,12 +16,9 @@ from mixvec.model.noise import fold, gumbel
 class Quantized(NamedTuple):
     """Frames after quantization."""
 
-    codes: Tensor
-    """(B, M, D) the chosen entries, through the output projection."""
-    entries: Tensor
-    """(B, M, G) int64, the entry chosen in each codebook."""
-    logits: Tensor
-    """(B, M, G, V) fp32."""
+    codes: Tensor  # (B, M, D) the chosen entries, through the output projection
+    entries: Tensor  # (B, M, G) int64, the entry chosen in each codebook
+    logits: Tensor  # (B, M, G, V) fp32
 
 
 class GumbelQuantizer(nn.Module):
@@ -47,13 +44,11 @@ class GumbelQuantizer(nn.Module):
         The choice is one-hot in the forward pass and softmax((logits + noise) / temperature) in the backward pass.
         """
         logits = self.logits(features)  # (B, M, G, V)
+        soft = ((logits + self._noise(keys, logits)) / temperature).softmax(-1) if self.training else logits
+        entries = soft.argmax(-1)
+        choice = torch.zeros_like(soft).scatter_(-1, entries.unsqueeze(-1), 1.0)  # one_hot would wait for the device
         if self.training:
-            soft = ((logits + self._noise(keys, logits)) / temperature).softmax(-1)
-            entries = soft.argmax(-1)
-            choice = _one_hot(entries, soft) - soft.detach() + soft
-        else:
-            entries = logits.argmax(-1)
-            choice = _one_hot(entries, logits)
+            choice = choice - soft.detach() + soft
         with torch.autocast(features.device.type, enabled=False):
             codes = torch.einsum("bmgv,gvd->bmgd", choice, self.table).flatten(2)
             return Quantized(self.project(codes), entries, logits)
@@ -64,11 +59,6 @@ class GumbelQuantizer(nn.Module):
         frame_keys = fold(keys.unsqueeze(1), torch.arange(frames, device=keys.device))  # (B, M)
         entry = torch.arange(codebooks * entries, device=keys.device).view(codebooks, entries)
         return gumbel(fold(frame_keys[..., None, None], entry))
-
-
-def _one_hot(entries: Tensor, like: Tensor) -> Tensor:
-    """Ones at ``entries`` (..., G) in zeros of the shape of ``like`` (..., G, V), without waiting for the device."""
-    return torch.zeros_like(like).scatter_(-1, entries.unsqueeze(-1), 1.0)
 
 
 def gumbel_temperature(progress: float, start: float, end: float, fraction: float) -> float:

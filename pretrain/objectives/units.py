@@ -11,32 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mixvec.model.blocks import zero_gradient
-from mixvec.model.padding import padding_mask
+from mixvec.training.config import check_at_least
 
-from .base import (
-    MaskedClips,
-    Objective,
-    ObjectiveConfig,
-    Prepared,
-    Sample,
-    Step,
-    at_least,
-    features_of,
-    masked_clips,
-    sample_of,
-)
-from .relabel import OwnUnits
-from .targets import PROJECTED, WHITENED, Codebooks, TargetFrames, collect, load_teacher
-
-if TYPE_CHECKING:
-    from mixvec.data.batches import Clip
+from .base import Loss, MaskedClips, Objective, ObjectiveConfig, Prepared, Sample
+from .targets import PROJECTED, WHITENED, Codebooks, OwnUnits, TargetFrames, collect, load_teacher
 
 MAX_UNITS = 1 << 16
 
@@ -72,7 +57,8 @@ class UnitsConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, {"sample_s": 1, "visible_weight": 0, "relabel_units": 2, "old_weight": 0})
+        bounds = {"sample_s": 1, "visible_weight": 0, "relabel_units": 2, "old_weight": 0}
+        check_at_least(self, bounds, "objective.")
         if not self.units or min(self.units) < 2 or sum(self.units) > MAX_UNITS:
             raise ValueError(
                 f"objective.units={list(self.units)} must be numbers from 2 on, at most {MAX_UNITS} in all"
@@ -86,11 +72,9 @@ class UnitsConfig(ObjectiveConfig):
 
 
 class Units(Objective):
-    """The encoder, the units and a linear layer that predicts them.
+    """The encoder, the units and a linear layer that predicts them; after a relabelling, ``own`` makes new ones."""
 
-    After a relabelling a copy of the encoder's lower layers, as they were then, makes the new units.
-    """
-
+    config: UnitsConfig
     fits: Tensor
     relabelled: Tensor
 
@@ -99,8 +83,7 @@ class Units(Objective):
         Raises:
             UserError: the teacher does not exist or does not fit, or a layer does not exist.
         """
-        super().__init__()
-        self.config, self.encoder = config, encoder
+        super().__init__(encoder, config)
         teacher, layer, self._checksum = None, 0, ""
         if config.teacher is not None:
             teacher, layer, self._checksum = load_teacher(encoder, config.teacher, config.layer)
@@ -109,71 +92,49 @@ class Units(Objective):
         cosine = config.targets == "random-projection"
         self.codebooks = Codebooks(self.frames.width, config.units, projected, cosine=cosine)
         self.head = nn.Linear(encoder.dim, sum(config.units))
-        relabels = bool(config.relabel)
-        self.own = OwnUnits(encoder, config.relabel_layer, config.relabel_units) if relabels else None
+        self.own = OwnUnits(encoder, config.relabel_layer, config.relabel_units) if config.relabel else None
         self.register_buffer("fits", torch.zeros((), dtype=torch.int64))  # how many were due so far
         self.register_buffer("relabelled", torch.zeros((), dtype=torch.int64))  # 0 or 1
         self._known: tuple[int, bool] | None = None
-        """``fits`` and ``relabelled`` on the host."""
+        """``fits`` and ``relabelled`` on the host, so that no update waits for the device. It is None in an update that
+        begins with a fit: new units count from the next one on."""
 
     def describe(self, hours: float) -> list[str]:
         return [f"{' + '.join(map(str, self.config.units))} units of {self.config.targets}"]
 
     def fingerprint(self) -> dict[str, Any]:
-        """What of the targets must be the same when the run resumes."""
+        """The teacher's checksum."""
         return {"objective.teacher": {"sha256": self._checksum}} if self._checksum else {}
 
-    def collate(self, clips: list[Clip], multiple: int = 1) -> MaskedClips:
-        return masked_clips(clips, self.config, self.encoder.frame_lengths, self.encoder.hop_samples, multiple)
-
     def due(self, progress: float) -> bool:
-        """Whether units are to be fitted before the update that ends at ``progress``."""
-        if self._known is None:
-            self._known = int(self.fits), bool(self.relabelled)
-        return self._known[0] < 1 + sum(at <= progress for at in self.config.relabel)
+        """Whether units have to be fitted before the update that ends at ``progress``."""
+        known = self._known or (int(self.fits), bool(self.relabelled))
+        due = known[0] < 1 + sum(at <= progress for at in self.config.relabel)
+        self._known = None if due else known  # since ``fit`` follows
+        return due
 
     def fit(self, sample: Sample, seed: int, report: Callable[[str], None]) -> None:
-        """Fit the units that are due.
-
-        Args:
-            sample: gives the micro-batches of so many seconds of training audio, always the same.
-            report: prints a line.
-
-        Raises:
-            UserError: the sample has too few frames.
-        """
-        number = int(self.fits)
+        """Fit the units that are due; a UserError where the sample has too few frames."""
+        config, number = self.config, int(self.fits)
         self.fits += 1
-        if number == 0:
-            if self.config.targets == "random-projection":
-                self.codebooks.randomise(seed)
-                return report("units: random projections of log-mel, nothing to fit")
-            frames = collect(
-                sample(self.config.sample_s), self.frames, self.encoder, self.config.units, self.fits.device
-            )
-            perplexities = ", ".join(f"{p:.1f}" for p in self.codebooks.fit(frames, seed))
-            return report(
-                f"units: k-means on {len(frames)} frames of {self.config.targets}; perplexity {perplexities} of "
-                f"{', '.join(map(str, self.config.units))}"
-            )
-        assert self.own is not None
-        accepted, line = self.own.fit(sample(self.config.sample_s), seed + number)
-        if accepted:
-            self.relabelled.fill_(1)
-        return report(line + f"; the old units keep weight {self.config.old_weight:g}" * accepted)
+        if self.own is not None and number > 0:
+            accepted, line = self.own.fit(self.encoder, sample(config.sample_s), seed + number)
+            self.relabelled.fill_(bool(self.relabelled) or accepted)
+            report(f"{line}; the old units keep weight {config.old_weight:g}" if accepted else line)
+        elif config.targets == "random-projection":
+            self.codebooks.randomise(seed)
+            report("units: random projections of log-mel, nothing to fit")
+        else:
+            frames = collect(sample(config.sample_s), self.frames, self.encoder, config.units)
+            perplexities = ", ".join(f"{p:.1f}" for p in self.codebooks.fit(frames.to(self.fits.device), seed))
+            counts = ", ".join(map(str, config.units))
+            report(f"units: k-means on {len(frames)} frames of {config.targets}; perplexity {perplexities} of {counts}")
 
-    def fitted(self) -> list[Tensor]:
-        self._known = None
-        return list(self.buffers()) + ([] if self.own is None else list(self.own.parameters()))
+    def totals(self, batch: MaskedClips, features: Tensor, valid: Tensor) -> Tensor:
+        """(2,): masked and visible frames."""
+        return torch.stack([(batch.mask & valid).sum(), (valid & ~batch.mask).sum()]).float()
 
-    def prepare(self, batch: MaskedClips, *, recompute: bool = False) -> Prepared:
-        """Totals (2,): masked and visible frames."""
-        features, frame_lengths = features_of(self.encoder, batch, recompute=recompute)
-        valid = padding_mask(frame_lengths, features.shape[1]) & batch.present.unsqueeze(1)
-        totals = torch.stack([(batch.mask & valid).sum(), (valid & ~batch.mask).sum()]).float()
-        return Prepared(batch, features, frame_lengths, totals)
-
-    def forward(self, prepared: Prepared, totals: Tensor, progress: float) -> Step:
+    def loss(self, prepared: Prepared, frames: Tensor, totals: Tensor, progress: float) -> Loss:
         """This micro-batch's share of the update's loss:
 
             Σ_masked CE / masked + w(progress) · Σ_visible CE / visible
@@ -181,29 +142,18 @@ class Units(Objective):
         CE being the mean over codebooks of the cross-entropy of units; after a relabelling, that of the new units plus
         ``old_weight`` times that of the old.
         """
-        batch, frame_lengths = prepared.batch, prepared.frame_lengths
-        hidden = self.encoder.encode(prepared.features, frame_lengths, batch.mask, every_layer=False).frames
-        valid = padding_mask(frame_lengths, hidden.shape[1]) & batch.present.unsqueeze(1)
-        masked, visible = batch.mask & valid, valid & ~batch.mask
+        batch = prepared.batch
+        masked, visible = batch.mask & prepared.valid, prepared.valid & ~batch.mask
         share = masked / totals[0].clamp(min=1) + self.visible_weight(progress) * visible / totals[1].clamp(min=1)
-        labels = self.codebooks(self.frames(batch.waveforms, batch.lengths))
-        relabelled = self._known is not None and self._known[1]
-        sets = [(self.head, labels, self.config.units, self.config.old_weight if relabelled else 1.0)]
-        loss = hidden.new_zeros((), dtype=torch.float32)
-        if self.own is not None and relabelled:
-            new = self.own.labels(batch.waveforms, batch.lengths)
-            sets.insert(0, (self.own.head, new, (self.config.relabel_units,), 1.0))
+        units = self.codebooks(self.frames(batch.waveforms, batch.lengths))
+        loss, sums = _cross_entropy(self.head(frames), units, self.codebooks.units, share, masked, visible)
+        if self.own is not None and self._known is not None and self._known[1]:
+            units, old = self.own.codebooks(self.own.frames(batch.waveforms, batch.lengths)), loss
+            loss, sums = _cross_entropy(self.own.head(frames), units, self.own.codebooks.units, share, masked, visible)
+            loss = loss + self.config.old_weight * old
         elif self.own is not None:
             loss = loss + zero_gradient(self.own.head)
-        sums: dict[str, Tensor] = {}
-        for number, (head, units, counts, weight) in enumerate(sets):
-            logits = head(hidden).float()  # (B, T, ΣV)
-            term, found = _cross_entropy(logits, units, counts, share, masked, visible)
-            loss = loss + weight * term
-            if number == 0:
-                sums = found
-        sums |= {"masked": masked.sum(), "visible": visible.sum()}
-        return Step(loss, {name: value.detach() for name, value in sums.items()}, *sample_of(hidden, valid))
+        return loss, sums
 
     def visible_weight(self, progress: float) -> float:
         """The weight of the visible frames' loss at a fraction of the run."""
@@ -254,21 +204,19 @@ class Units(Objective):
 
 def _cross_entropy(
     logits: Tensor, units: Tensor, counts: tuple[int, ...], share: Tensor, masked: Tensor, visible: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighted cross-entropy of logits (B, T, ΣV) for units (B, T, G), mean over codebooks; and sums for the log.
-
-    Args:
-        share: (B, T) the weight of each frame in the loss.
-    """
+) -> Loss:
+    """The cross-entropy of logits (B, T, ΣV) for units (B, T, G), mean over codebooks, weighted by ``share`` (B, T);
+    and sums for the log."""
     losses, right = [], []  # each (B, T), of each codebook
-    histogram = logits.new_zeros(len(counts), max(counts))
+    histogram = share.new_zeros(len(counts), max(counts))
     valid = (masked | visible).flatten().to(histogram)
-    for book, own in enumerate(torch.split(logits, list(counts), dim=-1)):
+    for book, own in enumerate(torch.split(logits.float(), list(counts), dim=-1)):
         labels = units[..., book]
         losses.append(F.cross_entropy(own.flatten(0, 1), labels.flatten(), reduction="none").view_as(share))
         right.append(own.detach().argmax(-1) == labels)
         histogram[book].scatter_add_(0, labels.flatten(), valid)
     loss, correct = torch.stack(losses).mean(0), torch.stack(right).sum(0)
-    sums = {f"{name}_loss": (loss.detach() * where).sum() for name, where in (("masked", masked), ("visible", visible))}
-    sums |= {f"{name}_correct": (correct * where).sum() for name, where in (("masked", masked), ("visible", visible))}
-    return (loss * share).sum(), sums | {"unit_counts": histogram}
+    sums = {"unit_counts": histogram}
+    for name, where in (("masked", masked), ("visible", visible)):
+        sums |= {name: where.sum(), f"{name}_loss": (loss * where).sum(), f"{name}_correct": (correct * where).sum()}
+    return (loss * share).sum(), sums

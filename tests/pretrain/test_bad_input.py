@@ -189,7 +189,9 @@ def test_the_bound_holds_for_two_ranks_together(tmp_path: Path) -> None:
         noise(tmp_path / "audio" / f"{number}.wav")
         with_value(tmp_path / "audio" / f"{number} NaN.wav", np.nan)
     keys = [f"data.train={tmp_path}/audio", "data.max_skipped=0.3", "batch.update_s=9", "data.min_s=1"]
-    done = two_ranks(tmp_path, tmp_path / "run", tmp_path / "script.py", "pass", "run.updates=99", *keys)
+    done = two_ranks(
+        tmp_path, tmp_path / "run", tmp_path / "script.py", "pass", "run.updates=99", *keys, torchrun=False
+    )
     assert done.returncode != 0 and "[rank0]: Traceback" not in done.stderr
     assert re.search(r"error: rank 0: data\.train: 2 .*epoch 0 ", done.stderr), done.stderr
     assert len(list((tmp_path / "run/checkpoints").iterdir())) == 1

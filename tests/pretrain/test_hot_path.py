@@ -15,8 +15,7 @@ from mixvec.build import build_encoder
 from mixvec.data.batches import Clip, Loaded, loaded_of
 from mixvec.data.utterances import Utterance
 from mixvec.training.config import OptimConfig
-from mixvec.training.optim import adamw
-from mixvec.training.randomness import seed_update
+from mixvec.training.optim import adamw, seed_update
 from pretrain.objectives.contrastive import Contrastive, ContrastiveBatch, ContrastiveConfig
 from pretrain.report import Window
 
@@ -62,16 +61,16 @@ def test_an_update_never_waits_for_the_device(parts: int) -> None:
     with Waits() as waits:
         prepared = [model.prepare(part.batch) for part in given]
         totals = torch.stack([part.totals for part in prepared]).sum(0)
+        steps = []
         for part in prepared:
             seed_update(model.encoder, 0, 1, part.batch.keys)
-            step = model(part, totals, 1.0)
-            step.loss.backward()
-            window.add(step)
-        window.close_update(given, 1.0)
+            steps.append(model(part, totals, 1.0))
+            steps[-1].loss.backward()
+        window.add(steps, given, 1.0)
     assert waits.found == []
     with Waits() as waits:
-        float(step.loss.detach())
-        step.sums["code_probs"][step.sums["code_probs"] > 0]
+        float(steps[0].loss.detach())
+        steps[0].sums["code_probs"][steps[0].sums["code_probs"] > 0]
     assert waits.found == ["_local_scalar_dense", "index"], "they would be seen"
 
 

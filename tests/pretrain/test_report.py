@@ -20,10 +20,9 @@ from mixvec.data.utterances import Utterance
 from mixvec.training.checkpoint import RunState
 from mixvec.training.log import REPEAT_LINES, Log
 from mixvec.training.optim import is_outlier, median_norm, remember
-from pretrain import diagnose as diagnoses
+from pretrain import report
 from pretrain.config import DIAGNOSES, PretrainConfig
 from pretrain.objectives import build_objective
-from pretrain.report import effective_rank
 from tests.runs import PRETRAIN, command, in_forward, pretrain, rows
 
 Output = pytest.CaptureFixture[str]
@@ -39,7 +38,7 @@ def row(loss: float, accuracy: float, codes: float, share: float = 0.5, **others
 
 def diagnose(found: dict[str, Any], config: PretrainConfig) -> dict[str, str]:
     encoder = build_encoder(encoder_config("tiny"))
-    return diagnoses.diagnose(found, config, build_objective(config.objective, encoder))
+    return report.diagnose(found, config, build_objective(config.objective, encoder))
 
 
 def healthy(**others: float) -> dict[str, Any]:
@@ -171,7 +170,7 @@ def test_a_starved_loader(corpus: Path, tmp_path: Path, capsys: Output, monkeypa
 
 
 def test_a_schedule_that_the_time_limit_cuts(corpus: Path, tmp_path: Path, capsys: Output) -> None:
-    assert pretrain(corpus, tmp_path / "run", "run.updates=1000000", "run.max_hours=3e-4") == 75
+    assert pretrain(corpus, tmp_path / "run", "run.updates=1000000", "run.max_hours=3e-4", "run.log_every=10") == 75
     said = capsys.readouterr().out
     assert warned(said) == {"schedule-too-long"} and said.count("WARNING") == 1
     assert "before the warm-up ends at 100000" in said
@@ -204,13 +203,15 @@ def test_effective_rank_is_that_of_its_definition() -> None:
     shares = np.linalg.eigvalsh(np.cov(frames.double().numpy().T, bias=True)).clip(min=0)
     shares = shares[shares > 1e-9] / shares.sum()
     real = torch.ones(500)
-    assert effective_rank(accelerator, frames, real) == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
+    assert report.effective_rank(accelerator, frames, real) == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
     padded, mask = torch.cat([frames, torch.full((70, 6), 1e3)]), torch.cat([real, torch.zeros(70)])
-    assert effective_rank(accelerator, padded, mask) == pytest.approx(effective_rank(accelerator, frames, real))
+    assert report.effective_rank(accelerator, padded, mask) == pytest.approx(
+        report.effective_rank(accelerator, frames, real)
+    )
     line = torch.linspace(-1, 1, 50).unsqueeze(1) * torch.ones(6)
-    assert effective_rank(accelerator, line, torch.ones(50)) == pytest.approx(1, abs=1e-4)
-    assert effective_rank(accelerator, torch.ones(50, 6), torch.ones(50)) == pytest.approx(1)
-    assert effective_rank(accelerator, torch.eye(6).repeat(9, 1), torch.ones(54)) == pytest.approx(5)
+    assert report.effective_rank(accelerator, line, torch.ones(50)) == pytest.approx(1, abs=1e-4)
+    assert report.effective_rank(accelerator, torch.ones(50, 6), torch.ones(50)) == pytest.approx(1)
+    assert report.effective_rank(accelerator, torch.eye(6).repeat(9, 1), torch.ones(54)) == pytest.approx(5)
 
 
 def test_the_running_median_forgets_and_ignores_outliers() -> None:

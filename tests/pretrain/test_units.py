@@ -21,12 +21,12 @@ from mixvec.data.batches import Clip, loaded_of
 from mixvec.data.utterances import Utterance
 from mixvec.model.mel import MelTables, log_mel
 from mixvec.training.config import load_config
-from mixvec.training.randomness import seed_update
+from mixvec.training.optim import seed_update
 from pretrain.config import PretrainConfig
-from pretrain.diagnose import diagnose
 from pretrain.objectives.base import MaskedClips
 from pretrain.objectives.targets import MEL_BINS, Codebooks, TargetFrames
 from pretrain.objectives.units import Units, UnitsConfig
+from pretrain.report import diagnose
 from tests.pretrain.test_train import stop_after
 from tests.runs import UNITS, command, identical, largest_difference, pretrain, rows, weights
 
@@ -57,7 +57,6 @@ def build(config: UnitsConfig, encoder: EncoderConfig = ENCODER) -> Units:
 
     while model.due(0.9):
         model.fit(sample, 3, lambda line: None)
-        model.fitted()
     return model
 
 
@@ -88,7 +87,7 @@ def test_loss_and_gradients_equal_a_loop(relabel: tuple[float, ...]) -> None:
         (model.head, model.codebooks(model.frames(batch.waveforms, batch.lengths)), (7, 5), 0.3 if relabel else 1.0)
     ]
     if relabel:
-        new = model.own.labels(batch.waveforms, batch.lengths)
+        new = model.own.codebooks(model.own.frames(batch.waveforms, batch.lengths))
         sets.append((model.own.head, new, (6,), 1.0))
     loss, correct = torch.zeros(()), 0
     for head, units, counts, weight in sets:
@@ -237,7 +236,6 @@ def test_degenerate_new_units_are_refused_with_a_line() -> None:
     with torch.no_grad():
         fresh.encoder.norm.weight.fill_(1e-3)
     fresh.fit(sample, 3, lines.append)
-    fresh.fitted()
     assert not fresh.due(0.9) and not bool(fresh.relabelled) and "refused" in lines[-1]
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from mixvec.training.checkpoint import listed
-from mixvec.training.manifest import damage
+from mixvec.training.checkpoint import damage, listed
 from tests.runs import ROOT
 
 from .faults import SAVE_EVERY

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 
 from mixvec.hub import read_config, read_tensors
-from mixvec.training.checkpoint import listed
-from mixvec.training.manifest import damage
+from mixvec.training.checkpoint import damage, listed
 
 from .faults import FULL, GRACEFUL, SAVE_EVERY, Fault
 from .session import Session, newest_whole, whole

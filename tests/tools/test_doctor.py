@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from mixvec.errors import run_cli
-from mixvec.training.manifest import write_manifest
+from mixvec.training.checkpoint import write_manifest
 from tests.commands import Run, in_process
 from tools import doctor
 from tools.doctor import Finding

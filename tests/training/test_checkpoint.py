@@ -23,10 +23,8 @@ from torch import nn
 
 from mixvec import UserError
 from mixvec.training import checkpoint
-from mixvec.training.background import Background
-from mixvec.training.checkpoint import RunState
+from mixvec.training.checkpoint import Background, RunState, damage
 from mixvec.training.config import RunConfig
-from mixvec.training.manifest import damage
 from tests.runs import identical, pretrain, rows, weights
 
 KEEP = RunConfig()
@@ -209,7 +207,7 @@ def test_background_work_is_done_in_order_and_its_errors_are_raised() -> None:
 
     background.add(lambda: (go.wait(60), order.append(1)))
     background.add(lambda: order.append(2))
-    background.check()
+    background.wait(left=2)
     assert order == []
     go.set()
     background.wait()

@@ -20,7 +20,7 @@ from mixvec import EncoderConfig, build_encoder, encoder_config
 from mixvec.data.batches import Clip
 from mixvec.data.utterances import Utterance
 from mixvec.training.compiling import FRAMES_MULTIPLE, warm_up
-from mixvec.training.randomness import seed_update
+from mixvec.training.optim import seed_update
 from pretrain.objectives.base import rounded_samples
 from pretrain.objectives.contrastive import Contrastive, ContrastiveConfig
 from tests.pretrain.test_probe import probe_data
@@ -103,7 +103,7 @@ def test_padding_to_a_multiple_changes_no_result(front_end: str) -> None:
     for seconds in (0.73, 2.0):
         assert_same(results(made, 3, seconds, FRAMES_MULTIPLE), results(made, 3, seconds))
     frames, hop = made.encoder.frame_lengths, made.encoder.hop_samples
-    lengths = {n: rounded_samples(n, FRAMES_MULTIPLE, hop, frames) for n in range(400, 40_000, 7)}
+    lengths = {n: rounded_samples(n, FRAMES_MULTIPLE, made.encoder) for n in range(400, 40_000, 7)}
     for samples, longer in lengths.items():
         assert samples <= longer < samples + FRAMES_MULTIPLE * hop and frames(longer) % FRAMES_MULTIPLE == 0
     assert len(set(lengths.values())) <= 40_000 / (FRAMES_MULTIPLE * hop) + 2

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from mixvec.training import energy
-from mixvec.training.energy import Energy
+from mixvec.training import device
+from mixvec.training.device import Energy
 from tests.runs import pretrain, rows
 
 
@@ -24,7 +24,7 @@ def on_gpu(patch: pytest.MonkeyPatch, millijoules: list[int], rank: int = 0, uui
                            nvmlDeviceGetTotalEnergyConsumption=next)  # fmt: skip
     patch.setitem(sys.modules, "pynvml", nvml)
     patch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid=uuids[rank]))
-    patch.setattr(energy, "gather_object", lambda _: list(uuids))
+    patch.setattr(device, "gather_object", lambda _: [f"GPU-{uuid}" for uuid in uuids])
     accelerator: Any = SimpleNamespace(device=torch.device("cuda"), process_index=rank)
     return Energy(accelerator)
 

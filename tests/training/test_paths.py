@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from finetune.config import FinetuneConfig
 from mixvec import UserError
 from mixvec.data.sources import find_utterances
 from mixvec.training.config import load_config, read_config, write_config
-from mixvec.training.paths import PATHS, SOURCES
+from mixvec.training.paths import PATHS, SOURCES, path_argument
 from pretrain.config import PretrainConfig
 from tests.readers import write
 
 NAMES = ["~/runs/x", "007", "12:30:45", "2024_11_28", "1e5", "3.10", "yes", "off", "exp #2", "a=b", "a, b", "x y",
          "[1] b", "{x}", "$HOME", "a${b}", "0x1F", "-", "'q'", "a: b", "%d", "&a", "*.wav", "@x", "été"]  # fmt: skip
+PLAIN = ("007", "12:30:45", "2024_11_28", "1e5", "yes", "~/x", "3.10")
+"""Names that YAML takes without quotes."""
 CLASSES = {key: FinetuneConfig if key in ("pretrained", "cache.dir", "data.valid", "data.test") else PretrainConfig
            for key in PATHS + SOURCES}  # fmt: skip
 
@@ -28,24 +31,25 @@ def value_of(config: Any, key: str) -> Any:
     return config
 
 
-@pytest.mark.parametrize("key", CLASSES)
-def test_as_typed(key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "key"), list(enumerate(CLASSES)))
+def test_as_typed(number: int, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name for every key, of which each key has its share of names in whole configurations."""
     monkeypatch.chdir(tmp_path)
     more = ["objective.kind=units", "objective.targets=layer"] if key == "objective.teacher" else []
     for name in NAMES:
         if key in SOURCES and name[0] in "[{":
             Path(name).mkdir(exist_ok=True)  # else it is a list
+        assert OmegaConf.select(path_argument(f"{key}={name}"), key) == name
+    top, *below = key.split(".")
+    nested = {below[-1]: "NAME"} if below else "NAME"
+    text = yaml.safe_dump({top: {below[0]: nested} if len(below) == 2 else nested})
+    for name in NAMES[number :: len(CLASSES)]:
         given = load_config(CLASSES[key], [f"{key}={name}", *more], "")
         assert value_of(given, key) == name
         write_config(given, tmp_path / "written.yaml")
-        assert value_of(read_config(CLASSES[key], tmp_path / "written.yaml"), key) == name
-    top, *below = key.split(".")
-    for name in ("007", "12:30:45", "2024_11_28", "1e5", "yes", "~/x", "3.10"):  # what YAML takes without quotes
-        nested = f"{below[-1]}: {name}" if below else ""
-        lines = f"{top}: {name}" if not below else f"{top}: {{{nested}}}"
-        if len(below) == 2:
-            lines = f"{top}: {{{below[0]}: {{{nested}}}}}"
-        (tmp_path / "c.yaml").write_text(lines + "\n")
+        assert value_of(read_config(CLASSES[key], tmp_path / "written.yaml")[0], key) == name
+    for name in PLAIN[number % 3 :: 3]:
+        (tmp_path / "c.yaml").write_text(text.replace("NAME", name))
         assert value_of(load_config(CLASSES[key], ["c.yaml", *more], ""), key) == name
 
 

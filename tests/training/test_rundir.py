@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from mixvec import UserError
 from mixvec.training.config import RunConfig
-from mixvec.training.faults import first_failure_first
+from mixvec.training.device import first_failure_first
 from tests.runs import UNITS, finetune, pretrain
 
 
@@ -35,6 +37,36 @@ def test_a_run_with_another_objective_is_refused_by_its_name(corpus: Path, ran: 
 def test_a_run_of_another_command_is_refused(corpus: Path, ran: Path) -> None:
     with pytest.raises(UserError, match=rf"run\.dir={ran}"):
         finetune("asr", corpus, ran, f"pretrained={ran}")
+
+
+GATE = {"below_db": None, "silence_s": 0.5, "pad_s": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "named"),
+    [
+        ("data", {"gate": GATE}, ""),
+        ("data", {"text": "plain", "never_was": None}, ""),
+        ("data", {"gate": GATE | {"below_db": 35.0}}, r"data\.gate=.* commit .* eb6118c"),
+        ("data", {"text": "raw"}, r"data\.text=raw: .* commit .* 2f5b3cc"),
+        ("run", {"later": 3}, r"run\.later=3: .* mixvec 0\.\d.*, commit \w+"),
+    ],
+)
+def test_a_key_that_is_no_more_is_refused_where_it_was_used(
+    corpus: Path, ran: Path, section: str, values: dict[str, Any], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run of an earlier version resumes where the key did nothing, and else names who can resume it."""
+    config = yaml.safe_load((ran / "config.yaml").read_text())
+    config[section] |= values
+    (ran / "config.yaml").write_text(yaml.safe_dump(config))
+    if named:
+        with pytest.raises(UserError, match=named):
+            pretrain(corpus, ran, "run.updates=1")
+    else:
+        assert pretrain(corpus, ran, "run.updates=1") == 0
+        (warning,) = (line for line in capsys.readouterr().out.splitlines() if "config.yaml" in line)
+        assert warning.startswith("WARNING") and all(f"{section}.{key}" in warning for key in values)
+        assert not values.keys() & yaml.safe_load((ran / "config.yaml").read_text())[section].keys()
 
 
 def test_a_checkpoint_that_a_killed_run_was_removing_is_removed_at_the_next_start(corpus: Path, ran: Path) -> None:

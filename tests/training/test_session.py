@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mixvec.training import session
+from mixvec.training import rundir
 from mixvec.training.log import Log
 from tests.runs import ROOT, pretrain
 
@@ -60,8 +60,8 @@ def test_each_session_is_noted(corpus: Path, tmp_path: Path) -> None:
 def test_the_commit_is_that_of_mixvec_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not that of another project in whose folder mixvec happens to be installed."""
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    assert (session.commit() or "").removesuffix("-dirty") == head[:12]
+    assert (rundir.commit() or "").removesuffix("-dirty") == head[:12]
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    monkeypatch.setattr(session, "PACKAGE", tmp_path / "lib" / "mixvec")
+    monkeypatch.setattr(rundir, "PACKAGE", tmp_path / "lib" / "mixvec")
     (tmp_path / "lib/mixvec").mkdir(parents=True)
-    assert session.commit() is None
+    assert rundir.commit() is None

@@ -13,7 +13,7 @@ from mixvec import CtcRecognizer, SpeechEncoder, UserError
 from mixvec.audio import read_audio
 from mixvec.model.context import Context
 from mixvec.model.frontend import UNMEASURED_GAIN
-from mixvec.training.randomness import draw_context
+from mixvec.training.optim import draw_context
 from tests.pretrain.test_train import stop_after
 from tests.runs import PRETRAIN, SMALLEST, UNITS, finetune, identical, largest_difference, pretrain, weights
 
@@ -39,8 +39,6 @@ def test_a_run_that_learns_to_stream_keeps_the_promises(corpus: Path, tmp_path: 
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "resumed"))
     assert pretrain(corpus, tmp_path / "parts", *STREAM, "batch.max_s=10", base=base) == 0
     assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "parts")) < 1e-4
-    assert pretrain(corpus, tmp_path / "offline", "run.updates=4", "encoder.normalise=fixed", base=base) == 0
-    assert largest_difference(weights(tmp_path / "whole"), weights(tmp_path / "offline")) > 1e-4
     encoder = SpeechEncoder.from_pretrained(tmp_path / "whole").eval()
     assert encoder.config.normalise == "fixed" and encoder.front_end.gain != UNMEASURED_GAIN
 

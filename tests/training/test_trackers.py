@@ -15,7 +15,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mixvec.errors import UserError
-from mixvec.training import follow, trackers
+from mixvec.training import trackers
 from mixvec.training.config import load_config
 from mixvec.training.trackers import Trackers
 from pretrain.config import PretrainConfig
@@ -51,8 +51,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "lib/trackio.py").write_text(SERVICE)
     monkeypatch.syspath_prepend(str(tmp_path / "lib"))
     monkeypatch.setenv("SERVER", str(tmp_path / "server"))
-    monkeypatch.setattr(follow, "POLL_S", 0.01)
-    monkeypatch.setattr(follow, "RETRY_S", 0.02)
+    monkeypatch.setattr(trackers, "POLL_S", 0.01)
+    monkeypatch.setattr(trackers, "RETRY_S", 0.02)
     yield tmp_path / "server"
     sys.modules.pop("trackio", None)
 
@@ -76,14 +76,14 @@ def until(condition: Any, seconds: float = 20.0) -> None:
 def test_a_server_that_is_gone_gets_every_row_once_it_is_back(tmp_path: Path, server: Path) -> None:
     run, ended = tmp_path / "run", threading.Event()
     log(run, 1, 2)
-    thread = threading.Thread(target=follow.follow, args=(run, "trackio", 0, ended))
+    thread = threading.Thread(target=trackers.follow, args=(run, "trackio", 0, ended))
     thread.start()
-    until(follow.error_file(run, "trackio").exists)
+    until(trackers.error_file(run, "trackio").exists)
     server.mkdir()
-    until(lambda: (server / "rows.jsonl").exists() and not follow.error_file(run, "trackio").exists())
+    until(lambda: (server / "rows.jsonl").exists() and not trackers.error_file(run, "trackio").exists())
     server.rename(tmp_path / "away")
     log(run, 3)
-    until(follow.error_file(run, "trackio").exists)
+    until(trackers.error_file(run, "trackio").exists)
     (tmp_path / "away").rename(server)
     log(run, 4)
     ended.set()
@@ -98,11 +98,11 @@ def test_a_resumed_run_continues_where_the_tracker_is(tmp_path: Path, server: Pa
     server.mkdir()
     ended.set()
     log(run, 1, 2, 3)
-    follow.follow(run, "trackio", 0, ended)
+    trackers.follow(run, "trackio", 0, ended)
     name = json.loads((run / "tracker-trackio.json").read_text())["id"]
     (run / "metrics.jsonl").unlink()
     log(run, 1, 2, 4)
-    follow.follow(run, "trackio", 2, ended)
+    trackers.follow(run, "trackio", 2, ended)
     steps = [json.loads(line)["step"] for line in (server / "rows.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4] and json.loads((run / "tracker-trackio.json").read_text())["id"] == name
 
@@ -110,9 +110,9 @@ def test_a_resumed_run_continues_where_the_tracker_is(tmp_path: Path, server: Pa
 def test_a_half_written_row_is_sent_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"update": 1}\n{"upd')
-    (first,) = follow.rows_after(path, 0)
+    (first,) = trackers.rows_after(path, 0)
     path.write_text('{"update": 1}\n{"update": 2}\n')
-    assert [row for row, _ in follow.rows_after(path, first[1])] == [{"update": 2}]
+    assert [row for row, _ in trackers.rows_after(path, first[1])] == [{"update": 2}]
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_not_logged_in_is_reported_once_and_the_run_continues(tmp_path: Path, mo
     own = Trackers(tmp_path / "run", ["wandb"], 0, printed.append)
     own.row({"update": 1})
     assert time.monotonic() - began < 2 and printed == []
-    until(follow.error_file(tmp_path / "run", "wandb").exists, 60)
+    until(trackers.error_file(tmp_path / "run", "wandb").exists, 60)
     for update in (2, 3):
         own.row({"update": update})
     (follower,) = own._followers.values()

@@ -19,7 +19,7 @@ import torch
 
 from mixvec.atomic import write_whole
 from mixvec.errors import UserError, run_cli
-from mixvec.training.session import processor
+from mixvec.training.rundir import processor
 from tools import command_parser
 
 from .measure import Row, measure

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -23,7 +24,7 @@ from mixvec.model.mixing import build_mixer
 from mixvec.onnx_export import export_onnx
 from mixvec.onnx_model import load_onnx
 from mixvec.training.config import load_config
-from mixvec.training.randomness import seed_update, to_device
+from mixvec.training.optim import seed_update
 from pretrain.config import PretrainConfig
 from pretrain.objectives import build_objective
 
@@ -79,7 +80,7 @@ def update(build: Callable[..., Learner], arguments: tuple[Any, ...], clips: int
     chosen = choose_branches(model, (clips, frames), torch.bfloat16)  # as a run on a GPU does
     given = [Clip(Utterance("noise", length_s), waveform, np.random.default_rng(number))
              for number, waveform in enumerate(noise(clips, length_s, "cpu"))]  # fmt: skip
-    batch = to_device(own.collate(given), torch.device(device))
+    batch = send_to_device(own.collate(given), torch.device(device))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = AdamW(trained, 1e-5, weight_decay=0.05, fused=device == "cuda")
 

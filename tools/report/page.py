@@ -17,8 +17,7 @@ from omegaconf import OmegaConf
 from finetune.config import FinetuneConfig
 from mixvec import __version__
 from mixvec.errors import UserError
-from mixvec.training.config import load_config
-from mixvec.training.follow import flat
+from mixvec.training.config import flat, load_config
 from pretrain.config import PretrainConfig
 
 from .errors import confusions, rates, recognised, word_errors

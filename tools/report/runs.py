@@ -19,8 +19,7 @@ from finetune.config import TASKS
 from finetune.tasks import task_class
 from mixvec.errors import UserError, redacted
 from mixvec.hub import read_tensors
-from mixvec.training.config import KEEP_ON_RESUME
-from mixvec.training.follow import flat
+from mixvec.training.config import KEEP_ON_RESUME, flat
 from tools import lock_holder
 
 MARKS = ("config.yaml", "metrics.jsonl", "sessions.jsonl")
