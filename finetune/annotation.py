@@ -18,7 +18,7 @@ from typing import Any
 
 from mixvec import UserError
 from mixvec.data.utterances import Utterance
-from mixvec.model.tags import Segment
+from mixvec.model.vocabulary import Segment
 from mixvec.text import TextStyle, normalise_text
 
 from .slu_score import Slot

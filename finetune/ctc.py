@@ -12,8 +12,8 @@ from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model.ctc import CtcModel
 from mixvec.model.decoder import HybridModel
-from mixvec.model.output import EncoderOutput
 from mixvec.model.padding import padding_mask
+from mixvec.model.protocol import EncoderOutput
 
 from .batch import LabelledBatch
 

@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mixvec import UserError
 from mixvec.atomic import whole_file
-from mixvec.model.output import EncoderOutput
+from mixvec.model.protocol import EncoderOutput
 
 from .batch import LabelledBatch
 from .config import FinetuneConfig

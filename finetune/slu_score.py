@@ -124,7 +124,7 @@ def value_cer(pairs: Iterable[Pair]) -> float:
 
 
 def pairs_of(references: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> list[Pair]:
-    """The slots of references and predictions, which have the form of ``mixvec.model.tags.read_tags``."""
+    """The slots of references and predictions, which have the form of ``mixvec.model.vocabulary.read_tags``."""
     listed = [[[(slot["type"], slot["value"]) for slot in row["slots"]] for row in side]
               for side in (references, predictions)]  # fmt: skip
     return list(zip(*listed, strict=True))

@@ -25,9 +25,8 @@ from .model import (
 from .model.config import SIZES, EncoderConfig, encoder_config
 from .model.encoder import SpeechEncoder
 from .model.mixing import SelfAttention, SummaryMixing
-from .model.output import EncoderOutput
 from .model.pretrained import Pretrained
-from .model.protocol import Encoder
+from .model.protocol import Encoder, EncoderOutput
 from .model.waveforms import Sound
 from .resample import resample
 from .version import __version__

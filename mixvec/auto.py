@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-from .model.published import AUTO_MAP
+from .model.pretrained import AUTO_MAP
 
 
 def register() -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from .model import TaskModel
-from .model.published import ENCODER
+from .model.pretrained import ENCODER
 
 
 class Way(NamedTuple):

@@ -25,8 +25,8 @@ from .card import model_card
 from .errors import UserError
 from .model import HEADS, TaskModel
 from .model.frontend import SAMPLE_RATE_HZ
+from .model.pretrained import AUTO_MAP, ENCODER, FORMAT
 from .model.protocol import Encoder
-from .model.published import AUTO_MAP, ENCODER, FORMAT
 from .model.vocabulary import BLANK, PIECE_SPACE, SPACE
 from .version import __version__
 

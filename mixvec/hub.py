@@ -18,8 +18,8 @@ from .locate import resolve
 from .model import HEADS, TaskModel
 from .model.config import EncoderConfig
 from .model.encoder import SpeechEncoder
+from .model.pretrained import ENCODER, FORMAT
 from .model.protocol import Encoder
-from .model.published import ENCODER, FORMAT
 from .model.vocabulary import MalformedError
 from .transformers_encoder import TransformersEncoder
 

@@ -17,8 +17,7 @@ from .build import build_encoder
 from .errors import UserError
 from .hub import FORMAT, encoder_config_of
 from .model import HEADS
-from .model.output import EncoderOutput
-from .model.protocol import Encoder
+from .model.protocol import Encoder, EncoderOutput
 from .model.task_model import TaskModel
 from .model.vocabulary import MalformedError
 from .model.waveforms import Waveforms, batch_of

@@ -19,9 +19,8 @@ from .by_length import by_length
 from .errors import UserError
 from .model.frontend import SAMPLE_RATE_HZ, Length, centred_view, conv_length
 from .model.mel import normalise
-from .model.output import EncoderOutput
 from .model.padding import padding_mask, zero_padding
-from .model.protocol import Encoder
+from .model.protocol import Encoder, EncoderOutput
 
 LEAKS = ("data2vec-audio",)
 """Whose positions come from several convolutions, between which padding is not set back to zero."""

@@ -19,9 +19,8 @@ from .model.config import EncoderConfig
 from .model.frontend import Length, WaveformFrontEnd, centred_view, conv_length
 from .model.mel import normalise
 from .model.mixing import build_mixer
-from .model.output import EncoderOutput
 from .model.padding import padding_mask, zero_padding
-from .model.protocol import Encoder
+from .model.protocol import Encoder, EncoderOutput
 
 try:
     import soundfile  # noqa: F401  (before fairseq2, which finds libsndfile only once this has loaded it)

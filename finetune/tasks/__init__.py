@@ -18,7 +18,7 @@ from mixvec import Encoder
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model import TaskModel
-from mixvec.model.output import EncoderOutput
+from mixvec.model.protocol import EncoderOutput
 
 from ..batch import LabelledBatch
 from ..sections import TaskConfig

@@ -15,7 +15,7 @@ from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model import TaskModel
 from mixvec.model.ctc import CtcModel
-from mixvec.model.output import EncoderOutput
+from mixvec.model.protocol import EncoderOutput
 from mixvec.text import PIECE_SPACE, TEXT_STYLES, normalise_text
 from mixvec.training.config import check_at_least
 

@@ -18,7 +18,7 @@ from mixvec.data.readers.rows import SPEAKER_KEYS
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model import TaskModel
-from mixvec.model.output import EncoderOutput
+from mixvec.model.protocol import EncoderOutput
 from mixvec.training.config import check_at_least
 
 from ..batch import LabelledBatch

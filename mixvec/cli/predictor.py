@@ -15,8 +15,8 @@ from ..hub import load_model, read_config
 from ..locate import resolve
 from ..model import HEADS, TaskModel
 from ..model.ctc import CtcModel
+from ..model.pretrained import ENCODER
 from ..model.protocol import Encoder
-from ..model.published import ENCODER
 
 
 class Prediction(NamedTuple):

@@ -80,8 +80,7 @@ class _Branches(torch.autograd.Function):
                 dfirst = slope(torch.bmm(dsecond, w2.transpose(1, 2)), before_first)
                 dw1 += torch.bmm(own.transpose(1, 2), dfirst)
                 db1 += dfirst.sum(1, keepdim=True)
-                back = w1.transpose(1, 2)
-                dtile.baddbmm_(dfirst, back)
+                dtile.baddbmm_(dfirst, w1.transpose(1, 2))
             dx[:, some].view(*tile.shape[:2], heads, -1).copy_(_by_frame(dtile, tile))
         return dx, None, *(g.to(w.dtype) for g, w in zip(gradients, weights, strict=True)), None
 

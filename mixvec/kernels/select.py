@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from ..errors import UserError
 from ..model.mixing import Branches, SummaryMixing, plain_branches
 
 ENVIRONMENT = "MIXVEC_FUSED"
-CHOICES = ("auto", "on", "off")
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.05}
 """Largest difference over the largest value; in half precision the plain path rounds more often than the kernel."""
 REPEATS = 5
@@ -39,37 +37,42 @@ def choose_branches(encoder: nn.Module, shape: tuple[int, int], dtype: torch.dty
         One line without a line break; empty where there is nothing to choose (no SummaryMixing, or no GPU).
 
     Raises:
-        UserError: MIXVEC_FUSED is none of ``CHOICES``.
+        UserError: MIXVEC_FUSED is neither auto, on nor off.
     """
     override = os.environ.get(ENVIRONMENT, "auto")
-    if override not in CHOICES:
-        raise UserError(f"{ENVIRONMENT}={override} must be one of {', '.join(CHOICES)}")
+    if override not in ("auto", "on", "off"):
+        raise UserError(f"{ENVIRONMENT}={override} must be one of auto, on, off")
     mixers = [module for module in encoder.modules() if isinstance(module, SummaryMixing)]
     if not mixers or not (can_choose(mixers[0]) or override == "on"):
         return ""
-    install(mixers, plain_branches)
-    if override == "off":
-        return f"SummaryMixing: plain path ({ENVIRONMENT}=off)"
-    devices = [mixers[0].first.weight.device] if mixers[0].first.weight.is_cuda else []
-    try:
-        from .triton import branches as kernel
+    chosen: Branches = plain_branches
+    reason = f" ({ENVIRONMENT}=off)"
+    if override != "off":
+        devices = [mixers[0].first.weight.device] if mixers[0].first.weight.is_cuda else []
+        try:
+            with torch.random.fork_rng(devices), torch.inference_mode(False), torch.set_grad_enabled(True):
+                chosen, reason = _measured(mixers[0], shape, dtype, override)
+        except Exception as error:  # a compiler, a driver or a library may raise anything
+            cause = next(iter(str(error).strip().splitlines()), "")
+            reason = f", as the Triton kernel cannot run: {type(error).__name__}: {cause}"
+    for mixer in mixers:
+        mixer.branches = chosen
+    return f"SummaryMixing: {'plain path' if chosen is plain_branches else 'Triton kernel'}{reason}"
 
-        with torch.random.fork_rng(devices), torch.inference_mode(False), torch.set_grad_enabled(True):
-            difference = largest_difference(kernel, mixers[0], dtype)
-            if not difference <= TOLERANCE.get(dtype, 0.0):
-                return f"SummaryMixing: plain path, as the Triton kernel's results differ by {difference:.3g}"
-            if override == "on":
-                install(mixers, kernel)
-                return f"SummaryMixing: Triton kernel ({ENVIRONMENT}=on)"
-            own_s, plain_s = (seconds(form, mixers[0], shape, dtype) for form in (kernel, plain_branches))
-    except Exception as error:  # a compiler, a driver or a library may raise anything
-        cause = next(iter(str(error).strip().splitlines()), "")
-        return f"SummaryMixing: plain path, as the Triton kernel cannot run: {type(error).__name__}: {cause}"
-    if own_s < plain_s:
-        install(mixers, kernel)
-    chosen = "Triton kernel" if own_s < plain_s else "plain path"
-    return (f"SummaryMixing: {chosen} (forward and backward of {shape[0]} x {shape[1]} frames: kernel "
-            f"{own_s * 1e3:.3f} ms, plain path {plain_s * 1e3:.3f} ms)")  # fmt: skip
+
+def _measured(mixer: SummaryMixing, shape: tuple[int, int], dtype: torch.dtype, override: str) -> tuple[Branches, str]:
+    """The form to use, and why."""
+    from .triton import branches as kernel
+
+    difference = largest_difference(kernel, mixer, dtype)
+    if not difference <= TOLERANCE.get(dtype, 0.0):
+        return plain_branches, f", as the Triton kernel's results differ by {difference:.3g}"
+    if override == "on":
+        return kernel, f" ({ENVIRONMENT}=on)"
+    own_s, plain_s = (seconds(form, mixer, shape, dtype) for form in (kernel, plain_branches))
+    reason = (f" (forward and backward of {shape[0]} x {shape[1]} frames: kernel {own_s * 1e3:.3f} ms, plain path "
+              f"{plain_s * 1e3:.3f} ms)")  # fmt: skip
+    return kernel if own_s < plain_s else plain_branches, reason
 
 
 def can_choose(mixer: SummaryMixing) -> bool:
@@ -77,56 +80,41 @@ def can_choose(mixer: SummaryMixing) -> bool:
     return mixer.first.weight.is_cuda
 
 
-def install(mixers: list[SummaryMixing], branches: Branches) -> None:
-    """Make every mixer compute its branches by ``branches``."""
-    for mixer in mixers:
-        mixer.branches = branches
-
-
 def largest_difference(branches: Branches, mixer: SummaryMixing, dtype: torch.dtype) -> float:
     """The largest difference to the plain path, outputs and gradients, over the largest value of each tensor."""
-    found = []
-    run = _trial(mixer, (2, 150), dtype, lengths=[150, 70])
-    for form in (plain_branches, branches):
-        f, sums, gradients = run(form)
-        found.append([value.detach().float() for value in (f, sums, *gradients)])
-    pairs = [pair for pair in zip(*found, strict=True) if pair[0].numel()]
-    return max(float((plain - other).abs().max() / plain.abs().max()) for plain, other in pairs)
+    given = _given(mixer, (2, 150), dtype, 70)
+    pairs = zip(_run(plain_branches, mixer, *given), _run(branches, mixer, *given), strict=True)
+    return max(float((one - other).abs().max() / one.abs().max()) for one, other in pairs if one.numel())
 
 
 def seconds(branches: Branches, mixer: SummaryMixing, shape: tuple[int, int], dtype: torch.dtype) -> float:
     """The shortest time of a forward and backward pass at ``shape``, padding included."""
-    run = _trial(mixer, shape, dtype, lengths=[shape[1] - row % 2 for row in range(shape[0])])
-    best = float("inf")
+    given, times = _given(mixer, shape, dtype, shape[1] - 1), []
     for _ in range(REPEATS):
-        _wait(mixer)
         began = time.perf_counter()
-        run(branches)
-        _wait(mixer)
-        best = min(best, time.perf_counter() - began)
-    return best
+        _run(branches, mixer, *given)
+        if mixer.first.weight.is_cuda:
+            torch.cuda.synchronize(mixer.first.weight.device)
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
-def _trial(
-    mixer: SummaryMixing, shape: tuple[int, int], dtype: torch.dtype, lengths: list[int]
-) -> Callable[[Branches], tuple[Tensor, Tensor, tuple[Tensor, ...]]]:
-    """A function that runs a form of the branches on noise: f, the sum of s, and the gradients."""
+def _given(
+    mixer: SummaryMixing, shape: tuple[int, int], dtype: torch.dtype, shortest: int
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Noise (B, T, D), a mask in which every second row has ``shortest`` frames, and the weights of a trial."""
     device, dim = mixer.first.weight.device, mixer.heads * mixer.first.weight.shape[1]
-    named = [*mixer.first.parameters(), *mixer.second.parameters()]
-    weights = [weight.detach().to(dtype).requires_grad_() for weight in named]
+    weights = [w.detach().to(dtype).requires_grad_() for w in (*mixer.first.parameters(), *mixer.second.parameters())]
     x = torch.randn(*shape, dim, device=device, dtype=dtype, requires_grad=True)
-    mask = torch.arange(shape[1], device=device) < torch.tensor(lengths, device=device).unsqueeze(1)
-
-    def run(branches: Branches) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        with torch.autocast(device.type, enabled=False):
-            w1, b1, w2, b2 = weights
-            f, sums = branches(x, mask, w1, b1, w2, b2, mixer.gelu)
-            loss = f.float().square().sum() + (sums / shape[1]).square().sum() * shape[1]
-            return f, sums, torch.autograd.grad(loss, [x, *weights])
-
-    return run
+    mask = torch.ones(shape, dtype=torch.bool, device=device)
+    mask[1::2, shortest:] = False
+    return x, mask, weights
 
 
-def _wait(mixer: SummaryMixing) -> None:
-    if mixer.first.weight.is_cuda:
-        torch.cuda.synchronize(mixer.first.weight.device)
+def _run(branches: Branches, mixer: SummaryMixing, x: Tensor, mask: Tensor, weights: list[Tensor]) -> list[Tensor]:
+    """f, the sum of s, and the gradients of a loss, in fp32."""
+    w1, b1, w2, b2 = weights
+    with torch.autocast(x.device.type, enabled=False):
+        f, sums = branches(x, mask, w1, b1, w2, b2, mixer.gelu)
+        loss = f.float().square().sum() + (sums / x.shape[1]).square().sum() * x.shape[1]
+        return [value.detach().float() for value in (f, sums, *torch.autograd.grad(loss, [x, *weights]))]

@@ -1,26 +1,12 @@
-"""The network and nothing else: encoders, and heads on them, one kind in a file. Only torch and numpy are needed."""
+"""The network and nothing else: encoders, and heads on them. Only torch and numpy are needed."""
 
-from .classifier import Classifier
-from .ctc import CtcRecognizer
+from .classifier import Classifier, ProbeClassifier
+from .ctc import CtcRecognizer, SlotTagger
 from .decoder import HybridRecognizer, HybridTagger
 from .heads import HEADS
-from .probe import ProbeClassifier
 from .speaker import SpeakerEmbedder
-from .tagger import SlotTagger
 from .task_model import LayerChoice, Layers, TaskModel
 from .trunks import Kind
 
-__all__ = [
-    "HEADS",
-    "Classifier",
-    "CtcRecognizer",
-    "HybridRecognizer",
-    "HybridTagger",
-    "Kind",
-    "LayerChoice",
-    "Layers",
-    "ProbeClassifier",
-    "SlotTagger",
-    "SpeakerEmbedder",
-    "TaskModel",
-]
+__all__ = ["HEADS", "Classifier", "CtcRecognizer", "HybridRecognizer", "HybridTagger", "Kind", "LayerChoice", "Layers",
+           "ProbeClassifier", "SlotTagger", "SpeakerEmbedder", "TaskModel"]  # fmt: skip

@@ -1,8 +1,8 @@
 """Encoder blocks: Conformer (arXiv 2005.08100) and Branchformer (arXiv 2207.02971), around any mixer.
 
 Symbols: B batch, T frames, D model width. A block takes x (B, T, D) and a mask (B, T), True at real frames or None,
-and gives (B, T, D). What lies under the padding never reaches a real frame: it is zeroed before each convolution.
-With a context (``context.py``) frames see chunks of the past; a state carries it from one call to the next.
+and gives (B, T, D). Padding never reaches a real frame: it is zeroed before each convolution. With a context
+(``context.py``) frames see chunks of the past, whose state is carried from one call to the next.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .context import Context, convolve_chunks
 from .mixing import SplitLinear, activation, build_mixer
 from .noise import Dropout
 from .padding import zero_padding
-from .tiling import in_tiles, with_context
+from .tiling import tiled
 
 
 class FeedForward(nn.Sequential):
@@ -57,7 +57,7 @@ class Depthwise(nn.Module):
 class ConvModule(nn.Module):
     """The Conformer's: LayerNorm → linear and GLU → depthwise → LayerNorm → activation → linear.
 
-    LayerNorm stands where the paper has BatchNorm, which would let padding and other utterances in.
+    LayerNorm is where the paper has BatchNorm, which would let padding and other utterances in.
     """
 
     def __init__(self, dim: int, kernel: int, dropout: float, act: Literal["swish", "gelu"]) -> None:
@@ -82,7 +82,7 @@ def remembered(
     x: Tensor,
     mask: Tensor | None,
 ) -> Tensor:
-    """``run(x, mask)``, keeping for the backward pass what ``EncoderConfig.checkpointing`` says."""
+    """``run(x, mask)``, keeping for the backward pass what ``EncoderConfig.checkpointing`` asks for."""
     if not how:
         return run(x, mask)
     contexts = _keeping_products if how == "selective" else noop_context_fn
@@ -90,7 +90,7 @@ def remembered(
 
 
 def _keeping_products() -> Any:
-    """Results of matrix products and convolutions are kept, everything between them is computed anew."""
+    """Results of matrix products and convolutions are kept, everything between them is computed again."""
     return create_selective_checkpoint_contexts([  # type: ignore[no-untyped-call]
         torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default,
         torch.ops.aten.baddbmm.default, torch.ops.aten.convolution.default,
@@ -112,30 +112,21 @@ class ConformerBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
-        run = self._run if context is None else partial(self._run_chunks, context=context)
-        return remembered(self.training and self.checkpointing, run, x, mask)
+        return remembered(self.training and self.checkpointing, partial(self._run, context=context), x, mask)
 
-    def _run(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = in_tiles(partial(self._enter, x), x.shape[1], x)
-        x = x + self.dropout(self.mixer(self.mixer_norm(x), mask))
-        return in_tiles(partial(self._leave, x, mask), x.shape[1], x)
-
-    def _run_chunks(self, x: Tensor, mask: Tensor | None, *, context: Context) -> Tensor:
-        x = x + 0.5 * self.ffn_in(x)
+    def _run(self, x: Tensor, mask: Tensor | None, *, context: Context | None) -> Tensor:
+        x = tiled(self._enter, x)
         x = x + self.dropout(self.mixer(self.mixer_norm(x), mask, context))
-        x = x + self.conv(x, mask, context)
-        return self.norm(x + 0.5 * self.ffn_out(x))  # type: ignore[no-any-return]
+        if context is not None:
+            return self._leave(x, mask, context)
+        return tiled(self._leave, x, mask, self.conv.depthwise.reach)
 
-    def _enter(self, x: Tensor, first: int, end: int | None) -> Tensor:
-        x = x[:, first:end]
+    def _enter(self, x: Tensor, _: Tensor | None) -> Tensor:
         return x + 0.5 * self.ffn_in(x)  # type: ignore[no-any-return]
 
-    def _leave(self, x: Tensor, mask: Tensor | None, first: int, end: int | None) -> Tensor:
-        near, inner = with_context(x, first, end, self.conv.depthwise.reach)
-        own = None if mask is None else with_context(mask, first, end, self.conv.depthwise.reach)[0]
-        x = (near + self.conv(near, own))[:, inner]
-        x = x + 0.5 * self.ffn_out(x)
-        return self.norm(x)  # type: ignore[no-any-return]
+    def _leave(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
+        x = x + self.conv(x, mask, context)
+        return self.norm(x + 0.5 * self.ffn_out(x))  # type: ignore[no-any-return]
 
 
 class ConvGating(nn.Module):
@@ -176,23 +167,20 @@ class BranchformerBlock(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
-        run = partial(self._run, context=context)
-        return remembered(self.training and self.checkpointing, run, x, mask)
+        return remembered(self.training and self.checkpointing, partial(self._run, context=context), x, mask)
 
     def _run(self, x: Tensor, mask: Tensor | None, *, context: Context | None) -> Tensor:
         mixed = self.dropout(self.mixer(self.mixer_norm(x), mask, context))  # (B, T, D); (B, 1, D) with lite
         if context is None:
-            local = in_tiles(partial(self._local, x, mask), x.shape[1], x)  # (B, T, D)
+            local = tiled(self._local, x, mask, self.local.depthwise.reach)  # (B, T, D)
         else:
-            local = self.dropout(self.local(self.local_norm(x), mask, context))
+            local = self._local(x, mask, context)
         w_mixed, w_local = self.merge.weight.chunk(2, dim=1)
         merged = F.linear(local, w_local, self.merge.bias) + F.linear(mixed, w_mixed)
         return self.norm(x + self.dropout(self.merge_act(merged)))  # type: ignore[no-any-return]
 
-    def _local(self, x: Tensor, mask: Tensor | None, first: int, end: int | None) -> Tensor:
-        near, inner = with_context(x, first, end, self.local.depthwise.reach)
-        own = None if mask is None else with_context(mask, first, end, self.local.depthwise.reach)[0]
-        return self.dropout(self.local(self.local_norm(near), own))[:, inner]  # type: ignore[no-any-return]
+    def _local(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:
+        return self.dropout(self.local(self.local_norm(x), mask, context))  # type: ignore[no-any-return]
 
 
 def zero_gradient(module: nn.Module) -> Tensor:

@@ -1,4 +1,4 @@
-"""One label per utterance.
+"""One label per utterance, with attentive pooling or with a probing head.
 
 Symbols: B batch, S samples, T frames, D model width, N labels.
 """
@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .output import EncoderOutput
-from .pooling import attention_weights
-from .protocol import Encoder
+from .protocol import Encoder, EncoderOutput
 from .task_model import Layers, TaskModel
+from .trunks import STATISTICS, AttentiveStatistics, Kind, attention_weights, mean_of
 from .vocabulary import names_of
 from .waveforms import Waveforms
 
@@ -43,10 +42,6 @@ class Classifier(TaskModel):
         pooled = (weights.to(x.dtype) * x).sum(dim=1)  # (B, D)
         return self.output(self.dropout(self.head_norm(pooled))).float()  # type: ignore[no-any-return]
 
-    def forward(self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None) -> Tensor:
-        """Waveforms (B, S) and lengths (B,) to logits (B, N)."""
-        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate))
-
     @torch.inference_mode()
     def understand(
         self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
@@ -61,11 +56,9 @@ class Classifier(TaskModel):
 
     def rank(self, logits: Tensor) -> list[dict[str, float]]:
         """Logits (B, N) to each utterance's labels with their probabilities, the likeliest first."""
-        ranked = []
-        for row in logits.softmax(-1).cpu():
-            order = row.argsort(descending=True).tolist()
-            ranked.append({self.labels[i]: float(row[i]) for i in order})
-        return ranked
+        values, orders = logits.softmax(-1).cpu().sort(dim=-1, descending=True, stable=True)
+        rows = zip(values.tolist(), orders.tolist(), strict=True)
+        return [{self.labels[i]: p for i, p in zip(order, row, strict=True)} for row, order in rows]
 
     def stored(self) -> list[str]:
         return self.labels
@@ -73,3 +66,25 @@ class Classifier(TaskModel):
     @classmethod
     def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> Classifier:
         return cls(encoder, names_of(stored, "labels"), **settings)
+
+
+class ProbeClassifier(Classifier):
+    """A classifier with a trunk: ``kind=linear`` is SUPERB's head, a projection, the mean over time, a linear layer."""
+
+    def __init__(
+        self, encoder: Encoder, labels: list[str], layers: Layers = "weighted", dropout: float = 0.0,
+        kind: Kind = "linear", width: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(encoder, labels, layers, dropout)
+        del self.score, self.head_norm
+        channels = self.read_through(kind, width)
+        self.pooling = AttentiveStatistics(channels) if kind in STATISTICS else None
+        self.output = nn.Linear(channels if self.pooling is None else 2 * channels, len(labels))
+
+    def head(self, encoded: EncoderOutput) -> Tensor:
+        """Logits (B, N) in fp32 from the encoder's output."""
+        pooled = (self.pooling or mean_of)(self.choice(encoded), encoded.lengths)
+        return self.output(self.dropout(pooled)).float()  # type: ignore[no-any-return]
+
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"kind": self.kind, "width": self.asked_width}

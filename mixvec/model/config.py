@@ -97,36 +97,19 @@ class EncoderConfig:
 BASE = EncoderConfig()
 LOG_MEL = EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0, dropout=0.0, layer_drop=0.0)
 """What an encoder has to beat: 80 mel bins, a frame per 10 ms."""
+WAV2VEC2 = EncoderConfig(
+    kind="wav2vec2", front_end="waveform-groupnorm", mixer="attention", heads=12, activation="gelu"
+)
 SIZES: dict[str, EncoderConfig] = {
-    "tiny": replace(
-        BASE,
-        conv_channels=128,
-        conv_strides=(2, 2),
-        dim=128,
-        num_layers=3,
-        ffn_dim=512,
-        heads=4,
-        dropout=0.0,
-        layer_drop=0.0,
+    "tiny": EncoderConfig(
+        conv_channels=128, conv_strides=(2, 2), dim=128, num_layers=3, ffn_dim=512, heads=4, dropout=0.0, layer_drop=0.0
     ),
-    "small": replace(BASE, conv_channels=256, conv_strides=(2, 2), dim=256, num_layers=7, ffn_dim=1024, heads=4),
+    "small": EncoderConfig(conv_channels=256, conv_strides=(2, 2), dim=256, num_layers=7, ffn_dim=1024, heads=4),
     "base": BASE,
-    "large": replace(BASE, dim=1024, num_layers=24, ffn_dim=4096, heads=16, layer_drop=0.1),
-    "wav2vec2-base": replace(
-        BASE, kind="wav2vec2", front_end="waveform-groupnorm", mixer="attention", heads=12, activation="gelu"
-    ),
+    "large": EncoderConfig(dim=1024, num_layers=24, ffn_dim=4096, heads=16, layer_drop=0.1),
+    "wav2vec2-base": WAV2VEC2,
     "wav2vec2-large": replace(
-        BASE,
-        kind="wav2vec2",
-        front_end="waveform",
-        mixer="attention",
-        dim=1024,
-        num_layers=24,
-        ffn_dim=4096,
-        heads=16,
-        activation="gelu",
-        dropout=0.0,
-        layer_drop=0.0,
+        WAV2VEC2, front_end="waveform", dim=1024, num_layers=24, ffn_dim=4096, heads=16, dropout=0.0, layer_drop=0.0
     ),
 }
 

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from .config import EncoderConfig
-from .published import AUTO_MAP, ENCODER, FORMAT
+from .pretrained import AUTO_MAP, ENCODER, FORMAT
 
 
 class MixvecConfig(PretrainedConfig):

@@ -1,4 +1,4 @@
-"""Speech recognition with CTC.
+"""Heads with CTC: speech recognition, and spoken language understanding over tagged text.
 
 Symbols: B batch, S samples, T frames, D model width, V vocabulary size.
 """
@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .context import Context
-from .output import EncoderOutput
-from .protocol import Encoder
+from .protocol import Encoder, EncoderOutput
 from .task_model import Layers, TaskModel
-from .trunks import FRAMEWISE, Kind, TrunkChoice
-from .vocabulary import PIECE_SPACE, SPACE, vocabulary_of
+from .trunks import FRAMEWISE, Kind
+from .vocabulary import PIECE_SPACE, SPACE, read_tags, vocabulary_of
 from .waveforms import Waveforms
 
 
@@ -35,14 +34,9 @@ class CtcModel(TaskModel):
     ) -> None:  # fmt: skip
         super().__init__(encoder, layers, dropout)
         self.vocabulary = list(vocabulary)
-        self.kind, self.asked_width = kind, width
-        self.choice: TrunkChoice = TrunkChoice(encoder.dim, encoder.num_layers, layers, kind, width)
-        self.head_norm = nn.LayerNorm(self.choice.width)
-        self.output = nn.Linear(self.choice.width, len(vocabulary))
-
-    def settings(self) -> dict[str, Any]:
-        trunk = {} if self.kind == "own" else {"kind": self.kind, "width": self.asked_width}
-        return super().settings() | trunk
+        channels = self.read_through(kind, width)
+        self.head_norm = nn.LayerNorm(channels)
+        self.output = nn.Linear(channels, len(vocabulary))
 
     def head(self, encoded: EncoderOutput) -> Tensor:
         """Log-probabilities (B, T, V) in fp32 from the encoder's output."""
@@ -52,11 +46,38 @@ class CtcModel(TaskModel):
         self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
     ) -> tuple[Tensor, Tensor]:
         """Waveforms (B, S) and lengths (B,) to log-probabilities (B, T, V) and frame lengths (B,)."""
-        encoded = self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate)
+        encoded = self.encoded(waveforms, lengths, sampling_rate)
         return self.head(encoded), encoded.lengths
+
+    def found(self, encoded: EncoderOutput) -> list[list[int]]:
+        """The tokens of each utterance, by greedy CTC."""
+        return greedy(self.head(encoded), encoded.lengths)
+
+    def spell(self, tokens: list[int]) -> Any:
+        """What a sequence of tokens means, blanks dropped."""
+        raise NotImplementedError(f"{type(self).__name__}.spell")
+
+    def read(self, encoded: EncoderOutput) -> list[Any]:
+        """What ``spell`` gives for each utterance."""
+        return [self.spell(tokens) for tokens in self.found(encoded)]
+
+    def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[Any]:
+        """``read`` by greedy CTC, from log-probabilities (B, T, V) and frame lengths (B,)."""
+        return [self.spell(tokens) for tokens in greedy(log_probs, frame_lengths)]
 
     def stored(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.vocabulary)}
+
+    @classmethod
+    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> CtcModel:
+        return cls(encoder, vocabulary_of(stored), **settings)
+
+
+def greedy(log_probs: Tensor, frame_lengths: Tensor) -> list[list[int]]:
+    """Greedy CTC, (B, T, V) and (B,) to B sequences: each frame's best token, repeats merged, blanks dropped."""
+    rows = zip(log_probs.argmax(-1).cpu(), frame_lengths.tolist(), strict=True)
+    merged = [torch.unique_consecutive(row[:length]).tolist() for row, length in rows]
+    return [[token for token in tokens if token != 0] for tokens in merged]
 
 
 class CtcRecognizer(CtcModel):
@@ -74,27 +95,20 @@ class CtcRecognizer(CtcModel):
         """The token that is a space."""
         return SPACE if SPACE in self.vocabulary else PIECE_SPACE
 
+    def spell(self, tokens: list[int]) -> str:
+        """The text of a sequence of tokens, blanks dropped."""
+        text = "".join(self.vocabulary[token] for token in tokens if token != 0)
+        return " ".join(text.replace(self.space, " ").split())
+
     @torch.inference_mode()
     def transcribe(
         self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
     ) -> list[str]:
         """The text of each utterance of (B, S)."""
-        return self.read(self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate))
-
-    def read(self, encoded: EncoderOutput) -> list[str]:
-        """The text of each utterance: greedy CTC."""
-        return self.decode(self.head(encoded), encoded.lengths)
+        return self.read(self.encoded(waveforms, lengths, sampling_rate))
 
     def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
         return [{"text": text} for text in self.read(encoded)]
-
-    def decode(self, log_probs: Tensor, frame_lengths: Tensor) -> list[str]:
-        """Greedy CTC, (B, T, V) and (B,) to B texts: each frame's best token, repeats merged, blanks dropped."""
-        best = log_probs.argmax(-1).cpu()
-        texts = []
-        for row, length in zip(best, frame_lengths.tolist(), strict=True):
-            texts.append(self.spell(torch.unique_consecutive(row[:length]).tolist()))
-        return texts
 
     @torch.inference_mode()
     def stream(
@@ -129,11 +143,26 @@ class CtcRecognizer(CtcModel):
             texts.append("".join(self.vocabulary[token] for token in tokens).replace(self.space, " "))
         return texts, state | {"last": best[:, -1]}
 
-    def spell(self, tokens: list[int]) -> str:
-        """The text of a sequence of tokens, blanks dropped."""
-        text = "".join(self.vocabulary[token] for token in tokens if token != 0)
-        return " ".join(text.replace(self.space, " ").split())
 
-    @classmethod
-    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> CtcRecognizer:
-        return cls(encoder, vocabulary_of(stored), **settings)
+class SlotTagger(CtcModel):
+    """Speech to an intent, a text and its slots: an encoder, dropout, a linear layer and CTC.
+
+    ``vocabulary`` is that of a recogniser, followed by the tags (``vocabulary.py``).
+    """
+
+    does, title = "slot filling", "Spoken language understanding with slots"
+    pipeline, command, example = "automatic-speech-recognition", "understand", "print(model.understand(waveform))"
+
+    def spell(self, tokens: list[int]) -> dict[str, Any]:
+        """``intent``, ``text`` and ``slots`` of a sequence of tokens, as in ``read_tags``."""
+        return read_tags(self.vocabulary[token] for token in tokens if token != 0)
+
+    @torch.inference_mode()
+    def understand(
+        self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Each utterance's ``intent``, ``text`` and ``slots``, as in ``read_tags``."""
+        return self.read(self.encoded(waveforms, lengths, sampling_rate))
+
+    def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
+        return self.read(encoded)

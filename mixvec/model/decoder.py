@@ -1,6 +1,7 @@
 """CTC and attention together, for recognition and for slots.
 
-Symbols: B batch, S samples, T frames, U entries of a text, D model width, H heads, V vocabulary entries, K hypotheses.
+Symbols: B batch, S samples, T frames, U tokens of a text, D model width, H heads, V vocabulary size, K hypotheses,
+C candidates. Token 0 is CTC's blank.
 """
 
 from __future__ import annotations
@@ -12,26 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .beam import PrefixScores
-from .ctc import CtcModel, CtcRecognizer
+from .ctc import CtcModel, CtcRecognizer, SlotTagger
 from .encoder import sinusoidal_positions
 from .noise import Dropout
-from .output import EncoderOutput
 from .padding import padding_mask
-from .protocol import Encoder
-from .tagger import SlotTagger
-from .tags import read_tags
+from .protocol import Encoder, EncoderOutput
 from .task_model import Layers
 
 Keys = tuple[Tensor, Tensor]
 """Keys and values, each (B, H, T or U, D/H)."""
 END = 0
-"""CTC's blank means nothing to the decoder, which takes it for the begin and gives it for the end of a text."""
+"""CTC's blank, which is begin and end of a text to the decoder."""
 END_RATIO = 1.5
-"""γ: a text may end where log p(end) ≥ γ max log p(entry) (Hannun et al., arXiv 1904.02619, with attention alone; here
-both say p). An end that smoothed labels make possible would else outweigh all that it leaves out."""
+"""γ: a text may end where log p(end) ≥ γ max log p(token) (Hannun et al., arXiv 1904.02619, with attention alone; here
+p is of both). An end that smoothed labels make possible would else outweigh all that it leaves out."""
 CANDIDATES = 40
-"""Entries tried behind each hypothesis, those that attention finds likeliest; all of an alphabet, as a rule."""
+"""Tokens tried after each hypothesis, those that attention finds likeliest; all of an alphabet, as a rule."""
 
 
 class Attention(nn.Module):
@@ -56,7 +53,7 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention to the past, attention to the frames, feed-forward, each behind a LayerNorm on a residual path."""
+    """Self-attention to the past, attention to the frames, feed-forward, each after a LayerNorm on a residual path."""
 
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -68,7 +65,7 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, frames: Keys, mask: Tensor | None, past: Keys | None = None) -> tuple[Tensor, Keys]:
         """x (B, U, D) to (B, U, D) and the keys of the past with it.
 
-        Without ``past``, x is a whole text; with it, the one entry (B, 1, D) that follows.
+        Without ``past``, x is a whole text; with it, the one token (B, 1, D) that follows.
         """
         normed = self.norms[0](x)
         own = self.past.keys(normed)
@@ -79,18 +76,67 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.norms[2](x))), own
 
 
+class PrefixScores:
+    """CTC's probability that an utterance begins with given tokens (Watanabe et al. 2017, algorithm 2).
+
+    The recursion over frames, r_t = p_t(c) (r_{t−1} + φ_{t−1}), is a cumulative sum once both sides are divided by
+    Π p_t(c), so one call handles all frames, hypotheses and candidates. In float64, which is exact enough for that.
+    """
+
+    def __init__(self, log_probs: Tensor) -> None:
+        """``log_probs``: (T, V) of one utterance."""
+        self._x = log_probs.double()  # (T, V)
+        self._sums = F.pad(self._x.cumsum(0), (0, 0, 1, 0))  # (T + 1, V): Σ over s ≤ t
+
+    def start(self) -> Tensor:
+        """The state (1, 2, T + 1) of the empty prefix: log-probabilities of all alignments of the first t frames to it
+        that end in a token, and in a blank."""
+        blanks = self._sums[:, 0]
+        return torch.stack([torch.full_like(blanks, -math.inf), blanks]).unsqueeze(0)
+
+    def extend(self, state: Tensor, last: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Extend every hypothesis by every candidate.
+
+        Args:
+            state: (K, 2, T + 1).
+            last: (K,) each hypothesis's last token; 0 where it has none.
+            candidates: (K, C) tokens, not 0.
+
+        Returns:
+            log-probabilities (K, C) of these beginnings, and their states (K, C, 2, T + 1).
+        """
+        spoken, blank = state.unsqueeze(1).unbind(2)  # (K, 1, T + 1)
+        either = torch.logaddexp(spoken, blank)
+        repeats = (candidates == last.unsqueeze(1)).unsqueeze(2)  # the same token again needs a blank between
+        before = torch.where(repeats, blank, either)[..., :-1]  # (K, C, T): φ_{t−1}
+        x, sums = self._x.T[candidates], self._sums.T[candidates]  # (K, C, T), (K, C, T + 1)
+        new = _padded(torch.logcumsumexp(before - sums[..., :-1], dim=2) + sums[..., 1:])
+        blanks = self._sums[:, 0]
+        new_blank = _padded(torch.logcumsumexp(new[..., :-1] - blanks[:-1], dim=2) + blanks[1:])
+        return torch.logsumexp(before + x, dim=2), torch.stack([new, new_blank], dim=2)
+
+    def whole(self, state: Tensor) -> Tensor:
+        """Log-probabilities (K,) that nothing follows the hypotheses of a state (K, 2, T + 1)."""
+        return torch.logaddexp(state[:, 0, -1], state[:, 1, -1])
+
+
+def _padded(x: Tensor) -> Tensor:
+    """(…, T) to (…, T + 1): no token before the first frame."""
+    return F.pad(x, (1, 0), value=-math.inf)
+
+
 class Hypotheses(NamedTuple):
     """K texts that are not yet at their end."""
 
-    entries: list[list[int]]
+    tokens: list[list[int]]
     attention: Tensor
-    """(K,) log-probabilities that attention gives their entries."""
+    """(K,) log-probabilities that attention gives their tokens."""
     ctc: Tensor
     """(K, 2, T + 1), see ``PrefixScores``."""
     joint: Tensor
     """(K,) what both together give a text that begins so."""
     past: list[Keys] | None
-    """Each layer's keys; None before the first entry."""
+    """Each layer's keys; None before the first token."""
 
 
 class HybridModel(CtcModel):
@@ -127,9 +173,9 @@ class HybridModel(CtcModel):
         return super().settings() | own
 
     def attend(self, encoded: EncoderOutput, texts: Tensor) -> Tensor:
-        """Logits (B, U + 1, V) in fp32 of what follows each entry of ``texts`` (B, U), and of what comes first.
+        """Logits (B, U + 1, V) in fp32 of what follows each token of ``texts`` (B, U), and of what comes first.
 
-        Behind a text's own end they mean nothing; what comes before does not depend on it.
+        After a text's own end they mean nothing; what comes before does not depend on it.
         """
         frames, mask = self._frames(encoded), padding_mask(encoded.lengths, encoded.frames.shape[1])
         begun = F.pad(texts, (1, 0), value=END)
@@ -140,13 +186,13 @@ class HybridModel(CtcModel):
 
     @torch.no_grad()
     def found(self, encoded: EncoderOutput) -> list[list[int]]:
-        """The entries of each utterance, by the search over both."""
+        """The tokens of each utterance, by the search over both."""
         frames, log_probs = self._frames(encoded), self.head(encoded)
         rows = zip(frames, log_probs, encoded.lengths.tolist(), strict=True)
         return [self.search(own[:length], ctc[:length])[0] for own, ctc, length in rows]
 
     def search(self, frames: Tensor, log_probs: Tensor) -> tuple[list[int], float]:
-        """The best entries of one utterance, and their score; where none may end, those of all texts.
+        """The best tokens of one utterance, and their score; where none may end, those of all texts.
 
         Args:
             frames: (T, D), what the decoder attends to.
@@ -163,32 +209,31 @@ class HybridModel(CtcModel):
             ends = (1 - share) * total[:, END].double() + (share * scores.whole(open_.ctc) if share else 0.0)
             likely = total[:, 1:].topk(min(CANDIDATES, total.shape[1] - 1), dim=1)
             candidates = likely.indices + 1  # (K, C)
-            last = torch.tensor([own[-1] if own else 0 for own in open_.entries], device=frames.device)
+            last = torch.tensor([own[-1] if own else 0 for own in open_.tokens], device=frames.device)
             begun, states = scores.extend(open_.ctc, last, candidates)
             joint = (1 - share) * likely.values.double() + (share * begun if share else 0.0)
             if float(ends.max()) > spare[1]:
-                spare = open_.entries[int(ends.argmax())], float(ends.max())
+                spare = open_.tokens[int(ends.argmax())], float(ends.max())
             if share < 1:
                 follows = joint.amax(1) - open_.joint
                 ends = ends.masked_fill(ends - open_.joint < END_RATIO * follows, -math.inf)
             if float(ends.max()) > best[1]:
-                best = open_.entries[int(ends.argmax())], float(ends.max())
+                best = open_.tokens[int(ends.argmax())], float(ends.max())
             value, chosen = joint.flatten().topk(min(self.beam, joint.numel()))
             chosen = chosen[value > best[1]]  # the others can only fall further
             if len(chosen) == 0:
                 break
             row, column = chosen // joint.shape[1], chosen % joint.shape[1]
-            entries = [
-                [*open_.entries[k], e] for k, e in zip(row.tolist(), candidates[row, column].tolist(), strict=True)
-            ]
+            new = zip(row.tolist(), candidates[row, column].tolist(), strict=True)
+            tokens = [[*open_.tokens[k], token] for k, token in new]
             kept = [(key[row], value[row]) for key, value in past]
-            open_ = Hypotheses(entries, likely.values[row, column], states[row, column], value[: len(row)], kept)
+            open_ = Hypotheses(tokens, likely.values[row, column], states[row, column], value[: len(row)], kept)
         return best if best[1] > -math.inf else spare
 
     def _step(self, open_: Hypotheses, frames: list[Keys]) -> tuple[Tensor, list[Keys]]:
-        """Log-probabilities (K, V) of what follows each hypothesis, and the layers' keys with its last entry."""
-        count, length = len(open_.entries), len(open_.entries[0])
-        last = [[own[-1] if own else END] for own in open_.entries]
+        """Log-probabilities (K, V) of what follows each hypothesis, and the layers' keys with its last token."""
+        count, length = len(open_.tokens), len(open_.tokens[0])
+        last = [[own[-1] if own else END] for own in open_.tokens]
         x = self._embed(torch.tensor(last, device=open_.attention.device), length)  # (K, 1, D)
         past = []
         for number, layer in enumerate(self._layers()):
@@ -203,24 +248,16 @@ class HybridModel(CtcModel):
     def _frames(self, encoded: EncoderOutput) -> Tensor:
         return self.dropout(self.head_norm(self.choice(encoded)))  # type: ignore[no-any-return]
 
-    def _embed(self, entries: Tensor, first: int) -> Tensor:
-        """Entries (B, U), the first of which stands at position ``first``, to (B, U, D)."""
+    def _embed(self, tokens: Tensor, first: int) -> Tensor:
+        """Tokens (B, U), the first of which is at position ``first``, to (B, U, D)."""
         width = self.embedding.embedding_dim
-        places = sinusoidal_positions(first + entries.shape[1], width, entries.device)[first:]
-        return self.dropout(self.embedding(entries) * math.sqrt(width) + places)  # type: ignore[no-any-return]
+        positions = sinusoidal_positions(first + tokens.shape[1], width, tokens.device)[first:]
+        return self.dropout(self.embedding(tokens) * math.sqrt(width) + positions)  # type: ignore[no-any-return]
 
 
 class HybridRecognizer(HybridModel, CtcRecognizer):
     """Speech to text with CTC and attention together."""
 
-    def read(self, encoded: EncoderOutput) -> list[str]:
-        """The text of each utterance."""
-        return [self.spell(entries) for entries in self.found(encoded)]
-
 
 class HybridTagger(HybridModel, SlotTagger):
     """Speech to an intent, a text and its slots, where a decoder generates the tagged text beside CTC."""
-
-    def read(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
-        """Each utterance's ``intent``, ``text`` and ``slots``."""
-        return [read_tags(self.vocabulary[entry] for entry in entries) for entries in self.found(encoded)]

@@ -6,8 +6,7 @@ Symbols: B batch, S samples, T frames, F feature channels, D model width, L laye
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +15,10 @@ from .blocks import BranchformerBlock, ConformerBlock, zero_gradient
 from .config import BASE, EncoderConfig
 from .context import Context
 from .frontend import Length, MelFrontEnd, WaveformFrontEnd
-from .mel import MelTables
 from .noise import Dropout
-from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
 from .pretrained import Pretrained
-from .protocol import Encoder
-
-STATE_NAMES = ("summary", "conv", "keys", "values", "valid")
-"""What layers keep of a stream."""
+from .protocol import Encoder, EncoderOutput
 
 
 class SpeechEncoder(Pretrained, Encoder):
@@ -56,14 +50,16 @@ class SpeechEncoder(Pretrained, Encoder):
         self.config = config
         self.dim, self.feature_dim, self.num_layers = config.dim, config.conv_channels, config.num_layers
         self.heads = config.heads
+        channels, fixed = config.conv_channels, config.normalise == "fixed"
         if config.front_end == "mel":
             self.front_end: MelFrontEnd | WaveformFrontEnd = MelFrontEnd(
-                config.mel_bins, config.conv_channels, config.conv_strides, fixed=config.normalise == "fixed"
+                config.mel_bins, channels, config.conv_strides, fixed=fixed
             )
+            self.tables = self.front_end.tables
         else:
-            self.front_end = WaveformFrontEnd(config.conv_channels, fixed=config.normalise == "fixed")
+            self.front_end = WaveformFrontEnd(channels, fixed=fixed)
         self.hop_samples, self.mel_view = self.front_end.hop_samples, self.front_end.mel_view
-        self.project = nn.Linear(config.conv_channels, config.dim)
+        self.project = nn.Linear(channels, config.dim)
         self.dropout = Dropout(config.dropout)
         self.mask_embedding = nn.Parameter(torch.empty(config.dim).uniform_())
         block = ConformerBlock if config.block == "conformer" else BranchformerBlock
@@ -105,11 +101,12 @@ class SpeechEncoder(Pretrained, Encoder):
     ) -> list[Tensor]:
         """The embedding x (B, T, D) and each layer's output, the last after the final norm; or that alone."""
         layers = [x] if every_layer else []
+        drop, draws = self.config.layer_drop if self.training else 0.0, self.layer_drop_draws
         for number, (layer, context) in enumerate(zip(self.layers, contexts, strict=True)):
-            if self.training and self.config.layer_drop and self._layer_drop_draw(number) < self.config.layer_drop:
+            if drop and (float(torch.rand(())) if draws is None else draws[number]) < drop:
                 x = x + zero_gradient(layer).to(x.dtype)
             else:
-                x = layer(x, real) if context is None else layer(x, real, context)
+                x = layer(x, real, context)
             if every_layer:
                 layers.append(x)
         return [zero_padding(layer, real) for layer in [*layers[:-1], self.norm(x)]]
@@ -142,13 +139,13 @@ class SpeechEncoder(Pretrained, Encoder):
                 than what the front end sees ahead.
         """
         front, context = self.front_end, self._stream_context(context)
+        chunk = context.chunk_frames * front.hop_samples
         if state is None:
             zero = torch.zeros(len(samples), dtype=torch.int64, device=samples.device)
             state = {"samples": samples.new_zeros(len(samples), front.lead_samples, dtype=torch.float32)}
             state |= {"received": zero, "encoded": zero}
         pending = torch.cat([state["samples"], samples.float()], dim=1)
         received, encoded = state["received"] + samples.shape[1], state["encoded"]
-        chunk = context.chunk_frames * front.hop_samples
         whole = pending.shape[1] - (front.window_samples - front.hop_samples)  # samples of hops that can be encoded
         frames = max(0, whole // chunk) * context.chunk_frames
         if final:
@@ -161,12 +158,13 @@ class SpeechEncoder(Pretrained, Encoder):
         seen = pending[:, : (frames - 1) * front.hop_samples + front.window_samples]
         x = self.project(front.local(seen * front.gain.float()))  # (B, T, D)
         x = x + sinusoidal_positions(frames, self.dim, x.device, encoded).to(x.dtype)
-        own = [
-            {name: state[f"{i}.{name}"] for name in STATE_NAMES if f"{i}.{name}" in state}
-            for i in range(self.num_layers)
-        ]
-        layers = self._layers(x, None, [replace(context, state=layer) for layer in own], every_layer=every_layer)
-        state = {f"{i}.{name}": value for i, layer in enumerate(own) for name, value in layer.items()}
+        kept: list[dict[str, Tensor]] = [{} for _ in self.layers]  # of each layer
+        for key, value in state.items():
+            number, _, name = key.partition(".")
+            if name:
+                kept[int(number)][name] = value
+        layers = self._layers(x, None, [replace(context, state=layer) for layer in kept], every_layer=every_layer)
+        state = {f"{number}.{name}": value for number, layer in enumerate(kept) for name, value in layer.items()}
         state |= {
             "samples": pending[:, frames * front.hop_samples :],
             "received": received,
@@ -175,28 +173,16 @@ class SpeechEncoder(Pretrained, Encoder):
         return EncoderOutput(layers[-1], encoded * 0 + frames, layers), state
 
     def _stream_context(self, context: Context | None) -> Context:
-        context = self.context if context is None else context
+        context, ahead = self.context if context is None else context, self.front_end.look_ahead_samples
         if self.config.normalise != "fixed":
             raise ValueError("the encoder normalises over whole utterances and cannot stream: train it with "
                              "encoder.streaming=true, or fine-tune it with streaming=true")  # fmt: skip
         if context is None:
             raise ValueError("a stream needs a context, such as Context(chunk_frames=16, left_chunks=8)")
-        if context.chunk_frames * self.hop_samples < self.front_end.look_ahead_samples:
-            least = -(-self.front_end.look_ahead_samples // self.hop_samples)
+        if context.chunk_frames * self.hop_samples < ahead:
             raise ValueError(f"chunk_frames={context.chunk_frames} is shorter than the front end's look-ahead of "
-                             f"{self.front_end.look_ahead_samples} samples; use at least {least}")  # fmt: skip
+                             f"{ahead} samples; use at least {-(-ahead // self.hop_samples)}")  # fmt: skip
         return context
-
-    def settings(self) -> dict[str, Any]:
-        """The configuration as plain JSON values, for ``config.json``."""
-        return asdict(self.config)
-
-    def _layer_drop_draw(self, layer: int) -> float:
-        return float(torch.rand(())) if self.layer_drop_draws is None else self.layer_drop_draws[layer]
-
-    def target_tables(self) -> MelTables:
-        """The mel front end's own filters, else those of every encoder."""
-        return self.front_end.tables if isinstance(self.front_end, MelFrontEnd) else super().target_tables()
 
 
 def sinusoidal_positions(frames: int, dim: int, device: torch.device, first: Tensor | None = None) -> Tensor:

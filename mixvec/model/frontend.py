@@ -7,8 +7,7 @@ normalised by constants, so that a frame depends on ``window_samples`` samples a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,6 @@ from .mel import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
 from .padding import padding_mask, zero_padding
 from .tiling import in_tiles
 
-CONV_KERNEL = 3
 UNMEASURED_GAIN = 16.0
 """The gain of a front end that is normalised by constants, until they are measured: that of common speech."""
 
@@ -30,7 +28,6 @@ class ConvLayer(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int, stride: int, *, bias: bool) -> None:
         super().__init__()
-        self.kernel, self.stride = kernel, stride
         self.conv = nn.Conv1d(in_dim, out_dim, kernel, stride, bias=bias)
         nn.init.kaiming_normal_(self.conv.weight)
         self.norm = nn.LayerNorm(out_dim)
@@ -47,47 +44,48 @@ def conv_length(length: Length, kernel: int, stride: int) -> Length:
     return frames.clamp(min=0) if isinstance(frames, Tensor) else max(frames, 0)
 
 
-def convolved(convs: Iterable[Any], norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """x (B, C, S) through convolutions without padding and the last LayerNorm, to (B, T, C')."""
-    span, hop, frames = 1, 1, x.shape[2]  # a frame sees ``span`` of x, and the next one begins ``hop`` later
-    for layer in convs:  # of ``ConvLayer``
-        kernel, stride = layer.kernel, layer.stride
-        span, hop, frames = span + (kernel - 1) * hop, hop * stride, conv_length(frames, kernel, stride)
-
-    def tile(first: int, end: int | None) -> Tensor:
-        y = x[:, :, first * hop : None if end is None else (end - 1) * hop + span]
-        for layer in convs:
-            y = layer(y)
-        return norm(y.transpose(1, 2))  # type: ignore[no-any-return]
-
-    return in_tiles(tile, frames, x)
-
-
 class FrontEnd(nn.Module):
-    """What both front ends share: normalisation by constants, which a stream needs, in place of the utterance's own.
+    """What both front ends share: convolutions, and normalisation by constants, which a stream needs.
 
     The constants are buffers, measured once on training audio by ``measure`` and stored with the weights: the waveform
     is multiplied by ``gain``; a mel front end then subtracts ``mel_mean`` (M,) and divides by ``mel_deviation`` (M,).
-    Until they are measured they are those of common speech.
+    Until they are measured they are those of common speech. Without ``fixed`` the utterance's own statistics normalise.
     """
 
     hop_samples: int
     window_samples: int
     """Samples that a frame sees, from ``hop_samples`` times its number on."""
+    mel_view: tuple[int, int, int]
+    """That of ``Encoder``."""
     lead_samples = 0
     """Zeros before the first sample of an utterance."""
     gain: Tensor
 
-    def __init__(self, *, fixed: bool) -> None:
+    def __init__(self, in_dim: int, channels: int, shapes: list[tuple[int, int]], *, bias: bool, fixed: bool) -> None:
+        """``shapes``: kernel and stride of each convolution."""
         super().__init__()
-        self.fixed = fixed
+        self.fixed, self.shapes = fixed, shapes
         if fixed:
             self.register_buffer("gain", torch.full((), UNMEASURED_GAIN))
+        self.convs = nn.ModuleList(
+            ConvLayer(channels if i else in_dim, channels, kernel, stride, bias=bias)
+            for i, (kernel, stride) in enumerate(shapes)
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.span = self.hop = 1  # a frame sees ``span`` of the convolutions' input, the next begins ``hop`` later
+        for kernel, stride in shapes:
+            self.span, self.hop = self.span + (kernel - 1) * self.hop, self.hop * stride
 
     @property
     def look_ahead_samples(self) -> int:
         """Samples after its own hop that a frame sees."""
         return self.window_samples - self.hop_samples - self.lead_samples
+
+    def frame_lengths(self, samples: Length) -> Length:
+        """Frames that ``samples`` samples give: an int, or a tensor (B,)."""
+        for kernel, stride in self.shapes:
+            samples = conv_length(samples, kernel, stride)
+        return samples
 
     def scaled(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """Waveforms (B, S) times ``gain`` in fp32, zero beyond ``lengths``, with the zeros of either end."""
@@ -98,6 +96,20 @@ class FrontEnd(nn.Module):
     def local(self, waveforms: Tensor) -> Tensor:
         """Features (B, T, C) of scaled waveforms (B, S): frame t of samples t · hop to t · hop + window alone."""
         raise NotImplementedError
+
+    def convolved(self, x: Tensor) -> Tensor:
+        """x (B, C, S) through the convolutions and the last LayerNorm, to (B, T, C')."""
+        x, frames = x.to(self.norm.weight.dtype), x.shape[2]
+        for kernel, stride in self.shapes:
+            frames = conv_length(frames, kernel, stride)
+
+        def tile(first: int, end: int | None) -> Tensor:
+            y = x[:, :, first * self.hop : None if end is None else (end - 1) * self.hop + self.span]
+            for layer in self.convs:
+                y = layer(y)
+            return self.norm(y.transpose(1, 2))  # type: ignore[no-any-return]
+
+        return in_tiles(tile, frames, x)
 
     @torch.no_grad()
     def measure(self, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -128,45 +140,29 @@ class MelFrontEnd(FrontEnd):
     mel_deviation: Tensor
 
     def __init__(self, mel_bins: int, channels: int, strides: tuple[int, ...], *, fixed: bool = False) -> None:
-        super().__init__(fixed=fixed)
+        super().__init__(mel_bins, channels, [(3, stride) for stride in strides], bias=False, fixed=fixed)
         if fixed:
             self.register_buffer("mel_mean", torch.full((mel_bins,), -1.0))
             self.register_buffer("mel_deviation", torch.full((mel_bins,), 4.5))
-        self.strides = strides
         self.tables = MelTables(mel_bins)
-        widths = [mel_bins] + [channels] * len(strides)
-        span, hop = 1, 1  # of a frame, in log-mel frames: kernel 3 and strides (2, 2) give 7 and 4
-        for stride in strides:
-            span, hop = span + (CONV_KERNEL - 1) * hop, hop * stride
-        self.mel_view = 0, hop, span
-        self.hop_samples = hop * HOP_SAMPLES
-        self.window_samples = WINDOW_SAMPLES + (span - 1) * HOP_SAMPLES
-        self.convs = nn.ModuleList(
-            ConvLayer(widths[i], channels, CONV_KERNEL, stride, bias=False) for i, stride in enumerate(strides)
-        )
-        self.norm = nn.LayerNorm(channels)
+        self.mel_view = 0, self.hop, self.span  # strides (2, 2): hop 4 and span 7 log-mel frames
+        self.hop_samples = self.hop * HOP_SAMPLES
+        self.window_samples = WINDOW_SAMPLES + (self.span - 1) * HOP_SAMPLES
 
     def frame_lengths(self, samples: Length) -> Length:
         """Frames that ``samples`` samples give: an int, or a tensor (B,)."""
-        length = samples // HOP_SAMPLES + 1
-        for stride in self.strides:
-            length = conv_length(length, CONV_KERNEL, stride)
-        return length
+        return super().frame_lengths(samples // HOP_SAMPLES + 1)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
         if self.fixed:
             return self.local(self.scaled(waveforms, lengths))
-        return self._convolved(normalised_log_mel(waveforms, lengths, self.tables))
+        return self.convolved(normalised_log_mel(waveforms, lengths, self.tables).transpose(1, 2))
 
     def local(self, waveforms: Tensor) -> Tensor:
         with torch.no_grad(), torch.autocast(waveforms.device.type, enabled=False):
             mel = (spectrogram(waveforms, self.tables) - self.mel_mean.float()) / self.mel_deviation.float()
-        return self._convolved(mel)
-
-    def _convolved(self, mel: Tensor) -> Tensor:
-        x = mel.transpose(1, 2).to(self.norm.weight.dtype)  # (B, M, 100 frames/s)
-        return convolved(self.convs, self.norm, x)
+        return self.convolved(mel.transpose(1, 2))  # of (B, M, 100 frames/s)
 
     @torch.no_grad()
     def measure(self, batches: list[tuple[Tensor, Tensor]]) -> None:
@@ -189,28 +185,17 @@ class WaveformFrontEnd(FrontEnd):
     STRIDES = (5, 2, 2, 2, 2, 2, 2)
 
     def __init__(self, channels: int, *, fixed: bool = False) -> None:
-        super().__init__(fixed=fixed)
-        self.hop_samples, self.window_samples = 320, 400
-        self.mel_view = centred_view(400, self.hop_samples)
-        layers = zip(self.KERNELS, self.STRIDES, strict=True)
-        self.convs = nn.ModuleList(
-            ConvLayer(channels if i else 1, channels, kernel, stride, bias=True)
-            for i, (kernel, stride) in enumerate(layers)
-        )
-        self.norm = nn.LayerNorm(channels)
-
-    def frame_lengths(self, samples: Length) -> Length:
-        """Frames that ``samples`` samples give: an int, or a tensor (B,)."""
-        for kernel, stride in zip(self.KERNELS, self.STRIDES, strict=True):
-            samples = conv_length(samples, kernel, stride)
-        return samples
+        shapes = list(zip(self.KERNELS, self.STRIDES, strict=True))
+        super().__init__(1, channels, shapes, bias=True, fixed=fixed)
+        self.hop_samples, self.window_samples = self.hop, self.span
+        self.mel_view = centred_view(self.span, self.hop)
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """(B, S) to (B, T, C)."""
         return self.local(self.scaled(waveforms, lengths) if self.fixed else normalise(waveforms, lengths))
 
     def local(self, waveforms: Tensor) -> Tensor:
-        return convolved(self.convs, self.norm, waveforms.unsqueeze(1).to(self.norm.weight.dtype))  # of (B, 1, S)
+        return self.convolved(waveforms.unsqueeze(1))
 
 
 def centred_view(view_samples: int, hop_samples: int) -> tuple[int, int, int]:

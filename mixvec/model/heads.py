@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from .classifier import Classifier
-from .ctc import CtcRecognizer
+from .classifier import Classifier, ProbeClassifier
+from .ctc import CtcRecognizer, SlotTagger
 from .decoder import HybridRecognizer, HybridTagger
-from .probe import ProbeClassifier
 from .speaker import SpeakerEmbedder
-from .tagger import SlotTagger
 from .task_model import TaskModel
 
 _RECOGNISE, _UNDERSTAND = (CtcRecognizer, HybridRecognizer), (Classifier, SlotTagger, HybridTagger, ProbeClassifier)

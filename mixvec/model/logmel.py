@@ -5,18 +5,14 @@ Symbols: B batch, S samples, T frames, M mel bins.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from .config import EncoderConfig
 from .frontend import Length
 from .mel import HOP_SAMPLES, WINDOW_SAMPLES, MelTables, log_mel
-from .output import EncoderOutput
 from .padding import padding_mask, zero_padding
-from .protocol import Encoder
+from .protocol import Encoder, EncoderOutput
 
 MEAN, DEVIATION = -1.0, 4.5
 """Mean and deviation of log-mel over frames and bins of three speech corpora, to one digit. The scale is fixed so that
@@ -30,26 +26,15 @@ class LogMelEncoder(Encoder):
     hop_samples = HOP_SAMPLES
     num_layers = 0
     mel_view = (0, 1, 1)
+    min_samples = WINDOW_SAMPLES
+    """One window; a shorter input gives a frame of mostly zeros."""
+    tables: MelTables
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.heads = config, config.heads
         self.dim = self.feature_dim = config.dim
-        self.heads = config.heads
         self.tables = MelTables(config.dim)
-
-    @property
-    def min_samples(self) -> int:
-        """One window; a shorter input gives a frame of mostly zeros."""
-        return WINDOW_SAMPLES
-
-    def settings(self) -> dict[str, Any]:
-        """The configuration as plain JSON values, for ``config.json``."""
-        return asdict(self.config)
-
-    def target_tables(self) -> MelTables:
-        """The encoder's own filters."""
-        return self.tables
 
     def frame_lengths(self, samples: Length) -> Length:
         """Number of frames for ``samples`` samples at 16 kHz: an int, or a tensor (B,)."""

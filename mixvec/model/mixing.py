@@ -19,10 +19,7 @@ from .config import EncoderConfig
 from .context import Context, in_chunks, means_over_context
 from .noise import Dropout
 
-Branches: TypeAlias = Callable[
-    [Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, bool],
-    tuple[Tensor, Tensor],
-]
+Branches: TypeAlias = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor]]
 """The signature of ``plain_branches``, which every faster form has as well."""
 
 

@@ -21,34 +21,25 @@ from transformers.utils import can_return_tuple
 from .blocks import BranchformerBlock, ConformerBlock
 from .configuration_mixvec import MixvecConfig
 from .encoder import SpeechEncoder
+from .frontend import ConvLayer
 from .heads import HEADS
-from .initialisation import adopt, initialise
-from .output import EncoderOutput
+from .mixing import BlockLinear
 from .padding import padding_mask
-from .published import ENCODER
+from .pretrained import ENCODER
+from .protocol import EncoderOutput
 from .speaker import SpeakerEmbedder
-from .task_model import TaskModel
+from .task_model import LayerChoice, TaskModel
 
 if TYPE_CHECKING:  # transformers 4 copies from a local folder the files that are named in this one, and no others
-    from .beam import BLANK  # noqa: F401
     from .classifier import Classifier  # noqa: F401
     from .config import EncoderConfig  # noqa: F401
     from .context import Context  # noqa: F401
     from .ctc import CtcModel  # noqa: F401
     from .decoder import HybridModel  # noqa: F401
-    from .frontend import ConvLayer  # noqa: F401
     from .mel import MelTables  # noqa: F401
-    from .mixing import BlockLinear  # noqa: F401
     from .noise import Dropout  # noqa: F401
-    from .pooling import MeanPooling  # noqa: F401
-    from .pretrained import Pretrained  # noqa: F401
-    from .probe import ProbeClassifier  # noqa: F401
-    from .protocol import Encoder  # noqa: F401
-    from .tagger import SlotTagger  # noqa: F401
-    from .tags import read_tags  # noqa: F401
-    from .tdnn import Tdnn  # noqa: F401
     from .tiling import in_tiles  # noqa: F401
-    from .trunks import TrunkChoice  # noqa: F401
+    from .trunks import build_trunk  # noqa: F401
     from .vocabulary import vocabulary_of  # noqa: F401
     from .waveforms import Sound  # noqa: F401
 
@@ -67,13 +58,23 @@ class MixvecPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise a module that a checkpoint has no weights for, as its constructor does."""
+        """Draw the weights of a module that a checkpoint has none for, not of those in it, as its constructor does."""
         if isinstance(module, MixvecModel):
             nn.init.uniform_(module.mask_embedding)
         elif isinstance(module, MixvecForAudioXVector):
             nn.init.normal_(module.directions)
-        else:
-            initialise(module)
+        elif isinstance(module, ConvLayer):
+            nn.init.kaiming_normal_(module.conv.weight)
+        elif isinstance(module, BlockLinear):
+            bound = module.weight.shape[1] ** -0.5
+            nn.init.uniform_(module.weight, -bound, bound)
+            nn.init.uniform_(module.bias, -bound, bound)
+        elif isinstance(module, LayerChoice) and module.weights is not None:
+            nn.init.zeros_(module.weights)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+        elif callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = None, every_n_layers: int = 1
@@ -85,6 +86,13 @@ class MixvecPreTrainedModel(PreTrainedModel):
         for model in self.modules():
             if isinstance(model, MixvecModel):
                 model.gradient_checkpointing = enable
+
+    def adopt(self, core: nn.Module) -> None:
+        """Take the children, parameters and plain attributes of ``core`` that this model does not have."""
+        for name, value in vars(core).items():
+            own = self.__dict__.setdefault(name, value)
+            if isinstance(value, dict):  # torch's own: _modules, ...
+                own |= value | own
 
 
 class _Bare(SpeechEncoder):
@@ -106,15 +114,12 @@ class MixvecModel(MixvecPreTrainedModel, _Bare):
         config = deepcopy(config)  # saved by itself, the encoder of a recogniser is an encoder
         config.architecture, config.head = ENCODER, None
         super().__init__(config)
-        adopt(self, SpeechEncoder(config.shape()))
+        self.adopt(SpeechEncoder(config.shape()))
         self.post_init()
 
     @can_return_tuple
     def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        self, input_values: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool | None = None
     ) -> Any:
         """Encode a batch.
 
@@ -152,25 +157,50 @@ class _WithHead(MixvecPreTrainedModel):
     """The heads that the class loads; a new one is of the first kind."""
 
     def __init__(self, config: MixvecConfig) -> None:
+        """
+        Raises:
+            ValueError: the configuration names a head of another kind, whose weights would be misread.
+        """
         super().__init__(config := deepcopy(config))
-        self.kind_of_head = _kind(config.architecture, self.kinds, type(self).__name__)
+        kinds = {kind.__name__: kind for kind in self.kinds}
+        if config.architecture not in (ENCODER, *kinds):
+            raise ValueError(
+                f"config.json: a {config.architecture}, which {type(self).__name__} cannot load; for a new head on its "
+                "encoder, save AutoModel.from_pretrained(…) to a folder and start from that"
+            )
+        self.kind_of_head = kinds.get(config.architecture, self.kinds[0])
         self.encoder = MixvecModel(config)
         head = self.kind_of_head.restored(self.encoder, self.stored(), config.head or {})
         config.architecture, config.head = self.kind_of_head.__name__, head.settings()
-        adopt(self, head)
+        self.adopt(head)
         self.post_init()
 
     def stored(self) -> Any:
         """What the head's own file would hold; transformers keeps it in the configuration."""
         return [self.config.id2label[number] for number in range(len(self.config.id2label))]
 
-    def answer(
-        self, input_values: Tensor, attention_mask: Tensor | None, hidden_states: bool | None
-    ) -> tuple[Tensor, EncoderOutput, tuple[Tensor, ...] | None]:
-        """The head's output, the encoder's, and its layers where they are wanted."""
-        wanted = self.config.output_hidden_states if hidden_states is None else hidden_states
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> Any:
+        """Compute the head's output for a batch, and with ``labels`` a ``loss``; the class states both.
+
+        The other arguments are those of ``MixvecModel``.
+        """
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         encoded = self.encoder.encoded(input_values, attention_mask, bool(wanted) or self.every_layer)
-        return self.kind_of_head.head(self, encoded), encoded, tuple(encoded.layers) if wanted else None
+        found = self.kind_of_head.head(self, encoded)
+        return self.output_of(found, encoded.lengths, labels, tuple(encoded.layers) if wanted else None)
+
+    def output_of(
+        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
+    ) -> Any:
+        """The output of transformers' form from the head's."""
+        raise NotImplementedError
 
     def freeze_feature_encoder(self) -> None:
         """Keep the front end as it is in training."""
@@ -178,7 +208,12 @@ class _WithHead(MixvecPreTrainedModel):
 
 
 class MixvecForCTC(_WithHead):
-    """Speech to text, or to tagged text, with CTC."""
+    """Speech to text, or to tagged text, with CTC.
+
+    ``logits`` (B, T, V) are log-probabilities in fp32, a certain blank behind an utterance's own frames. With
+    ``labels``, tokens (B, U), -100 behind a text's own, ``loss`` is the mean over the batch of each text's CTC loss per
+    token.
+    """
 
     kinds = tuple(head for head in HEADS.values() if head.auto == "AutoModelForCTC")
 
@@ -189,93 +224,44 @@ class MixvecForCTC(_WithHead):
                              "from_pretrained(…, vocab_size=len(tokenizer))")  # fmt: skip
         return {str(number): number for number in range(self.config.vocab_size)}
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+    def output_of(
+        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
     ) -> Any:
-        """Recognise a batch; the arguments are those of ``MixvecModel``.
-
-        Args:
-            labels: (B, U) tokens, -100 behind a text's own.
-
-        Returns:
-            ``logits`` (B, T, V), log-probabilities in fp32, a certain blank behind an utterance's own frames; with
-            ``labels`` also ``loss``, the mean over the batch of each text's CTC loss per token.
-        """
-        log_probs, encoded, layers = self.answer(input_values, attention_mask, output_hidden_states)
         loss = None
         if labels is not None:
             real = labels >= 0
-            loss = F.ctc_loss(log_probs.transpose(0, 1), labels[real], encoded.lengths, real.sum(-1),
+            loss = F.ctc_loss(found.transpose(0, 1), labels[real], frame_lengths, real.sum(-1),
                               blank=0, zero_infinity=True)  # fmt: skip
-        blank = log_probs.new_tensor([0.0] + [-1e4] * (log_probs.shape[-1] - 1))
-        own = padding_mask(encoded.lengths, log_probs.shape[1])
-        return CausalLMOutput(loss, torch.where(own.unsqueeze(-1), log_probs, blank), layers)
+        blank = found.new_tensor([0.0] + [-1e4] * (found.shape[-1] - 1))
+        own = padding_mask(frame_lengths, found.shape[1])
+        return CausalLMOutput(loss, torch.where(own.unsqueeze(-1), found, blank), layers)
 
 
 class MixvecForAudioClassification(_WithHead):
-    """A label for each utterance."""
+    """A label for each utterance: ``logits`` (B, N) in fp32; with ``labels`` (B,) ``loss`` is their cross-entropy."""
 
     kinds = tuple(head for head in HEADS.values() if head.auto == "AutoModelForAudioClassification")
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+    def output_of(
+        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
     ) -> Any:
-        """Classify a batch; the arguments are those of ``MixvecModel``, ``labels`` (B,) gives a cross-entropy ``loss``.
-
-        Returns ``logits`` (B, N) in fp32.
-        """
-        logits, _, layers = self.answer(input_values, attention_mask, output_hidden_states)
-        return SequenceClassifierOutput(None if labels is None else F.cross_entropy(logits, labels), logits, layers)
+        return SequenceClassifierOutput(None if labels is None else F.cross_entropy(found, labels), found, layers)
 
 
 class MixvecForAudioXVector(_WithHead):
-    """A speaker embedding for each utterance."""
+    """A speaker embedding for each utterance: ``embeddings`` (B, E) of length 1.
+
+    ``logits`` (B, N) are their scaled cosines with the training data's speakers; with ``labels`` (B,), such speakers,
+    ``loss`` is a cross-entropy.
+    """
 
     kinds = (SpeakerEmbedder,)
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_values: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+    def output_of(
+        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
     ) -> Any:
-        """Embed a batch; the arguments are those of ``MixvecModel``, ``labels`` (B,) are speakers of the training data.
-
-        Returns:
-            ``embeddings`` (B, E) of length 1 and ``logits`` (B, N), their scaled cosines with the training data's
-            speakers; with ``labels`` also a cross-entropy ``loss``.
-        """
-        embeddings, _, layers = self.answer(input_values, attention_mask, output_hidden_states)
-        logits = COSINE_SCALE * SpeakerEmbedder.cosines(self, embeddings)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        return XVectorOutput(loss, logits, embeddings, layers)
-
-
-def _kind(architecture: str, kinds: tuple[type[TaskModel], ...], name: str) -> type[TaskModel]:
-    """The class of the head.
-
-    Raises:
-        ValueError: the configuration names a head of another kind, whose weights would be misread.
-    """
-    for kind in kinds:
-        if kind.__name__ == architecture:
-            return kind
-    if architecture != ENCODER:
-        raise ValueError(f"config.json: a {architecture}, which {name} cannot load; for a new head on its encoder, "
-                         "save AutoModel.from_pretrained(…) to a folder and start from that")  # fmt: skip
-    return kinds[0]
+        logits = COSINE_SCALE * SpeakerEmbedder.cosines(self, found)
+        return XVectorOutput(None if labels is None else F.cross_entropy(logits, labels), logits, found, layers)
 
 
 for _auto, _class in (

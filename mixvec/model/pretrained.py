@@ -1,4 +1,4 @@
-"""``from_pretrained`` and ``save_pretrained``, which the package that reads and writes folders implements."""
+"""What a published folder and its code agree on; loading and saving it, which the package ``mixvec`` implements."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+FORMAT = 2
+"""The form of a hub folder. In format 1, of mixvec 0.1.0, ``head_norm`` of heads is called ``norm``."""
+ENCODER = "SpeechEncoder"
+"""The ``architecture`` of an encoder without a head."""
+AUTO_MAP = {
+    "AutoConfig": "configuration_mixvec.MixvecConfig",
+    "AutoModel": "modeling_mixvec.MixvecModel",
+    "AutoModelForCTC": "modeling_mixvec.MixvecForCTC",
+    "AutoModelForAudioClassification": "modeling_mixvec.MixvecForAudioClassification",
+    "AutoModelForAudioXVector": "modeling_mixvec.MixvecForAudioXVector",
+}
+"""The class of a published folder's code that each Auto class of transformers loads."""
 Model = TypeVar("Model", bound="Pretrained")
 
 

@@ -5,29 +5,43 @@ Symbols: B batch, S samples, T frames, F feature channels, D model width, L laye
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .frontend import SAMPLE_RATE_HZ, Length
-from .mel import MelTables, normalised_log_mel
-from .output import EncoderOutput
+from .config import EncoderConfig
+from .frontend import Length
+from .mel import SAMPLE_RATE_HZ, MelTables, normalised_log_mel
 from .padding import padding_mask, zero_padding
 from .waveforms import Waveforms, batch_of, check_length
 
 TARGET_BINS = 80
 
 
+class EncoderOutput(NamedTuple):
+    """The frames of an encoder and of its layers; frames beyond an utterance's length are zero."""
+
+    frames: Tensor
+    """(B, T, D), the last of ``layers``."""
+    lengths: Tensor
+    """(B,) valid frames of each utterance."""
+    layers: list[Tensor]
+    """L + 1 tensors (B, T, D): the input embedding, then each layer's output, the last after the final norm;
+    or ``frames`` alone with ``every_layer=False``."""
+
+
 class Encoder(nn.Module):
     """The protocol of encoders: what heads, objectives and tools may rely on, whoever built the network.
 
     A base class rather than a ``typing.Protocol``, because users need ``parameters`` and ``state_dict`` as well.
-    Subclasses implement ``frame_lengths``, ``features``, ``encode`` and ``settings`` and set the attributes below. An
-    utterance gives the same frames alone and in a padded batch.
+    Subclasses implement ``frame_lengths``, ``features`` and ``encode`` and set the attributes below. An utterance gives
+    the same frames alone and in a padded batch.
     """
 
     sample_rate_hz = SAMPLE_RATE_HZ
+    config: EncoderConfig
     hop_samples: int
     """Samples between the starts of two frames."""
     mel_view: tuple[int, int, int]
@@ -39,6 +53,8 @@ class Encoder(nn.Module):
     num_layers: int
     heads: int
     """Heads of a mixer; a decoder on top of the encoder has as many."""
+    tables: MelTables | None = None
+    """The encoder's own mel filters; None: 80 bins, made when ``target_tables`` is first called."""
 
     def frame_lengths(self, samples: Length) -> Length:
         """Number of frames for ``samples`` samples at 16 kHz: an int, or a tensor (B,)."""
@@ -67,7 +83,7 @@ class Encoder(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """The configuration as plain JSON values, for ``config.json``."""
-        raise NotImplementedError
+        return asdict(self.config)
 
     def forward(
         self, waveforms: Waveforms, lengths: Tensor | None = None, *, every_layer: bool = True,
@@ -87,13 +103,8 @@ class Encoder(nn.Module):
                 of arrays and lists also where one row is. In a padded tensor such a row has no frame.
         """
         batch, lengths = batch_of(waveforms, lengths, sampling_rate)
-        if lengths is not None and not self.training and not torch.compiler.is_compiling():
-            self.check_batch(batch, lengths)
-            least = (
-                1 if isinstance(waveforms, Tensor) else self.min_samples
-            )  # a padded batch may hold what has no frame
-            for row, length in enumerate(lengths.tolist()):
-                check_length(length, batch.shape[1], least, row)
+        if not self.training:
+            self.check_batch(batch, lengths, 1 if isinstance(waveforms, Tensor) else self.min_samples)
         if not isinstance(waveforms, Tensor):
             device = next((parameter.device for parameter in self.parameters()), batch.device)
             batch, lengths = batch.to(device), None if lengths is None else lengths.to(device)
@@ -107,21 +118,21 @@ class Encoder(nn.Module):
             samples += 1
         return samples
 
-    def check_batch(self, waveforms: Tensor, lengths: Tensor | None) -> None:
-        """
+    def check_batch(self, waveforms: Tensor, lengths: Tensor | None, least: int = 0) -> None:
+        """See that ``lengths`` fit a batch; without ``least``, the shortest that is allowed, only on the CPU.
+
         Raises:
             ValueError: the batch is shorter than one frame, or ``lengths`` does not fit ``waveforms``.
         """
         if waveforms.dim() != 2 or (lengths is not None and lengths.shape != waveforms.shape[:1]):
             given = None if lengths is None else tuple(lengths.shape)
             raise ValueError(f"waveforms must be (B, S) and lengths (B,), not {tuple(waveforms.shape)} and {given}")
-        if lengths is not None and lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        if lengths is not None and (least or lengths.device.type == "cpu") and not torch.compiler.is_compiling():
             for row, length in enumerate(lengths.tolist()):
-                check_length(length, waveforms.shape[1], 0, row)
+                check_length(length, waveforms.shape[1], least, row)
         if self.frame_lengths(waveforms.shape[1]) < 1:
-            raise ValueError(
-                f"{waveforms.shape[1]} samples are shorter than one frame; pad to at least {self.min_samples}"
-            )
+            short = f"{waveforms.shape[1]} samples are shorter than one frame"
+            raise ValueError(f"{short}; pad to at least {self.min_samples}")
 
     def valid_frames(self, lengths: Tensor | None, frames: Tensor) -> Tensor:
         """Frame lengths (B,) of features (B, T, ...): all of T without ``lengths`` in samples."""
@@ -147,7 +158,7 @@ class Encoder(nn.Module):
         return zero_padding(stacked, padding_mask(self.valid_frames(lengths, stacked), stacked.shape[1]))
 
     def target_tables(self) -> MelTables:
-        """The mel filters of ``target_features``: 80 bins, made at the first call."""
-        if not hasattr(self, "_tables"):
-            self._tables = MelTables(TARGET_BINS)
-        return self._tables
+        """The mel filters of ``target_features``."""
+        if self.tables is None:
+            self.tables = MelTables(TARGET_BINS)
+        return self.tables

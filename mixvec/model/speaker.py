@@ -1,6 +1,6 @@
 """Speaker embeddings: points on a sphere, compared by their cosine.
 
-Symbols: B batch, S samples, T frames, W the width of the trunk, E of the embedding, N speakers of the training data.
+Symbols: B batch, S samples, T frames, E width of the embedding, N speakers of the training data.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .output import EncoderOutput
-from .pooling import AttentiveStatistics
-from .protocol import Encoder
+from .protocol import Encoder, EncoderOutput
 from .task_model import Layers, TaskModel
-from .trunks import Kind, TrunkChoice
+from .trunks import AttentiveStatistics, Kind
 from .vocabulary import names_of
 from .waveforms import Waveforms
 
@@ -34,12 +32,11 @@ class SpeakerEmbedder(TaskModel):
         kind: Kind = "own", width: int | None = None, embedding: int = 192,
     ) -> None:  # fmt: skip
         super().__init__(encoder, layers, dropout)
-        self.speakers = list(speakers)
-        self.kind, self.asked_width, self.embedding = kind, width, embedding
-        self.choice: TrunkChoice = TrunkChoice(encoder.dim, encoder.num_layers, layers, kind, width)
-        self.pooling = AttentiveStatistics(self.choice.width)
-        self.head_norm = nn.LayerNorm(self.pooling.width)
-        self.output = nn.Linear(self.pooling.width, embedding)
+        self.speakers, self.embedding = list(speakers), embedding
+        channels = self.read_through(kind, width)
+        self.pooling = AttentiveStatistics(channels)
+        self.head_norm = nn.LayerNorm(2 * channels)
+        self.output = nn.Linear(2 * channels, embedding)
         self.directions = nn.Parameter(torch.randn(len(speakers), embedding))
 
     def head(self, encoded: EncoderOutput) -> Tensor:
@@ -52,10 +49,6 @@ class SpeakerEmbedder(TaskModel):
         """Embeddings (B, E) to their cosines (B, N) with the speakers of the training data."""
         return embeddings @ nn.functional.normalize(self.directions.float(), dim=-1).T
 
-    def forward(self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None) -> Tensor:
-        """Waveforms (B, S) and lengths (B,) to embeddings (B, E)."""
-        return self.head(self.encoder(waveforms, lengths, every_layer=self.every_layer, sampling_rate=sampling_rate))
-
     @torch.inference_mode()
     def embed(self, waveforms: Waveforms, lengths: Tensor | None = None, sampling_rate: int | None = None) -> Tensor:
         """Waveforms (B, S) to embeddings (B, E): the cosine of two is the similarity of their speakers."""
@@ -65,7 +58,7 @@ class SpeakerEmbedder(TaskModel):
         return [{"embedding": [round(x, 6) for x in embedding]} for embedding in self.head(encoded).tolist()]
 
     def settings(self) -> dict[str, Any]:
-        return super().settings() | {"kind": self.kind, "width": self.asked_width, "embedding": self.embedding}
+        return super().settings() | {"embedding": self.embedding}
 
     def stored(self) -> list[str]:
         return self.speakers

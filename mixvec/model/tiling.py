@@ -27,10 +27,8 @@ def in_tiles(tile: Callable[[int, int | None], Tensor], frames: int, like: Tenso
         frames: T.
         like: a tensor with the batch in front, on the device of the work.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return tile(0, None)
     step = max(MIN_TILE_FRAMES, TILE_FRAMES.get(like.device.type, 1 << 30) // len(like))
-    if frames <= step:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or frames <= step:
         return tile(0, None)
     made = tile(0, step)
     out = made.new_empty(len(made), frames, *made.shape[2:])
@@ -41,9 +39,17 @@ def in_tiles(tile: Callable[[int, int | None], Tensor], frames: int, like: Tenso
     return out
 
 
-def with_context(x: Tensor, first: int, end: int | None, reach: int) -> tuple[Tensor, slice]:
-    """Frames ``first`` to ``end`` of x (B, T, ...) with up to ``reach`` more on each side, and their place in that."""
-    if end is None:
-        return x, slice(None)
-    begin = max(0, first - reach)
-    return x[:, begin : end + reach], slice(first - begin, end - begin)
+def tiled(
+    layer: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, mask: Tensor | None = None, reach: int = 0
+) -> Tensor:
+    """``layer(x, mask)``, x (B, T, D), in tiles; its frames see ``reach`` frames to each side."""
+
+    def tile(first: int, end: int | None) -> Tensor:
+        if end is None:
+            return layer(x, mask)
+        begin = max(0, first - reach)
+        near = slice(begin, end + reach)
+        made = layer(x[:, near], None if mask is None else mask[:, near])
+        return made[:, first - begin : end - begin]
+
+    return in_tiles(tile, x.shape[1], x)

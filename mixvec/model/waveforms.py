@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .frontend import SAMPLE_RATE_HZ
+from .mel import SAMPLE_RATE_HZ
 
 Waveforms: TypeAlias = "Tensor | np.ndarray | str | os.PathLike[str] | Sequence[Any]"
 """A batch (B, S), one waveform (S,), the name of a file, or a sequence of these, whose lengths may differ."""

@@ -22,7 +22,7 @@ from mixvec import HybridTagger, SlotTagger, UserError, cli
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance, Utterances
 from mixvec.hub import load_model
-from mixvec.model.tags import is_tag, read_tags
+from mixvec.model.vocabulary import is_tag, read_tags
 from mixvec.training.config import load_config
 from tests.commands import in_process
 from tests.runs import FINETUNE, SMALLEST, fresh, written

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from mixvec import CtcRecognizer, UserError, build_encoder
 from mixvec.folder import CODE, code_files, sha256
 from mixvec.hub import load_model, save_folder
-from mixvec.model.published import AUTO_MAP
+from mixvec.model.pretrained import AUTO_MAP
 from tests.mixvec.test_golden import GOLDEN
 from tests.tiny_models import LABELS, MEL, VOCABULARY, classifier, scattered
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mixvec.model.beam import PrefixScores
+from mixvec.model.decoder import PrefixScores
 from tools.lexicon import prefix_beam
 
 

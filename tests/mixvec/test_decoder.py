@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from mixvec import EncoderOutput, HybridRecognizer, build_encoder
-from mixvec.model.output import EncoderOutput as Output
 from tests.tiny_models import MEL, VOCABULARY, scattered, speech
 
 TOY = replace(MEL, dim=16, heads=2, ffn_dim=16)
@@ -23,7 +22,7 @@ def hybrid(ctc_weight: float = 0.3, beam: int = 4, vocabulary: list[str] = VOCAB
 
 def heard(frames: int) -> EncoderOutput:
     layers = [3 * torch.randn(1, frames, TOY.dim) for _ in range(TOY.num_layers + 1)]
-    return Output(layers[-1], torch.tensor([frames]), layers)
+    return EncoderOutput(layers[-1], torch.tensor([frames]), layers)
 
 
 def text_scores(model: HybridRecognizer, encoded: EncoderOutput) -> dict[tuple[int, ...], float]:

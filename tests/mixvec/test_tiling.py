@@ -1,4 +1,4 @@
-"""In tiles of time = whole: the mixer's branches with their gradients, the blocks, the front ends, a whole encoder."""
+"""In tiles of time = whole: the mixer's branches, the blocks, the front ends, a whole encoder."""
 
 from __future__ import annotations
 
@@ -11,34 +11,32 @@ from torch import Tensor
 from mixvec import EncoderConfig
 from mixvec.kernels import cpu
 from mixvec.model import tiling
-from mixvec.model.tiling import in_tiles, with_context
-from tests.mixvec.test_encoder import build, speech
+from mixvec.model.tiling import tiled
+from tests.mixvec.test_encoder import TOY, build, speech
 
-TOY = EncoderConfig(
-    mel_bins=20, conv_channels=16, dim=16, num_layers=2, ffn_dim=24, conv_kernel=7, heads=4, dropout=0.0, layer_drop=0.0
-)
 KINDS = [
-    replace(TOY, **changes)
+    replace(TOY, mel_bins=20, conv_channels=16, dim=16, ffn_dim=24, **changes)  # type: ignore[arg-type]
     for changes in (
-        {}, {"conv_strides": (2, 2, 2)}, {"front_end": "waveform"}, {"block": "branchformer"},
-        {"block": "branchformer", "mixer": "summary-lite"}, {"mixer": "attention"},
+        {}, {"conv_strides": (2, 2, 2), "mixer": "attention"}, {"front_end": "waveform", "block": "branchformer"},
+        {"block": "branchformer", "mixer": "summary-lite"},
     )
 ]  # fmt: skip
 
 
-@pytest.fixture(params=[5, 12])
-def tile_frames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """So few frames a part, whatever the batch."""
+def set_tiles(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
+    """So few frames a tile, whatever the batch."""
     monkeypatch.setattr(tiling, "TILE_FRAMES", {"cpu": 1})
-    monkeypatch.setattr(tiling, "MIN_TILE_FRAMES", request.param)
-    monkeypatch.setattr(cpu, "TILE_NUMBERS", request.param * 3 * TOY.dim)
-    return int(request.param)
+    monkeypatch.setattr(tiling, "MIN_TILE_FRAMES", frames)
+    monkeypatch.setattr(cpu, "TILE_NUMBERS", frames * 3 * 16)
 
 
 @pytest.mark.parametrize("config", KINDS, ids=lambda c: f"{c.front_end}-{c.conv_strides}-{c.block}-{c.mixer}")
-@pytest.mark.usefixtures("tile_frames")
-def test_an_encoder_in_parts_equals_the_whole(config: EncoderConfig) -> None:
-    """Every layer, in a padded batch and alone; a gradient being wanted, nothing is done in parts."""
+@pytest.mark.parametrize("frames", [5, 12])
+def test_an_encoder_in_tiles_equals_the_whole(
+    config: EncoderConfig, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every layer, in a padded batch and alone; a gradient being wanted, nothing is done in tiles."""
+    set_tiles(monkeypatch, frames)
     encoder = build(config)
     waveforms, lengths = speech([9_001, 2_000, 6_400], 9.0)
     hidden = torch.rand(3, int(encoder.frame_lengths(9_001))) < 0.3
@@ -54,16 +52,19 @@ def test_an_encoder_in_parts_equals_the_whole(config: EncoderConfig) -> None:
 
 @pytest.mark.parametrize("frames", [1, 4, 5, 6, 17])
 @torch.no_grad()
-def test_parts_are_joined_in_order(tile_frames: int, frames: int) -> None:
-    x = torch.randn(2, frames, 3)
-    asked: list[tuple[int, int]] = []
+def test_tiles_see_their_neighbours_and_are_joined_in_order(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_tiles(monkeypatch, 5)
+    x, mask = torch.randn(2, frames, 3), torch.rand(2, frames) < 0.5
+    asked: list[int] = []
 
-    def tile(first: int, end: int | None) -> Tensor:
-        end = frames if end is None else end
-        asked.append((first, end))
-        near, inner = with_context(x, first, end, 2)
-        assert near.shape[1] == min(frames, end + 2) - max(0, first - 2)
-        return near[:, inner]
+    def layer(near: Tensor, own: Tensor | None) -> Tensor:
+        """The sum over two frames to each side, of those that are not masked."""
+        assert own is not None
+        asked.append(near.shape[1])
+        padded = torch.nn.functional.pad(near * own.unsqueeze(-1), (0, 0, 2, 2))
+        return padded.unfold(1, 5, 1).sum(-1)
 
-    assert torch.equal(in_tiles(tile, frames, x), x)
-    assert asked == [(i, min(frames, i + tile_frames)) for i in range(0, frames, tile_frames)]
+    whole = layer(x, mask)
+    asked.clear()
+    torch.testing.assert_close(tiled(layer, x, mask, 2), whole)
+    assert asked == [min(frames, i + 7) - max(0, i - 2) for i in range(0, frames, 5)]
