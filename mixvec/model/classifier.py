@@ -13,14 +13,13 @@ from torch import Tensor, nn
 from .protocol import Encoder, EncoderOutput
 from .task_model import Layers, TaskModel
 from .trunks import STATISTICS, AttentiveStatistics, Kind, attention_weights, mean_of
-from .vocabulary import names_of
 from .waveforms import Waveforms
 
 
 class Classifier(TaskModel):
-    """One label per utterance: an encoder, attentive pooling over the valid frames, a linear layer.
+    """One label per utterance: an encoder, attentive pooling over the valid frames, LayerNorm, dropout, a linear layer.
 
-    pooled = Σ_t softmax_t(w · tanh(W x_t)) x_t  (arXiv 1703.03130 with one hop), then LayerNorm, dropout, linear.
+    pooled = Σ_t softmax_t(w · tanh(W x_t)) x_t  (arXiv 1703.03130 with one hop).
     """
 
     stored_as, does, title = "labels.json", "classification", "Utterance classifier"
@@ -59,13 +58,6 @@ class Classifier(TaskModel):
         values, orders = logits.softmax(-1).cpu().sort(dim=-1, descending=True, stable=True)
         rows = zip(values.tolist(), orders.tolist(), strict=True)
         return [{self.labels[i]: p for i, p in zip(order, row, strict=True)} for row, order in rows]
-
-    def stored(self) -> list[str]:
-        return self.labels
-
-    @classmethod
-    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> Classifier:
-        return cls(encoder, names_of(stored, "labels"), **settings)
 
 
 class ProbeClassifier(Classifier):

@@ -64,20 +64,11 @@ class MixvecConfig(PretrainedConfig):
         return EncoderConfig(**values)
 
     def __getattr__(self, name: str) -> Any:
-        """A key of the encoder, as the encoder's own code asks for it."""
+        """A key of the encoder, as the encoder's own code asks for it, or by transformers' name."""
+        name = {"hidden_size": "dim", "num_hidden_layers": "num_layers"}.get(name, name)
         if name in EncoderConfig.__dataclass_fields__ and "encoder" in self.__dict__:
             return getattr(self.shape(), name)
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
-
-    @property
-    def hidden_size(self) -> int:
-        """D, the width of the frames."""
-        return self.shape().dim
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """The number of blocks."""
-        return self.shape().num_layers
 
     @property
     def inputs_to_logits_ratio(self) -> int:

@@ -52,13 +52,10 @@ def in_chunks(x: Tensor, chunk_frames: int) -> Tensor:
 
 
 def means_over_context(sums: Tensor, counts: Tensor, context: Context) -> Tensor:
-    """The mean over each chunk and those before it that its frames see, (B, N, K), in fp32.
-
-    Chunk sums and prefix sums, or sums of ``left_chunks`` + 1 neighbours: O(N) either way.
+    """The mean over each chunk and those before it that its frames see, (B, N, K), in fp32, by prefix sums in O(N).
 
     Args:
-        sums: (B, N, K) over the valid frames of each chunk, in fp32.
-        counts: (B, N) valid frames of each chunk.
+        sums: (B, N, K) over the valid frames of each chunk, in fp32. counts: (B, N) valid frames of each chunk.
         context: its state keeps ``summary``: the sum of all earlier chunks (B, 1, K + 1), or the sums of the last ones
             (B, left_chunks, K + 1), each with its count.
     """
@@ -76,12 +73,8 @@ def means_over_context(sums: Tensor, counts: Tensor, context: Context) -> Tensor
 
 
 def convolve_chunks(x: Tensor, conv: torch.nn.Conv1d, reach: int, context: Context) -> Tensor:
-    """A centred depthwise convolution that sees no further to the right than its own chunk (arXiv 2304.09325).
-
-    Args:
-        x: (B, T, D), zero at padding.
-        conv: of kernel 2·``reach`` + 1.
-        context: its state keeps ``conv``, the last ``reach`` frames (B, reach, D).
+    """A centred depthwise convolution of kernel 2·``reach`` + 1 that sees no further to the right than its own chunk
+    (arXiv 2304.09325). x is (B, T, D), zero at padding; the state keeps ``conv``, the last frames (B, reach, D).
     """
     (batch, frames, dim), size = x.shape, context.chunk_frames
     earlier = context.earlier("conv", x.new_zeros(batch, reach, dim))

@@ -81,11 +81,8 @@ def greedy(log_probs: Tensor, frame_lengths: Tensor) -> list[list[int]]:
 
 
 class CtcRecognizer(CtcModel):
-    """Speech to text: an encoder, dropout, a linear layer and CTC (arXiv 2006.11477 section 3.2).
-
-    The tokens of ``vocabulary`` are characters or parts of words. Token 0 is the blank ``[PAD]``; the space is ``|``,
-    or ``▁`` in a vocabulary without ``|``.
-    """
+    """Speech to text. The tokens of ``vocabulary`` are characters or parts of words; the space is ``|``, or ``▁`` in a
+    vocabulary without ``|``."""
 
     does, title = "speech recognition", "Speech recogniser"
     pipeline, command, example = "automatic-speech-recognition", "transcribe", "print(model.transcribe(waveform))"
@@ -145,10 +142,8 @@ class CtcRecognizer(CtcModel):
 
 
 class SlotTagger(CtcModel):
-    """Speech to an intent, a text and its slots: an encoder, dropout, a linear layer and CTC.
-
-    ``vocabulary`` is that of a recogniser, followed by the tags (``vocabulary.py``).
-    """
+    """Speech to an intent, a text and its slots. ``vocabulary`` is that of a recogniser, followed by the tags
+    (``vocabulary.py``)."""
 
     does, title = "slot filling", "Spoken language understanding with slots"
     pipeline, command, example = "automatic-speech-recognition", "understand", "print(model.understand(waveform))"

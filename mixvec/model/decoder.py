@@ -63,10 +63,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, frames: Keys, mask: Tensor | None, past: Keys | None = None) -> tuple[Tensor, Keys]:
-        """x (B, U, D) to (B, U, D) and the keys of the past with it.
-
-        Without ``past``, x is a whole text; with it, the one token (B, 1, D) that follows.
-        """
+        """x (B, U, D), a whole text or, with ``past``, the token that follows, to (B, U, D) and the past's new keys."""
         normed = self.norms[0](x)
         own = self.past.keys(normed)
         if past is not None:
@@ -77,14 +74,14 @@ class DecoderLayer(nn.Module):
 
 
 class PrefixScores:
-    """CTC's probability that an utterance begins with given tokens (Watanabe et al. 2017, algorithm 2).
+    """CTC's probability, by log-probabilities (T, V), that an utterance begins with given tokens (Watanabe et al. 2017,
+    algorithm 2).
 
     The recursion over frames, r_t = p_t(c) (r_{t−1} + φ_{t−1}), is a cumulative sum once both sides are divided by
     Π p_t(c), so one call handles all frames, hypotheses and candidates. In float64, which is exact enough for that.
     """
 
     def __init__(self, log_probs: Tensor) -> None:
-        """``log_probs``: (T, V) of one utterance."""
         self._x = log_probs.double()  # (T, V)
         self._sums = F.pad(self._x.cumsum(0), (0, 0, 1, 0))  # (T + 1, V): Σ over s ≤ t
 
@@ -110,19 +107,16 @@ class PrefixScores:
         repeats = (candidates == last.unsqueeze(1)).unsqueeze(2)  # the same token again needs a blank between
         before = torch.where(repeats, blank, either)[..., :-1]  # (K, C, T): φ_{t−1}
         x, sums = self._x.T[candidates], self._sums.T[candidates]  # (K, C, T), (K, C, T + 1)
-        new = _padded(torch.logcumsumexp(before - sums[..., :-1], dim=2) + sums[..., 1:])
+        begin = torch.full_like(x[..., :1], -math.inf)  # no token before the first frame
+        new = torch.cat([begin, torch.logcumsumexp(before - sums[..., :-1], dim=2) + sums[..., 1:]], dim=2)
         blanks = self._sums[:, 0]
-        new_blank = _padded(torch.logcumsumexp(new[..., :-1] - blanks[:-1], dim=2) + blanks[1:])
+        new_blank = torch.logcumsumexp(new[..., :-1] - blanks[:-1], dim=2) + blanks[1:]
+        new_blank = torch.cat([begin, new_blank], dim=2)
         return torch.logsumexp(before + x, dim=2), torch.stack([new, new_blank], dim=2)
 
     def whole(self, state: Tensor) -> Tensor:
         """Log-probabilities (K,) that nothing follows the hypotheses of a state (K, 2, T + 1)."""
         return torch.logaddexp(state[:, 0, -1], state[:, 1, -1])
-
-
-def _padded(x: Tensor) -> Tensor:
-    """(…, T) to (…, T + 1): no token before the first frame."""
-    return F.pad(x, (1, 0), value=-math.inf)
 
 
 class Hypotheses(NamedTuple):
@@ -140,25 +134,18 @@ class Hypotheses(NamedTuple):
 
 
 class HybridModel(CtcModel):
-    """CTC and a transformer decoder on one encoder (Watanabe et al. 2017, IEEE JSTSP 11(8)).
+    """CTC and a transformer decoder on one encoder (Watanabe et al. 2017, IEEE JSTSP 11(8)), trained together.
 
-    Both are trained together, and searched together for the text y that has the largest
-
-        λ log p_ctc(y | x) + (1 − λ) log p_att(y | x)
-
-    of those that may end there (``END_RATIO``; with λ = 1, of all). Neither grows as a text gets longer, so
-    a search ends where no hypothesis can overtake the best that is complete.
+    The search is for the text y with the largest λ log p_ctc(y | x) + (1 − λ) log p_att(y | x) of those that may end
+    (``END_RATIO``; with λ = 1, of all). Neither grows as a text gets longer, so a search ends where no hypothesis can
+    overtake the best that is complete.
     """
 
     def __init__(
         self, encoder: Encoder, vocabulary: list[str], layers: Layers = "last", dropout: float = 0.1,
         decoder_layers: int = 3, ctc_weight: float = 0.3, beam: int = 4,
     ) -> None:  # fmt: skip
-        """
-        Args:
-            ctc_weight: λ.
-            beam: hypotheses kept in a search; 1 is greedy.
-        """
+        """``ctc_weight``: λ. ``beam``: hypotheses kept in a search; 1 is greedy."""
         super().__init__(encoder, vocabulary, layers, dropout)
         self.ctc_weight, self.beam = ctc_weight, beam
         dim, heads = encoder.dim, encoder.heads

@@ -22,9 +22,8 @@ from .protocol import Encoder, EncoderOutput
 
 
 class SpeechEncoder(Pretrained, Encoder):
-    """Front end → linear → mask embedding → sinusoidal positions → Conformer or Branchformer blocks → LayerNorm.
-
-    The encoder of arXiv 2407.13377. An utterance gives the same frames alone and in a padded batch.
+    """Front end → linear → mask embedding → sinusoidal positions → Conformer or Branchformer blocks → LayerNorm: the
+    encoder of arXiv 2407.13377. ``mixvec.build_encoder`` builds those of another ``kind``.
 
     Example::
 
@@ -40,10 +39,6 @@ class SpeechEncoder(Pretrained, Encoder):
     """A number in [0, 1) for each layer, by which LayerDrop skips it in training; None draws from torch's generator."""
 
     def __init__(self, config: EncoderConfig = BASE) -> None:
-        """
-        Raises:
-            ValueError: ``config.kind`` is not mixvec; ``mixvec.build_encoder`` builds every kind.
-        """
         super().__init__()
         if config.kind != "mixvec":
             raise ValueError(f"SpeechEncoder is encoder.kind=mixvec; for {config.kind} use build_encoder(config)")
@@ -159,17 +154,12 @@ class SpeechEncoder(Pretrained, Encoder):
         x = self.project(front.local(seen * front.gain.float()))  # (B, T, D)
         x = x + sinusoidal_positions(frames, self.dim, x.device, encoded).to(x.dtype)
         kept: list[dict[str, Tensor]] = [{} for _ in self.layers]  # of each layer
-        for key, value in state.items():
-            number, _, name = key.partition(".")
-            if name:
-                kept[int(number)][name] = value
+        for number, name in (key.split(".") for key in state if "." in key):
+            kept[int(number)][name] = state[f"{number}.{name}"]
         layers = self._layers(x, None, [replace(context, state=layer) for layer in kept], every_layer=every_layer)
         state = {f"{number}.{name}": value for number, layer in enumerate(kept) for name, value in layer.items()}
-        state |= {
-            "samples": pending[:, frames * front.hop_samples :],
-            "received": received,
-            "encoded": encoded + frames,
-        }
+        state |= {"samples": pending[:, frames * front.hop_samples :], "received": received}
+        state["encoded"] = encoded + frames
         return EncoderOutput(layers[-1], encoded * 0 + frames, layers), state
 
     def _stream_context(self, context: Context | None) -> Context:

@@ -45,11 +45,10 @@ def conv_length(length: Length, kernel: int, stride: int) -> Length:
 
 
 class FrontEnd(nn.Module):
-    """What both front ends share: convolutions, and normalisation by constants, which a stream needs.
+    """What both front ends share: convolutions, and with ``fixed`` normalisation by constants, which a stream needs.
 
-    The constants are buffers, measured once on training audio by ``measure`` and stored with the weights: the waveform
-    is multiplied by ``gain``; a mel front end then subtracts ``mel_mean`` (M,) and divides by ``mel_deviation`` (M,).
-    Until they are measured they are those of common speech. Without ``fixed`` the utterance's own statistics normalise.
+    The constants are buffers that ``measure`` sets, until then those of common speech: the waveform is multiplied by
+    ``gain``; a mel front end then subtracts ``mel_mean`` and divides by ``mel_deviation`` (M,).
     """
 
     hop_samples: int
@@ -113,10 +112,7 @@ class FrontEnd(nn.Module):
 
     @torch.no_grad()
     def measure(self, batches: list[tuple[Tensor, Tensor]]) -> None:
-        """Set the constants from training audio.
-
-        Args:
-            batches: waveforms (B, S) and lengths (B,).
+        """Set the constants from training audio, waveforms (B, S) with lengths (B,).
 
         Raises:
             ValueError: there is nothing but silence.
@@ -167,10 +163,8 @@ class MelFrontEnd(FrontEnd):
     @torch.no_grad()
     def measure(self, batches: list[tuple[Tensor, Tensor]]) -> None:
         super().measure(batches)
-        rows = [(self.scaled(x, n), n // HOP_SAMPLES + 1) for x, n in batches]
-        mel = torch.cat(
-            [row[: int(n)] for x, ns in rows for row, n in zip(spectrogram(x, self.tables), ns, strict=True)]
-        )
+        mels = [(spectrogram(self.scaled(x, n), self.tables), n // HOP_SAMPLES + 1) for x, n in batches]
+        mel = torch.cat([row[: int(n)] for rows, ns in mels for row, n in zip(rows, ns, strict=True)])
         self.mel_mean.copy_(mel.mean(0))
         self.mel_deviation.copy_(mel.std(0).clamp(min=0.1))
 

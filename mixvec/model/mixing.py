@@ -28,10 +28,7 @@ def activation(name: Literal["swish", "gelu"]) -> nn.Module:
 
 
 class BlockLinear(nn.Module):
-    """The parameters of a block-diagonal linear layer: ``blocks`` independent maps, which cut parameters and work.
-
-    Initialised uniformly within ±1/√fan_in of a block.
-    """
+    """The parameters of a block-diagonal linear layer, uniform within ±1/√fan_in of a block."""
 
     def __init__(self, blocks: int, in_dim: int, out_dim: int) -> None:
         """``in_dim`` and ``out_dim`` are the widths of one block."""
@@ -69,13 +66,6 @@ def plain_branches(
     return z[:, 0].permute(1, 2, 0, 3).reshape(batch, frames, dim), sums
 
 
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a matrix product of ``x`` runs, autocast considered."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
-
-
 class SplitLinear(nn.Linear):
     """A linear layer whose weight is read in parts; a type of its own, which ``quantize_dynamic`` leaves as it is."""
 
@@ -86,19 +76,16 @@ class SummaryMixing(nn.Module):
         s̄   = (1/T) Σ_t s(x_t)        over the valid frames, accumulated in fp32
         h_t = c( f(x_t), s̄ )
 
-    f and s are two-layer MLPs D → D' → D', an activation after each linear, block-diagonal over H heads. Both run
-    as one batched product per layer. c is one dense linear on the concatenation 2D' → D and an activation, dropout
-    before it; it is applied as W_f f(x_t) + W_s s̄, so that the summary is never repeated over time.
-
-    ``lite`` returns s̄ (B, 1, D') alone, to be broadcast: in a Branchformer the other branch plays f, the merge c.
-
-    ``branches`` computes f and the sum of s; a faster function of the same signature can be set in its place.
+    f and s are two-layer MLPs D → D' → D', an activation after each linear, block-diagonal over H heads, c a dense
+    linear layer on the concatenation 2D' → D and an activation, dropout before it; it is applied as W_f f(x_t) + W_s s̄,
+    so that the summary is never repeated over time. ``lite`` returns s̄ (B, 1, D') alone, to be broadcast: in a
+    Branchformer the other branch plays f, the merge c.
     """
 
     merges_linearly = False
     """Whether a Branchformer merges its branches by a linear layer alone; with SummaryMixing by an MLP."""
     default_branches: ClassVar[Branches] = plain_branches
-    """The ``branches`` of new instances."""
+    """The ``branches`` of new instances: the function that computes f and the sum of s."""
     allow_inplace = True
     """Reuse the output buffers of products. False under selective checkpointing, which keeps them."""
 
@@ -131,10 +118,10 @@ class SummaryMixing(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None, context: Context | None = None) -> Tensor:
         """x (B, T, D), mask (B, T) or None, to (B, T, D); with ``lite`` and no context to (B, 1, D).
 
-        With ``context``, s̄ is the mean over the frames of a chunk and of those before it that it sees
-        (arXiv 2409.07165), by chunk sums and prefix sums, in O(T).
+        With ``context``, s̄ is the mean over a chunk and those before it that it sees (arXiv 2409.07165), in O(T).
         """
-        dtype, frames = compute_dtype(x), x.shape[1]
+        device, frames = x.device.type, x.shape[1]
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype  # of products
         weights = (self.first.weight, self.first.bias, self.second.weight, self.second.bias)
         w1, b1, w2, b2 = (weight.to(dtype) for weight in weights)
         if context is None:
@@ -237,14 +224,8 @@ def build_mixer(config: EncoderConfig) -> SummaryMixing | SelfAttention:
     """The mixer that ``config.mixer`` names."""
     if config.mixer == "attention":
         return SelfAttention(config.dim, config.heads, dropout=config.dropout)
-    mixer = SummaryMixing(
-        config.dim,
-        config.heads,
-        lite=config.mixer == "summary-lite",
-        norm=config.mixer_norm,
-        dropout=config.dropout,
-        act=config.activation,
-    )
+    lite, norm = config.mixer == "summary-lite", config.mixer_norm
+    mixer = SummaryMixing(config.dim, config.heads, lite=lite, norm=norm, dropout=config.dropout, act=config.activation)
     if config.checkpointing == "selective":
         mixer.allow_inplace, mixer.branches = False, plain_branches  # whose products are kept
     return mixer

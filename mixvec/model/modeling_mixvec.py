@@ -105,7 +105,7 @@ class _Bare(SpeechEncoder):
 
 
 class MixvecModel(MixvecPreTrainedModel, _Bare):
-    """The encoder: waveforms to frames."""
+    """The encoder: waveforms to frames, ``last_hidden_state`` (B, T, D), zero after an utterance's own."""
 
     gradient_checkpointing = False
     post_init: Any  # torch's own __getattr__ hides its type
@@ -125,11 +125,8 @@ class MixvecModel(MixvecPreTrainedModel, _Bare):
 
         Args:
             input_values: (B, S) waveforms at 16 kHz, as they are: the model normalises them.
-            attention_mask: (B, S), 1 at an utterance's own samples, 0 at those behind them.
+            attention_mask: (B, S), 1 at an utterance's own samples, 0 at those after them.
             output_hidden_states: also return the input embedding and every layer's output, L + 1 tensors (B, T, D).
-
-        Returns:
-            ``last_hidden_state`` (B, T, D), zero behind an utterance's own frames.
 
         Raises:
             ValueError: the padding is not on the right.
@@ -196,9 +193,7 @@ class _WithHead(MixvecPreTrainedModel):
         found = self.kind_of_head.head(self, encoded)
         return self.output_of(found, encoded.lengths, labels, tuple(encoded.layers) if wanted else None)
 
-    def output_of(
-        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
-    ) -> Any:
+    def output_of(self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: Any) -> Any:
         """The output of transformers' form from the head's."""
         raise NotImplementedError
 
@@ -208,12 +203,9 @@ class _WithHead(MixvecPreTrainedModel):
 
 
 class MixvecForCTC(_WithHead):
-    """Speech to text, or to tagged text, with CTC.
-
-    ``logits`` (B, T, V) are log-probabilities in fp32, a certain blank behind an utterance's own frames. With
-    ``labels``, tokens (B, U), -100 behind a text's own, ``loss`` is the mean over the batch of each text's CTC loss per
-    token.
-    """
+    """Speech to text, or to tagged text: ``logits`` (B, T, V) are log-probabilities in fp32, a certain blank after an
+    utterance's own frames. With ``labels``, tokens (B, U), -100 after a text's own, ``loss`` is the mean over the batch
+    of each text's CTC loss per token."""
 
     kinds = tuple(head for head in HEADS.values() if head.auto == "AutoModelForCTC")
 
@@ -224,17 +216,15 @@ class MixvecForCTC(_WithHead):
                              "from_pretrained(…, vocab_size=len(tokenizer))")  # fmt: skip
         return {str(number): number for number in range(self.config.vocab_size)}
 
-    def output_of(
-        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
-    ) -> Any:
+    def output_of(self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: Any) -> Any:
         loss = None
         if labels is not None:
             real = labels >= 0
             loss = F.ctc_loss(found.transpose(0, 1), labels[real], frame_lengths, real.sum(-1),
                               blank=0, zero_infinity=True)  # fmt: skip
         blank = found.new_tensor([0.0] + [-1e4] * (found.shape[-1] - 1))
-        own = padding_mask(frame_lengths, found.shape[1])
-        return CausalLMOutput(loss, torch.where(own.unsqueeze(-1), found, blank), layers)
+        own = padding_mask(frame_lengths, found.shape[1]).unsqueeze(-1)
+        return CausalLMOutput(loss, torch.where(own, found, blank), layers)
 
 
 class MixvecForAudioClassification(_WithHead):
@@ -242,24 +232,17 @@ class MixvecForAudioClassification(_WithHead):
 
     kinds = tuple(head for head in HEADS.values() if head.auto == "AutoModelForAudioClassification")
 
-    def output_of(
-        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
-    ) -> Any:
+    def output_of(self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: Any) -> Any:
         return SequenceClassifierOutput(None if labels is None else F.cross_entropy(found, labels), found, layers)
 
 
 class MixvecForAudioXVector(_WithHead):
-    """A speaker embedding for each utterance: ``embeddings`` (B, E) of length 1.
-
-    ``logits`` (B, N) are their scaled cosines with the training data's speakers; with ``labels`` (B,), such speakers,
-    ``loss`` is a cross-entropy.
-    """
+    """A speaker embedding for each utterance, ``embeddings`` (B, E) of length 1; ``logits`` (B, N) are their scaled
+    cosines with the training data's speakers, of which ``labels`` (B,) give a cross-entropy ``loss``."""
 
     kinds = (SpeakerEmbedder,)
 
-    def output_of(
-        self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: tuple[Tensor, ...] | None
-    ) -> Any:
+    def output_of(self, found: Tensor, frame_lengths: Tensor, labels: Tensor | None, layers: Any) -> Any:
         logits = COSINE_SCALE * SpeakerEmbedder.cosines(self, found)
         return XVectorOutput(None if labels is None else F.cross_entropy(logits, labels), logits, found, layers)
 

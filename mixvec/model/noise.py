@@ -1,9 +1,7 @@
 """Random numbers as a function of keys: an utterance draws the same in any batch, on any rank, in any order.
 
-A generator gives numbers in the order in which they are asked for, so what an utterance gets from it depends on its
-company. Here each number is a hash of what it is for: the utterance's key, the layer, the frame, the channel. Nothing
-is stored, so activation checkpointing recomputes the same numbers, and every operation is an elementwise one, which
-torch.compile fuses.
+Each number is a hash of what it is for: the utterance's key, the layer, the frame, the channel. Nothing is stored, so
+activation checkpointing recomputes the same numbers, and torch.compile fuses the elementwise operations.
 
 Symbols: B batch, T frames, D channels.
 """
@@ -14,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 BITS = 0xFFFF_FFFF
-OFFSET = 0x3C6E_F372
-"""Added before hashing, since 0 would hash to 0."""
 
 
 def hashed(x: Tensor) -> Tensor:
@@ -23,7 +19,7 @@ def hashed(x: Tensor) -> Tensor:
 
     The multiplier is below 2^31, so that no product overflows int64, whose overflow C++ leaves undefined.
     """
-    x = (x + OFFSET) & BITS
+    x = (x + 0x3C6E_F372) & BITS  # since 0 would hash to 0
     x = ((x ^ (x >> 16)) * 0x7FEB_352D) & BITS
     x = ((x ^ (x >> 15)) * 0x7FEB_352D) & BITS
     return x ^ (x >> 16)

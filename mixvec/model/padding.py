@@ -7,12 +7,7 @@ from torch import Tensor
 
 
 def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
-    """The bool mask (B, ``max_length``) that is True at an utterance's own positions.
-
-    Args:
-        lengths: (B,) how many positions of each row are valid.
-        max_length: T, the padded length.
-    """
+    """The bool mask (B, ``max_length``) that is True at the first ``lengths`` (B,) positions of each row."""
     return torch.arange(max_length, device=lengths.device) < lengths.unsqueeze(1)
 
 

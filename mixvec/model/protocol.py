@@ -35,7 +35,6 @@ class EncoderOutput(NamedTuple):
 class Encoder(nn.Module):
     """The protocol of encoders: what heads, objectives and tools may rely on, whoever built the network.
 
-    A base class rather than a ``typing.Protocol``, because users need ``parameters`` and ``state_dict`` as well.
     Subclasses implement ``frame_lengths``, ``features`` and ``encode`` and set the attributes below. An utterance gives
     the same frames alone and in a padded batch.
     """
@@ -91,11 +90,10 @@ class Encoder(nn.Module):
     ) -> EncoderOutput:  # fmt: skip
         """Waveforms (B, S) at 16 kHz and lengths (B,) in samples to frames, their lengths and every layer's output.
 
-        Without ``lengths`` every utterance fills its row. With ``every_layer=False`` inference on an hour of audio
-        takes the memory of one layer.
-
         Args:
             waveforms: or one waveform, arrays, lists, names of files (``waveforms.Waveforms``).
+            lengths: None where every utterance fills its row.
+            every_layer: with False, inference on an hour of audio takes the memory of one layer.
             sampling_rate: of the waveforms, in Hz, where that is not 16 kHz; they are resampled.
 
         Raises:

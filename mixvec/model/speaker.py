@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from .protocol import Encoder, EncoderOutput
 from .task_model import Layers, TaskModel
 from .trunks import AttentiveStatistics, Kind
-from .vocabulary import names_of
 from .waveforms import Waveforms
 
 
@@ -59,10 +58,3 @@ class SpeakerEmbedder(TaskModel):
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"embedding": self.embedding}
-
-    def stored(self) -> list[str]:
-        return self.speakers
-
-    @classmethod
-    def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> SpeakerEmbedder:
-        return cls(encoder, names_of(stored, "speakers"), **settings)

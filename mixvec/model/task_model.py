@@ -14,6 +14,7 @@ from .noise import Dropout
 from .pretrained import Pretrained
 from .protocol import Encoder, EncoderOutput
 from .trunks import Kind, build_trunk
+from .vocabulary import names_of
 from .waveforms import Waveforms
 
 Layers = Literal["last", "weighted"]
@@ -101,8 +102,8 @@ class TaskModel(Pretrained, nn.Module):
         return {"layers": self.layers, "dropout": self.dropout.p} | trunk
 
     def stored(self) -> Any:
-        """What ``stored_as`` holds: plain JSON values."""
-        raise NotImplementedError(f"{type(self).__name__}.stored")
+        """What ``stored_as`` holds, plain JSON values: by default the names in the attribute that is called like it."""
+        return getattr(self, self.stored_as.removesuffix(".json"))
 
     @classmethod
     def restored(cls, encoder: Encoder, stored: Any, settings: dict[str, Any]) -> TaskModel:
@@ -113,7 +114,8 @@ class TaskModel(Pretrained, nn.Module):
             ValueError: ``settings`` has an impossible value.
             TypeError: ``settings`` has an unknown key.
         """
-        raise NotImplementedError(f"{cls.__name__}.restored")
+        head: Any = cls
+        return head(encoder, names_of(stored, cls.stored_as.removesuffix(".json")), **settings)  # type: ignore[no-any-return]
 
     def answers(self, encoded: EncoderOutput) -> list[dict[str, Any]]:
         """What the command line prints for each utterance (B): ``text`` or ``label`` first, plain JSON values."""

@@ -1,8 +1,7 @@
 """Long inputs in tiles of time, so that the wide layers of a tile exist at once and not those of an hour.
 
-Symbols: B batch, T frames. Whatever is computed per frame, or from a few frames around it, is the same in tiles. Tiles
-are used only where no gradient is wanted (every tile's activations would be kept all the same) and nothing is being
-compiled or exported (their number would fix the batch and the length).
+Symbols: B batch, T frames. Tiles are used only where no gradient is wanted (every tile's activations would be kept all
+the same) and nothing is being compiled or exported (their number would fix the batch and the length).
 """
 
 from __future__ import annotations

@@ -199,8 +199,7 @@ def mean_of(x: Tensor, lengths: Tensor) -> Tensor:
 class AttentiveStatistics(nn.Module):
     """Weighted mean and standard deviation over the valid frames (arXiv 1803.10963, equations 1 to 6).
 
-    e_t = v · tanh(W x_t + b), α = softmax(e), μ = Σ_t α_t x_t, σ² = Σ_t α_t x_t² - μ²; to [μ, σ]. (Its k, added to each
-    e_t, leaves the softmax as it is.)
+    e_t = v · tanh(W x_t + b), α = softmax(e), μ = Σ_t α_t x_t, σ² = Σ_t α_t x_t² - μ²; to [μ, σ].
     """
 
     def __init__(self, dim: int, hidden: int = 128) -> None:

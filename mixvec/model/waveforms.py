@@ -21,12 +21,10 @@ LOWEST_HZ, HIGHEST_HZ = 1_000, 1_000_000
 
 
 class Sound:
-    """Reading and resampling, which the package ``mixvec`` provides."""
+    """Reading a file as a waveform (S,) at 16 kHz and resampling one from a rate in Hz, which the package provides."""
 
     reader: ClassVar[Callable[[str | os.PathLike[str]], Tensor] | None] = None
-    """A file as a waveform (S,) at 16 kHz."""
     resampler: ClassVar[Callable[[Tensor, int], Tensor] | None] = None
-    """A waveform (S,) at a rate in Hz to 16 kHz; without one torchaudio's."""
 
 
 def batch_of(waveforms: Waveforms, lengths: Any, rate_hz: int | None) -> tuple[Tensor, Tensor | None]:

@@ -30,14 +30,14 @@ def all_texts(log_probs: Tensor) -> dict[tuple[int, ...], float]:
     return {text: math.log(total) for text, total in sums.items()}
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_a_wide_prefix_beam_is_exhaustive_search(seed: int) -> None:
     log_probs = drawn(2 + seed % 4, 2 + seed % 3, seed)
     exact = all_texts(log_probs)
     assert prefix_beam([log_probs], 10_000) == [list(max(exact, key=exact.__getitem__))]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_prefix_scores_are_sums_over_all_texts_that_begin_so(seed: int) -> None:
     log_probs = drawn(4, 3, seed)
     exact = all_texts(log_probs)

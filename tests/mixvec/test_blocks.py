@@ -17,14 +17,6 @@ LENGTHS = (20, 1, 13)
 TOY = EncoderConfig(
     mel_bins=10, conv_channels=8, dim=DIM, num_layers=1, ffn_dim=24, conv_kernel=5, heads=4, dropout=0.0
 )
-KINDS = [
-    ("conformer", "summary"),
-    ("conformer", "attention"),
-    ("branchformer", "summary"),
-    ("branchformer", "summary-lite"),
-    ("branchformer", "attention"),
-]
-every_kind = pytest.mark.parametrize(("block", "mixer"), KINDS)
 
 
 def build(block: str, mixer: str, config: EncoderConfig = TOY) -> ConformerBlock | BranchformerBlock:

@@ -58,7 +58,7 @@ def text_scores(model: HybridRecognizer, encoded: EncoderOutput) -> dict[tuple[i
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 @torch.no_grad()
 def test_a_wide_search_finds_the_best_text_of_all(share: float) -> None:
-    for _ in range(12):
+    for _ in range(5):
         model, encoded = hybrid(share, beam=500), heard(3)
         scores = text_scores(model, encoded)
         text, score = model.search(model._frames(encoded)[0], model.head(encoded)[0])

@@ -134,14 +134,6 @@ def test_mel_tables_survive_another_dtype_and_the_meta_device() -> None:
     assert all(name.startswith(("convs.", "norm.")) for name in [*front.state_dict(), *build("waveform").state_dict()])
 
 
-def test_under_autocast_the_spectrogram_stays_in_fp32() -> None:
-    front, waveforms = build("mel-20ms"), torch.randn(1, 4_000)
-    assert isinstance(front, MelFrontEnd)
-    with torch.autocast("cpu", torch.bfloat16):
-        mixed = normalised_log_mel(waveforms, None, front.tables)
-    assert torch.equal(mixed, normalised_log_mel(waveforms, None, front.tables))
-
-
 def test_frames_are_log_mel_at_a_fixed_scale() -> None:
     encoder = build_encoder(EncoderConfig(kind="log-mel", dim=80, heads=1, num_layers=0))
     assert list(encoder.parameters()) == [] and encoder.state_dict() == {}

@@ -1,4 +1,4 @@
-"""Published models keep their numbers: the folders of tests/golden, written by mixvec 0.1.0 (``write.py`` there)."""
+"""Published models keep their numbers: the folders of tests/golden, written by mixvec 0.1.0 (commit 7d72237)."""
 
 from __future__ import annotations
 

@@ -104,8 +104,7 @@ def compare(module: nn.Module, oracle: Callable[[dict[str, Tensor], Tensor, int]
 
 
 @pytest.mark.parametrize("lite", [False, True])
-@pytest.mark.parametrize("heads", [1, 4])
-@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(("heads", "norm"), [(1, False), (4, True)])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("plain", [False, True])
 def test_summary_mixing_equals_the_equations(
@@ -153,10 +152,9 @@ def test_heads_cut_parameters() -> None:
     sizes = [sum(p.numel() for p in SummaryMixing(64, heads, norm=False).parameters()) for heads in (1, 4)]
     combine = 128 * 64 + 64
     assert sizes == [combine + 4 * (64 * 64 + 64), combine + 4 * (64 * 64 // 4 + 64)]
-    with pytest.raises(ValueError, match="dim=8 is not a multiple of heads=3"):
-        SummaryMixing(8, 3)
-    with pytest.raises(ValueError, match="dim=8 is not a multiple of heads=3"):
-        SelfAttention(8, 3)
+    for mixer in (SummaryMixing, SelfAttention):
+        with pytest.raises(ValueError, match="dim=8 is not a multiple of heads=3"):
+            mixer(8, 3)
 
 
 @pytest.mark.parametrize("form", [plain_branches, cpu.branches])

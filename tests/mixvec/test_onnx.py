@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -47,17 +48,16 @@ def outputs(model: nn.Module, *given: Tensor) -> list[Tensor]:
     return [found] if isinstance(found, Tensor) else list(found)
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
-@pytest.mark.parametrize(("batch", "samples"), SHAPES)
-def test_outputs_are_those_of_the_model(files: Path, batch: int, samples: int, padded: bool) -> None:
+def test_outputs_are_those_of_the_model(files: Path) -> None:
     model, exported = HybridRecognizer.from_pretrained(files / "asr"), load_onnx(files / "asr.onnx")
     assert isinstance(exported, CtcRecognizer) and exported.encoder.min_samples == model.encoder.min_samples
-    given = [0.1 * torch.randn(batch, samples)]
-    if padded:
-        given.append(torch.tensor([max(model.encoder.min_samples, samples - 700 * row) for row in range(batch)]))
-    (log_probs, lengths), (own, own_lengths) = outputs(exported, *given), outputs(model, *given)
-    assert torch.equal(lengths, own_lengths)
-    torch.testing.assert_close(log_probs, own, rtol=0, atol=1e-4)
+    for (batch, samples), padded in itertools.product(SHAPES, (False, True)):
+        given = [0.1 * torch.randn(batch, samples)]
+        if padded:
+            given.append(torch.tensor([max(model.encoder.min_samples, samples - 700 * row) for row in range(batch)]))
+        (log_probs, lengths), (own, own_lengths) = outputs(exported, *given), outputs(model, *given)
+        assert torch.equal(lengths, own_lengths)
+        torch.testing.assert_close(log_probs, own, rtol=0, atol=1e-4)
 
 
 def test_int8_quantises_layers_and_leaves_the_mel_filters(files: Path) -> None:
@@ -144,19 +144,13 @@ def test_files_that_are_not_ours_are_refused(files: Path, tmp_path: Path, monkey
     stored = {entry.key: entry.value for entry in graph.metadata_props}
     assert (stored["sample_rate_hz"], stored["architecture"]) == ("16000", "CtcRecognizer")
     assert list(json.loads(stored["vocab.json"])) == VOCABULARY
-    for file, facts in (
-        (other, {}),
-        (newer, stored | {"config.json": stored["config.json"].replace('"format": 2', '"format": 99')}),
-    ):
+    changed = stored | {"config.json": stored["config.json"].replace('"format": 2', '"format": 99')}
+    for file, facts in ((other, {}), (newer, changed)):
         del graph.metadata_props[:]
         onnx.helper.set_model_props(graph, facts)
         onnx.save(graph, file)
-    for file, cause in (
-        (bad, "cannot|can read"),
-        (other, "metadata"),
-        (newer, "99"),
-        (tmp_path / "no.onnx", "no such file"),
-    ):
+    causes = {bad: "cannot|can read", other: "metadata", newer: "99", tmp_path / "no.onnx": "no such file"}
+    for file, cause in causes.items():
         with pytest.raises(UserError, match=f"{file.name}.*({cause})"):
             load_onnx(file)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

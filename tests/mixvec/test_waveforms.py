@@ -37,15 +37,8 @@ def same(model: CtcRecognizer, given: Any, waveform: Tensor, **rest: Any) -> Non
 
 
 def test_arrays_lists_and_integers(model: CtcRecognizer, wave: Tensor) -> None:
-    for given in (
-        wave,
-        wave.numpy(),
-        wave.tolist(),
-        wave.double().numpy()[None],
-        [wave],
-        [wave.tolist()],
-        (wave.numpy(),),
-    ):
+    forms = (wave, wave.numpy(), wave.tolist(), wave.double().numpy()[None], [wave], [wave.tolist()], (wave.numpy(),))
+    for given in forms:
         same(model, given, wave)
     pcm = (wave * 32_768).round()
     for given in (pcm.short(), pcm.short().numpy()[None], (pcm.int() * 65_536).numpy()):
