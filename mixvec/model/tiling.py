@@ -26,8 +26,10 @@ def in_tiles(tile: Callable[[int, int | None], Tensor], frames: int, like: Tenso
         frames: T.
         like: a tensor with the batch in front, on the device of the work.
     """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return tile(0, None)
     step = max(MIN_TILE_FRAMES, TILE_FRAMES.get(like.device.type, 1 << 30) // len(like))
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or frames <= step:
+    if frames <= step:
         return tile(0, None)
     made = tile(0, step)
     out = made.new_empty(len(made), frames, *made.shape[2:])
