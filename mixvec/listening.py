@@ -116,7 +116,7 @@ class Session:
         transcript = self._transcript
         transcript.extend(log_probs)
         frame_s = self.listener.frame_s
-        length_s, pause_s = transcript.frames * frame_s, transcript.blanks * frame_s
+        length_s, pause_s = len(transcript.path) * frame_s, transcript.blanks * frame_s
         enough_s = self.listener.config.silence_s if length_s < LONG_S else BRIEF_S
         final = self.done or pause_s >= enough_s or length_s >= LONGEST_S
         if final:
@@ -182,7 +182,7 @@ class Listener:
 
     def transcript(self) -> Transcript:
         """An empty one."""
-        return Transcript(self.model.vocabulary, self.model.space, self.config.beam)
+        return Transcript(self.model.vocabulary, self.config.beam)
 
     @torch.inference_mode()
     def advance(self, sessions: list[Session]) -> list[list[Result]]:

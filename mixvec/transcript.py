@@ -1,59 +1,120 @@
-"""From the output of CTC, as it comes, to words with times: greedy, or by prefix beam search.
+"""From the output of CTC to words with their times and confidences: along its best path, of a given text, as it comes.
 
-Symbols: T frames, V vocabulary size. Token 0 is the blank.
+Symbols: T frames, V vocabulary size, U tokens. Token 0 is the blank.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .errors import UserError
-
-BLANK = 0
+from .model.vocabulary import PIECE_SPACE, SPACE
 
 
 class Word(NamedTuple):
-    """A word of a stream."""
+    """A word of a text, in the fields of JSON output."""
 
     word: str
     start_s: float
     end_s: float
-    """Where CTC's peaks of its first and its last token are, which is up to some 0.1 s off the sound."""
+    """From the first frame of its first token to the last of its last, up to some 0.1 s off the sound."""
     confidence: float
-    """The geometric mean of the probabilities of its tokens, each at its peak; not calibrated."""
+    """The mean probability of its tokens in their frames, 0 to 1; not calibrated."""
 
 
-@dataclass
-class Peak:
-    """A token as CTC outputs it: its first and last frame, and its highest log-probability."""
+def align_words(
+    log_probs: Tensor, text: str, vocabulary: list[str], start_s: float = 0.0, frame_s: float = 1.0
+) -> list[Word]:
+    """The words of a recogniser's text; none where the text needs more frames than there are.
 
-    token: int
-    first: int
-    last: int
-    log_prob: float
-
-
-def ctc_search(vocabulary_size: int, beam: int) -> Any:
-    """torchaudio's ``CTCDecoder``: prefix search without a language model (Graves et al. 2006; Hannun et al., arXiv
-    1408.2873, algorithm 1), exact where ``beam`` holds every prefix.
-
-    Raises:
-        UserError: flashlight-text is not installed.
+    Args:
+        log_probs: (T, V) of CTC.
+        text: found by greedy search, whose path is known, or in another way, for which the best path is searched.
+        start_s: where the first frame is.
+        frame_s: seconds between frames.
     """
-    return ctc_decoder()(
-        lexicon=None, tokens=list(map(str, range(vocabulary_size))), lm=None, beam_size=beam,
-        beam_size_token=min(beam, vocabulary_size), beam_threshold=float("inf"), log_add=True, blank_token=str(BLANK),
-        sil_token=str(BLANK),
-    )  # fmt: skip
+    scores = log_probs.float().numpy()
+    path = scores.argmax(1)
+    if _spelled(vocabulary[token] for token, _ in groupby(path) if token) != text:
+        found = best_path(scores, tokens_of(text, vocabulary))
+        if found is None:
+            return []
+        path = found
+    sure = np.exp(scores[np.arange(len(path)), path])
+    return words_along(path.tolist(), sure.tolist(), vocabulary, start_s, frame_s)
+
+
+def words_along(
+    path: list[int], sure: list[float], vocabulary: list[str], start_s: float, frame_s: float
+) -> list[Word]:
+    """The words along a path of CTC, the token of each frame (T,) with its probability (T,)."""
+    words: list[list[tuple[str, int, int, float]]] = [[]]
+    end = 0
+    for number, run in groupby(path):
+        first, end = end, end + len(list(run))
+        token = vocabulary[number] if number else ""
+        if token == SPACE or token.startswith(PIECE_SPACE):
+            words.append([])
+        if letters := _spelled([token]):
+            words[-1].append((letters, first, end, sum(sure[first:end]) / (end - first)))
+    return [
+        Word(
+            "".join(letters),
+            round(start_s + firsts[0] * frame_s, 3),
+            round(start_s + ends[-1] * frame_s, 3),
+            round(sum(means) / len(means), 3),
+        )
+        for letters, firsts, ends, means in (zip(*word, strict=True) for word in words if word)
+    ]
+
+
+def _spelled(tokens: Any) -> str:
+    return " ".join("".join(tokens).replace(SPACE, " ").replace(PIECE_SPACE, " ").split())
+
+
+def tokens_of(text: str, vocabulary: list[str]) -> list[int]:
+    """The tokens (U,) of a text: characters, or of pieces the longest that fit; what has no token is left out."""
+    numbers = {token: number for number, token in enumerate(vocabulary) if number}
+    left = text.replace(" ", SPACE) if SPACE in numbers else PIECE_SPACE + text.replace(" ", PIECE_SPACE)
+    longest, tokens = max(map(len, numbers)), []
+    while left:
+        size = next((n for n in range(min(longest, len(left)), 0, -1) if left[:n] in numbers), 0)
+        tokens += [numbers[left[:size]]] if size else []
+        left = left[max(1, size) :]
+    return tokens
+
+
+def best_path(log_probs: np.ndarray, tokens: list[int]) -> np.ndarray | None:
+    """The token, or the blank 0, of each frame (T,) on the most probable path of (T, V) that spells ``tokens`` (Viterbi
+    search over the states of Graves et al. 2006, equation 6); None where the frames are too few."""
+    labels = np.array([0, *(number for token in tokens for number in (token, 0))])  # blanks around all
+    emitted = log_probs[:, labels]  # (T, 2 U + 1)
+    skips = np.where((labels[2:] != 0) & (labels[2:] != labels[:-2]), 0.0, -np.inf)
+    score = np.full(len(labels), -np.inf)
+    score[:2] = emitted[0, :2]
+    back = np.zeros(emitted.shape, np.uint8)  # how many states the best way to each came forward
+    for frame in range(1, len(emitted)):
+        ways = np.full((3, len(labels)), -np.inf)
+        ways[0], ways[1, 1:], ways[2, 2:] = score, score[:-1], score[:-2] + skips
+        back[frame] = ways.argmax(0)
+        score = ways.max(0) + emitted[frame]
+    state = len(labels) - 1 - int(len(labels) > 1 and score[-2] > score[-1])
+    if score[state] == -np.inf:
+        return None
+    path = np.zeros(len(emitted), np.int64)
+    for frame in range(len(emitted) - 1, -1, -1):
+        path[frame] = labels[state]
+        state -= int(back[frame, state])
+    return path
 
 
 def ctc_decoder() -> Any:
-    """torchaudio's factory of searches.
+    """torchaudio's factory of beam searches.
 
     Raises:
         UserError: flashlight-text is not installed.
@@ -65,84 +126,66 @@ def ctc_decoder() -> Any:
     return ctc_decoder
 
 
+def ctc_search(vocabulary_size: int, beam: int) -> Any:
+    """torchaudio's ``CTCDecoder``: prefix search without a language model (Graves et al. 2006; Hannun et al., arXiv
+    1408.2873, algorithm 1), exact where ``beam`` holds every prefix.
+
+    Raises:
+        UserError: flashlight-text is not installed.
+    """
+    return ctc_decoder()(
+        lexicon=None, tokens=list(map(str, range(vocabulary_size))), lm=None, beam_size=beam,
+        beam_size_token=min(beam, vocabulary_size), beam_threshold=float("inf"), log_add=True, blank_token="0",
+        sil_token="0",
+    )  # fmt: skip
+
+
 class Transcript:
     """What has been recognised since the last pause.
 
     Example::
 
-        transcript = Transcript(model.vocabulary, model.space)
+        transcript = Transcript(model.vocabulary)
         transcript.extend(log_probs)  # of each chunk
         print(transcript.words(0.0, 0.02))
     """
 
-    def __init__(self, vocabulary: list[str], space: str, beam: int | None = None) -> None:
-        self.vocabulary, self.space, self.frames, self.blanks = vocabulary, space, 0, 0
-        self.peaks: list[Peak] = []
-        """Of the best hypothesis so far."""
-        self._last = BLANK
+    def __init__(self, vocabulary: list[str], beam: int | None = None) -> None:
+        self.vocabulary = vocabulary
+        self.path: list[int] = []
+        """The token of each frame that the model is surest of."""
+        self._sure: list[float] = []
         self._search: Any = None if beam is None else ctc_search(len(vocabulary), beam)
-        self._log_probs: list[Tensor] = []
+        self._log_probs = torch.zeros(0, len(vocabulary))
         if self._search:
             self._search.decode_begin()
 
-    def extend(self, log_probs: Tensor) -> None:
-        """Add the next frames, log-probabilities (T, V) in fp32 on the CPU.
+    @property
+    def blanks(self) -> int:
+        """Frames after the last token."""
+        return next((n for n, token in enumerate(reversed(self.path)) if token), len(self.path))
 
-        ``frames`` counts all frames, ``blanks`` those after the last token that the model was surest of.
-        """
+    def extend(self, log_probs: Tensor) -> None:
+        """Add the next frames, log-probabilities (T, V) in fp32 on the CPU."""
         values, tokens = log_probs.max(-1)
-        for token, value in zip(tokens.tolist(), values.tolist(), strict=True):
-            if token != BLANK and token == self._last and self._search is None:
-                self.peaks[-1].last = self.frames
-                self.peaks[-1].log_prob = max(self.peaks[-1].log_prob, value)
-            elif token != BLANK and self._search is None:
-                self.peaks.append(Peak(token, self.frames, self.frames, value))
-            self.blanks = self.blanks + 1 if token == BLANK else 0
-            self._last = token
-            self.frames += 1
+        self.path += tokens.tolist()
+        self._sure += values.exp().tolist()
         if self._search and len(log_probs):
-            self._log_probs.append(log_probs)
+            self._log_probs = torch.cat([self._log_probs, log_probs])
             self._search.decode_step(log_probs.contiguous())
-            self.peaks = self._searched()
 
     def finish(self) -> None:
         """Add up the alignments that beam search has kept apart; no frames may follow."""
-        if self._search and self._log_probs:
+        if self._search and self.path:
             self._search.decode_end()
-            self.peaks = self._searched()
-
-    def _searched(self) -> list[Peak]:
-        best, log_probs = self._search.get_final_hypothesis()[0], torch.cat(self._log_probs)
-        places = [place - 1 for place in best.timesteps.tolist()]  # flashlight counts the start as a frame
-        return [
-            Peak(token, place, place, float(log_probs[place, token]))
-            for token, place in zip(best.tokens.tolist(), places, strict=True)
-        ]
 
     def words(self, start_s: float, frame_s: float) -> list[Word]:
-        """The words so far, the last of which may still grow.
-
-        Args:
-            start_s: where the first frame is. frame_s: seconds between frames.
-        """
-        found: list[tuple[str, list[Peak]]] = []
-        open_word = False
-        for peak in self.peaks:
-            for letter in self.vocabulary[peak.token].replace(self.space, " "):
-                if letter.isspace():
-                    open_word = False
-                elif open_word:
-                    text, peaks = found[-1]
-                    found[-1] = text + letter, peaks if peaks[-1] is peak else [*peaks, peak]
-                else:
-                    found.append((letter, [peak]))
-                    open_word = True
-        return [
-            Word(
-                text,
-                round(start_s + peaks[0].first * frame_s, 3),
-                round(start_s + (peaks[-1].last + 1) * frame_s, 3),
-                round(math.exp(sum(peak.log_prob for peak in peaks) / len(peaks)), 3),
-            )
-            for text, peaks in found
-        ]
+        """The words so far, the last of which may still grow; the arguments are those of ``align_words``."""
+        if not (self._search and self.path):
+            return words_along(self.path, self._sure, self.vocabulary, start_s, frame_s)
+        best = self._search.get_final_hypothesis()[0]
+        path, places = [0] * len(self.path), best.timesteps - 1  # flashlight counts the start as a frame
+        for token, place in zip(best.tokens.tolist(), places.tolist(), strict=True):
+            path[place] = token
+        sure = self._log_probs[torch.arange(len(path)), torch.tensor(path)].exp()
+        return words_along(path, sure.tolist(), self.vocabulary, start_s, frame_s)

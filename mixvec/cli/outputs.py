@@ -7,9 +7,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from ..align import align_words
 from ..atomic import write_whole
 from ..errors import UserError
+from ..transcript import align_words
 from .answers import Answer
 from .inputs import Clip
 from .predictor import Predictor
@@ -40,13 +40,11 @@ def words_of(answer: Answer, predictor: Predictor) -> list[dict[str, Any]]:
     hop_s, words = predictor.hop_samples / predictor.sample_rate_hz, []
     lead_s = (predictor.frame_samples - predictor.hop_samples) / 2 / predictor.sample_rate_hz
     for (begin, end), made in zip(answer.spans_s, answer.predictions, strict=True):
-        assert made.output is not None
-        for word in align_words(made.output, made.answer["text"], predictor.vocabulary):
-            start_s = begin + word.first_frame * hop_s + lead_s  # a frame is at the middle of the samples that it sees
-            end_s = begin + word.end_frame * hop_s + lead_s
-            words.append({"word": word.text, "start_s": round(min(start_s, end), 3), "end_s": round(min(end_s, end), 3),
-                          "confidence": round(word.confidence, 3)})  # fmt: skip
-    return words
+        assert made.output is not None  # a frame is at the middle of the samples that it sees
+        found = align_words(made.output, made.answer["text"], predictor.vocabulary, begin + lead_s, hop_s)
+        last_s = round(end, 3)
+        words += [word._replace(start_s=min(word.start_s, last_s), end_s=min(word.end_s, last_s)) for word in found]
+    return [word._asdict() for word in words]
 
 
 def formatted(made: dict[str, Any], name: str, args: Namespace) -> str:

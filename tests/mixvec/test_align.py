@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mixvec import CtcRecognizer, build_encoder, cli
-from mixvec.align import align_words, best_path, tokens_of
+from mixvec.transcript import align_words, best_path, tokens_of
 from tests.commands import in_process
 from tests.tiny_models import MEL
 
@@ -36,11 +36,11 @@ def test_words_have_the_frames_and_the_probability_of_their_tokens() -> None:
     log_probs = torch.full((10, 4), 0.1 / 3).log()
     log_probs[torch.arange(10), path] = np.log(0.9)
     first, second = align_words(log_probs, "ab a", VOCABULARY)
-    assert (first.text, first.first_frame, first.end_frame) == ("ab", 1, 5)
-    assert (second.text, second.first_frame, second.end_frame) == ("a", 7, 8)
+    assert first[:3] == ("ab", 1, 5)
+    assert second[:3] == ("a", 7, 8)
     assert first.confidence == pytest.approx(0.9, abs=1e-5)
     (other,) = align_words(log_probs, "bb", VOCABULARY)  # not what greedy search finds
-    assert other.text == "bb" and other.confidence < 0.5
+    assert other.word == "bb" and other.confidence < 0.5
     assert align_words(log_probs[:2], "abab", VOCABULARY) == [] and align_words(log_probs, "", VOCABULARY) == []
 
 
@@ -49,7 +49,7 @@ def test_pieces_are_words_where_a_space_begins_one() -> None:
     assert tokens_of("ab ba", vocabulary) == [1, 2, 3, 2, 4]
     log_probs = torch.full((6, 5), 0.01).log()
     log_probs[torch.arange(6), [1, 2, 0, 3, 2, 4]] = 0.0
-    assert [(word.text, word.first_frame) for word in align_words(log_probs, "ab ba", vocabulary)] == [
+    assert [word[:2] for word in align_words(log_probs, "ab ba", vocabulary)] == [
         ("ab", 0),
         ("ba", 4),
     ]

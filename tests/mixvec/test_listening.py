@@ -115,16 +115,16 @@ def test_positions_and_memory_stay_bounded_in_silence_and_in_speech_without_a_pa
 
 
 def test_words_from_parts_of_words() -> None:
-    transcript = Transcript(["[PAD]", "▁he", "l", "▁", "o"], "▁")
+    transcript = Transcript(["[PAD]", "▁he", "l", "▁", "o"])
     for token in [1, 1, 0, 2, 0, 2, 4, 0, 3, 4]:
         probabilities = torch.full((5,), 0.05)
         probabilities[token] = 0.8 - 0.2 * (token == 4)
         transcript.extend(probabilities.log().unsqueeze(0))
     first, second = transcript.words(10.0, 0.1)
     assert (first.word, first.start_s, first.end_s) == ("hello", 10.0, 10.7)
-    assert first.confidence == pytest.approx((0.8**3 * 0.6) ** 0.25, abs=1e-3)
+    assert first.confidence == pytest.approx((3 * 0.8 + 0.6) / 4, abs=1e-3)
     assert (second.word, second.start_s, second.confidence) == ("o", 10.9, 0.6)
-    assert transcript.frames == 10 and transcript.blanks == 0
+    assert len(transcript.path) == 10 and transcript.blanks == 0
 
 
 def test_what_cannot_listen_is_refused(model: CtcRecognizer) -> None:
