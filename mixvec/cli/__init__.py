@@ -31,11 +31,9 @@ def _main() -> None:
     if sys.argv[1:2] and sys.argv[1] in MODULES:
         run_module(sys.argv[1], sys.argv[2:])
         return
-    from .commands import run_command
-    from .export import run_export
+    from .commands import run_command, run_export, run_serve
     from .listen import run_listen
     from .parser import parser
-    from .serve import run_serve
 
     args = parser().parse_args()
     {"export": run_export, "listen": run_listen, "serve": run_serve}.get(args.command, run_command)(args)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..gate import FLOOR_DB, FRAME_S, find_speech, levels_of
+from ..model.frontend import SAMPLE_RATE_HZ
 from .inputs import Clip
 from .predictor import Prediction, Predictor
 
@@ -53,66 +54,70 @@ def answers(
     window: list[tuple[Answer, Tensor] | UserError] = []
     waiting_s, enough_s = 0.0, 0.0  # the first clip is answered at once, to see that all is well
     for clip in clips:
-        window.append(_read(clip, predictor.sample_rate_hz, gate, cut) if isinstance(clip, Clip) else clip)
-        last = window[-1]
-        waiting_s += 0.0 if isinstance(last, UserError) else last[0].seconds
+        entry = _read(clip, gate, cut)
+        window.append(entry)
+        waiting_s += 0.0 if isinstance(entry, UserError) else entry[0].seconds
         if waiting_s >= enough_s:
             yield from _answered(window, predictor)
             window, waiting_s, enough_s = [], 0.0, WINDOW_S
     yield from _answered(window, predictor)
 
 
-def _read(clip: Clip, rate_hz: int, gate: bool, cut: bool) -> tuple[Answer, Tensor] | UserError:
+def _read(clip: Clip | UserError, gate: bool, cut: bool) -> tuple[Answer, Tensor] | UserError:
+    if isinstance(clip, UserError):
+        return clip
     try:
         waveform = clip.read()
     except UserError as error:
         return error
-    seconds = len(waveform) / rate_hz
-    cut, whole = cut and seconds > LONGEST_S, [(0.0, seconds)]
-    spans_s = speech_of(waveform, rate_hz, cut) if gate or cut else whole
-    if not spans_s:
-        return Answer(clip, seconds, [] if gate else whole), waveform
-    return Answer(clip, seconds, spans_s if cut else whole), waveform
+    seconds = len(waveform) / SAMPLE_RATE_HZ
+    return Answer(clip, seconds, _spans(waveform, seconds, gate, cut and seconds > LONGEST_S)), waveform
 
 
-def speech_of(waveform: Tensor, rate_hz: int, cut: bool) -> list[Span]:
-    """Where a waveform (S,) holds speech, by its energy: seconds from, to; in parts of at most ``LONGEST_S``, or with
-    ``cut`` False of any length."""
-    seconds = len(waveform) / rate_hz
-    levels_db = levels_of(waveform.numpy(), round(FRAME_S * rate_hz))
+def _spans(waveform: Tensor, seconds: float, gate: bool, cut: bool) -> list[Span]:
+    """What is answered of a waveform (S,): parts of speech by its energy, all of it, or nothing; seconds from, to."""
+    whole = [(0.0, seconds)]
+    if not (gate or cut):
+        return whole
+    levels_db = levels_of(waveform.numpy(), round(FRAME_S * SAMPLE_RATE_HZ))
     if seconds < SHORTEST_S / 2:  # too short for the gate's context of frames
-        return [(0.0, seconds)] if float(np.max(levels_db, initial=FLOOR_DB)) > FLOOR_DB else []
-    longest_s = LONGEST_S if cut else seconds + 1.0
-    bounds_s = find_speech(levels_db, FRAME_S, min(SHORTEST_S, FRAME_S * len(levels_db)), longest_s, BELOW_DB)
-    return [(begin, end) for begin, end in bounds_s.tolist()]
+        speech = whole if float(np.max(levels_db, initial=FLOOR_DB)) > FLOOR_DB else []
+    else:
+        longest_s = LONGEST_S if cut else seconds + 1.0
+        found = find_speech(levels_db, FRAME_S, min(SHORTEST_S, FRAME_S * len(levels_db)), longest_s, BELOW_DB)
+        speech = [(begin, end) for begin, end in found.tolist()]
+    if not speech:
+        return [] if gate else whole
+    return speech if cut else whole
 
 
 def _answered(window: list[tuple[Answer, Tensor] | UserError], predictor: Predictor) -> Iterator[Answer | UserError]:
     """The window's answers with their predictions; similar lengths are computed together."""
-    rate_hz = predictor.sample_rate_hz
-    parts: list[tuple[int, int, Tensor]] = []
-    for number, entry in enumerate(window):
+    parts: list[tuple[Answer, int, Tensor]] = []
+    for entry in window:
         if not isinstance(entry, UserError):
-            answer, waveform = entry
-            parts += [(number, part, waveform[round(begin * rate_hz) : round(end * rate_hz)])
-                      for part, (begin, end) in enumerate(answer.spans_s)]  # fmt: skip
+            parts += [(entry[0], number, entry[1][round(begin * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)])
+                      for number, (begin, end) in enumerate(entry[0].spans_s)]  # fmt: skip
     parts.sort(key=lambda part: len(part[2]))
-    found: dict[tuple[int, int], Prediction | UserError] = {}
+    made: dict[tuple[int, int], Prediction | UserError] = {}
     while parts:
-        count = max(1, next((n for n in range(len(parts), 0, -1)
-                             if n * len(parts[n - 1][2]) <= BATCH_S * rate_hz), 1))  # fmt: skip
+        fitting = (n for n in range(len(parts), 1, -1) if n * len(parts[n - 1][2]) <= BATCH_S * SAMPLE_RATE_HZ)
+        count = next(fitting, 1)
         batch, parts = parts[:count], parts[count:]
-        made_now = _predicted([part[2] for part in batch], predictor)
-        found |= {(number, part): one for (number, part, _), one in zip(batch, made_now, strict=True)}
-    for number, entry in enumerate(window):
+        found = _predicted([waveform for _, _, waveform in batch], predictor)
+        made |= {(id(answer), number): one for (answer, number, _), one in zip(batch, found, strict=True)}
+    for entry in window:
         if isinstance(entry, UserError):
             yield entry
             continue
-        answer, _ = entry
-        made = [found[number, part] for part in range(len(answer.spans_s))]
-        answer.predictions = [one for one in made if isinstance(one, Prediction)]
-        failed = [one for one in made if isinstance(one, UserError)]
-        yield UserError(f"{answer.clip.name}: {failed[0]}") if failed else answer
+        answer, fault = entry[0], None
+        for number in range(len(answer.spans_s)):
+            one = made[id(answer), number]
+            if isinstance(one, UserError):
+                fault = UserError(f"{answer.clip.name}: {one}")
+            else:
+                answer.predictions.append(one)
+        yield fault or answer
 
 
 def _predicted(waveforms: list[Tensor], predictor: Predictor) -> list[Prediction | UserError]:
@@ -120,13 +125,10 @@ def _predicted(waveforms: list[Tensor], predictor: Predictor) -> list[Prediction
     try:
         return [*predictor.predict(waveforms)]
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        full = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if not full:
             raise
     if len(waveforms) > 1:
         return [_predicted([waveform], predictor)[0] for waveform in waveforms]
-    seconds = len(waveforms[0]) / predictor.sample_rate_hz
+    seconds = len(waveforms[0]) / SAMPLE_RATE_HZ
     return [UserError(f"{seconds:.0f} s of audio do not fit into memory; cut it into parts")]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

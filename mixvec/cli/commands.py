@@ -1,4 +1,4 @@
-"""What each ``mixvec`` command does with its files."""
+"""What each ``mixvec`` command does, once its options are parsed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import Any
 
 from ..errors import UserError
 from .answers import answers
-from .features import FrameFiles
 from .inputs import Clip, clips_of
-from .outputs import Files, answer_of, formatted
+from .outputs import Output
 from .predictor import device_named, load_predictor
 
 
@@ -24,76 +21,74 @@ def run_command(args: Namespace) -> None:
     Raises:
         UserError: the model or an option cannot be used.
     """
+    from ..data.headers import progress_bar
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     alone = len(args.files) == 1 and not os.path.isdir(args.files[0])
-    files = _files(args, alone)
+    output = Output(args, alone)
     predictor = load_predictor(args.command, args.model, device_named(args.device), args.layer)
     if args.top is not None and not predictor.labels:
         raise UserError(f"--top {args.top}: {args.model} ranks no labels; leave --top out")
-    clips = _undone(clips_of(args.files, args.channel), files, args.skip_done)
-    failed = False
-    with files if isinstance(files, FrameFiles) else nullcontext(), _progress(args, alone) as progress:
+    clips = _undone(clips_of(args.files, args.channel), output, args.skip_done)
+    progress, failed = progress_bar("answered", " files"), False
+    progress.disable = alone or not sys.stderr.isatty() or sys.stdout.isatty()  # only where nothing else is shown
+    with output.opened(), progress:
         for answer in answers(clips, predictor, gate=not args.no_gate, cut=not args.whole):
             progress.update(1)
             if isinstance(answer, UserError):
                 failed = True
-                print(" ".join(f"error: {answer}".splitlines()), file=sys.stderr, flush=True)
+                _note(f"error: {answer}")
                 continue
             if not answer.speech:
-                note = f"{answer.clip.name}: no speech in it by its energy; --no-gate answers all the same"
-                print(" ".join(note.splitlines()), file=sys.stderr, flush=True)
-            if isinstance(files, FrameFiles):
-                line = str(files.add(answer, predictor))
-            elif files is not None:
-                line = str(
-                    files.write(answer.clip, formatted(answer_of(answer, predictor, args), answer.clip.name, args))
-                )
-            else:
-                line = formatted(answer_of(answer, predictor, args), answer.clip.name, args)
-                line = line if alone or args.json else f"{answer.clip.name}\t{line}"
-            print(line, flush=True)
+                _note(f"{answer.clip.name}: no speech in it by its energy; --no-gate answers all the same")
+            print(output.write(answer, predictor), flush=True)
     if failed:
         sys.exit(1)
 
 
-def _files(args: Namespace, alone: bool) -> Files | FrameFiles | None:
-    """Where output goes if not to stdout.
-
-    Raises:
-        UserError: an option needs ``--text-dir``.
-    """
-    if args.command == "features":
-        return FrameFiles(args.to, args.layer)
-    form = "json" if args.json else "srt" if args.srt else "vtt" if args.vtt else "txt"
-    if args.text_dir is not None:
-        return Files(args.text_dir, f".{form}")
-    if args.skip_done:
-        raise UserError("--skip-done looks for the files that --text-dir DIR writes; give that too")
-    if form in ("srt", "vtt") and not alone:
-        raise UserError(f"--{form} of several files needs --text-dir DIR, where each has a file of its own")
-    return None
+def _note(text: str) -> None:
+    """A line on stderr; a file's name may hold a line break."""
+    print(" ".join(text.splitlines()), file=sys.stderr, flush=True)
 
 
-def _undone(
-    clips: Iterator[Clip | UserError], files: Files | FrameFiles | None, skip: bool
-) -> Iterator[Clip | UserError]:
+def _undone(clips: Iterator[Clip | UserError], output: Output, skip: bool) -> Iterator[Clip | UserError]:
     """The clips without those whose file exists, where ``skip``; an error for each whose file is another clip's."""
     for clip in clips:
-        if isinstance(clip, Clip) and files is not None:
-            try:
-                place = files.place(clip)
-                if skip and place is not None and place.exists():
-                    continue
-            except UserError as error:
-                clip = error
-        yield clip
+        try:
+            place = output.place(clip) if isinstance(clip, Clip) else None
+        except UserError as error:
+            clip, place = error, None
+        if not (skip and place is not None and place.exists()):
+            yield clip
 
 
-def _progress(args: Namespace, alone: bool) -> Any:
-    """A progress bar on a terminal that shows nothing else."""
-    from ..data.headers import progress_bar
+def run_export(args: Namespace) -> None:
+    """Write the ONNX file and print its size and how close it is.
 
-    bar = progress_bar("answered", " files")
-    bar.disable = alone or not sys.stderr.isatty() or sys.stdout.isatty()
-    return bar
+    Raises:
+        UserError: see ``export_onnx``.
+    """
+    from ..onnx_export import export_onnx  # only now, as it needs onnx
+
+    made = export_onnx(args.model, args.to, int8=args.int8)
+    print(f"{args.to}: {made.megabytes:.1f} MB, outputs within {made.difference:.1g} of the model's on noise"
+          f"{'; CTC alone, the decoder is left out' if made.without_decoder else ''}")  # fmt: skip
+
+
+def run_serve(args: Namespace) -> None:
+    """Serve until Ctrl-C.
+
+    Raises:
+        UserError: the model cannot stream, an option cannot be, or aiohttp is not installed.
+    """
+    import asyncio
+
+    from .listen import listener_of
+
+    try:
+        from ..serving import Limits, serve
+    except ImportError as error:
+        raise UserError(f"mixvec serve needs aiohttp: pip install 'mixvec[serve]' ({error})") from error
+    limits = Limits(args.max_clients, 60 * args.max_minutes, args.idle_s)
+    asyncio.run(serve(listener_of(args, force=False), limits, args.port))

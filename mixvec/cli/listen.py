@@ -27,35 +27,8 @@ FFMPEG = "pipe it through `ffmpeg -i FILE -f s16le -ar 16000 -ac 1 -`"
 INPUT = "standard input"
 
 
-def add_listen(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the words of ``listen`` to those of ``mixvec``."""
-    command = commands.add_parser(
-        "listen",
-        help="transcribe standard input while it is spoken",
-        description="Transcribe speech while it is spoken: raw PCM (s16le, 16 kHz, mono) or such a WAV on standard "
-        "input, a line on standard output for all that is said between two pauses. Ctrl-C ends it with the last line.",
-    )
-    add_stream_options(command)
-    command.add_argument("--force", action="store_true", help="listen with a model that was not trained for chunks too")
-    command.add_argument("--json", action="store_true",
-                         help="one JSON object per line: text, final, start_s, end_s, words")  # fmt: skip
-    command.add_argument("--partial", action="store_true",
-                         help="lines that are not final too, after a ~; a terminal always shows them")  # fmt: skip
-
-
-def add_stream_options(command: argparse.ArgumentParser) -> None:
-    """Add what ``listen`` and ``serve`` share."""
-    command.add_argument("--model", required=True, metavar="MODEL", help="folder, run directory or org/name")
-    command.add_argument("--chunk-ms", type=int, default=640, metavar="N",
-                         help="audio recognised at a time; less answers sooner and errs more (640)")  # fmt: skip
-    command.add_argument("--left-chunks", type=int, metavar="N", help="chunks seen before it (all since the pause)")
-    command.add_argument("--beam", type=int, metavar="N", help="hypotheses of prefix beam search (greedy)")
-    command.add_argument("--silence-s", type=float, default=0.8, metavar="X", help="silence that ends a line (0.8)")
-    command.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, … (the GPU where there is one)")
-
-
 def listener_of(args: argparse.Namespace, force: bool) -> Listener:
-    """The model and the options of ``add_stream_options``.
+    """The model and the options of ``listen`` and ``serve``.
 
     Raises:
         UserError: the model cannot stream, or an option cannot be.

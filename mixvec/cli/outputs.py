@@ -1,14 +1,19 @@
-"""The forms of an answer: a line, JSON, subtitles; printed, or a file for each clip below ``--text-dir``."""
+"""Where answers go and in which form: lines, JSON, subtitles, frames; printed, or in files that are written whole."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_whole
+import numpy as np
+
+from ..atomic import whole_file, write_whole
 from ..errors import UserError
+from ..model.frontend import SAMPLE_RATE_HZ
 from ..transcript import align_words
 from .answers import Answer
 from .inputs import Clip
@@ -16,19 +21,122 @@ from .predictor import Predictor
 
 CUE_S, CUE_CHARACTERS, CUE_PAUSE_S = 6.0, 84, 1.0
 """A subtitle is at most so long, two lines of 42 characters, and ends in a pause of so many seconds."""
+PARQUET = (".parquet", ".pq")
 
 
-def answer_of(answer: Answer, predictor: Predictor, args: Namespace) -> dict[str, Any]:
+class Output:
+    """Answers as lines to print, or the names of the files that hold them."""
+
+    def __init__(self, args: Namespace, alone: bool) -> None:
+        """
+        Args:
+            alone: whether there is one input, whose answer is printed without its name.
+
+        Raises:
+            UserError: the options do not fit each other, or the output cannot be written.
+        """
+        self.args, self.alone = args, alone
+        self.form = next((form for form in ("json", "srt", "vtt") if getattr(args, form)), "txt")
+        to = args.to or args.text_dir
+        self.table = Path(to) if args.to and to.endswith(PARQUET) else None
+        self.folder = None if to is None or self.table else Path(to)
+        self._taken: dict[Path, str] = {}
+        self._write_rows: Any = None
+        if to is None and args.skip_done:
+            raise UserError("--skip-done looks for the files that --text-dir DIR writes; give that too")
+        if to is None and self.form in ("srt", "vtt") and not alone:
+            raise UserError(f"--{self.form} of several files needs --text-dir DIR, where each has a file of its own")
+        if self.folder and self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{to}: is a file; choose a folder for the output")
+
+    def place(self, clip: Clip) -> Path | None:
+        """The file for a clip, if it has one of its own.
+
+        Raises:
+            UserError: another clip of this call has the same.
+        """
+        if self.folder is None:
+            return None
+        suffix = "npy" if self.args.command == "features" else self.form
+        file = self.folder / clip.place.parent / f"{clip.place.name}.{suffix}"
+        if (other := self._taken.setdefault(file, clip.name)) != clip.name:
+            raise UserError(f"{clip.name}: its output {file} is that of {other}; give them in separate calls")
+        return file
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Write the Parquet file of ``features``, if there is one, as answers come.
+
+        Raises:
+            UserError: pyarrow is not installed, or nothing came.
+        """
+        if self.table is None:
+            yield
+            return
+        try:
+            from pyarrow import parquet
+        except ImportError as error:
+            raise UserError(f"--to {self.table}: needs pyarrow: pip install pyarrow, or name a folder") from error
+        with whole_file(self.table) as new:
+            writer: Any = None
+
+            def write_rows(rows: Any) -> None:
+                nonlocal writer
+                writer = writer or parquet.ParquetWriter(new, rows.schema)
+                writer.write_table(rows)
+
+            self._write_rows = write_rows
+            try:
+                yield
+            finally:
+                if writer:
+                    writer.close()
+            if not writer:
+                raise UserError(f"{self.table}: not written, as no input has frames")
+
+    def write(self, answer: Answer, predictor: Predictor) -> str:
+        """Write an answer to its file, if it has one; the line to print."""
+        clip, args, file = answer.clip, self.args, self.place(answer.clip)
+        if args.command == "features":
+            return self._frames(answer, predictor, file)
+        text = formatted(answer_of(answer, predictor, args, words=self.form != "txt"), clip.name, args)
+        if file:
+            write_whole(file, text if text.endswith("\n") else f"{text}\n")
+            return str(file)
+        return text if self.alone or args.json else f"{clip.name}\t{text}"
+
+    def _frames(self, answer: Answer, predictor: Predictor, file: Path | None) -> str:
+        """A ``.npy`` of (T, D), or (L + 1, T, D) with ``--layer all``; or rows of a table, one for each layer."""
+        every, layer = self.args.layer == "all", self.args.layer
+        parts = [one.output.numpy() for one in answer.predictions if one.output is not None]
+        frames = np.concatenate(parts, axis=1) if parts else np.zeros((1, 0, 0), np.float32)  # (L, T, D)
+        if file:
+            with whole_file(file) as new, new.open("wb") as out:
+                np.save(out, frames if every else frames[0])
+            return str(file)
+        import pyarrow
+
+        layers = list(range(len(frames))) if every else [-1 if layer == "last" else int(layer)]
+        self._write_rows(pyarrow.table({
+            "path": [answer.clip.name] * len(layers),
+            "start_s": [answer.clip.span.get("start_s") or 0.0] * len(layers),
+            "layer": pyarrow.array(layers, pyarrow.int32()),
+            "frame_s": [predictor.encoder.hop_samples / SAMPLE_RATE_HZ] * len(layers),
+            "frames": pyarrow.array([list(own) for own in frames], pyarrow.list_(pyarrow.list_(pyarrow.float32()))),
+        }))  # fmt: skip
+        return answer.clip.name
+
+
+def answer_of(answer: Answer, predictor: Predictor, args: Namespace, *, words: bool) -> dict[str, Any]:
     """The answer to a clip as plain JSON values: the texts of its parts joined, ``top`` probabilities."""
     made: dict[str, Any] = dict(answer.predictions[0].answer) if answer.predictions else {}
     if args.command == "transcribe":
-        made = {"text": " ".join(filter(None, (one.answer["text"] for one in answer.predictions)))}
-        if len(answer.predictions) > 1:
-            made["segments"] = [
-                {"start_s": round(begin, 3), "end_s": round(end, 3), "text": one.answer["text"]}
-                for (begin, end), one in zip(answer.spans_s, answer.predictions, strict=True)
-            ]
-        if args.json or args.srt or args.vtt:
+        texts = [one.answer["text"] for one in answer.predictions]
+        made = {"text": " ".join(filter(None, texts))}
+        if len(texts) > 1:
+            made["segments"] = [{"start_s": round(begin, 3), "end_s": round(end, 3), "text": text}
+                                for (begin, end), text in zip(answer.spans_s, texts, strict=True)]  # fmt: skip
+        if words:
             made["words"] = words_of(answer, predictor)
     if "probabilities" in made:
         made["probabilities"] = dict(list(made["probabilities"].items())[: args.top])
@@ -37,31 +145,29 @@ def answer_of(answer: Answer, predictor: Predictor, args: Namespace) -> dict[str
 
 def words_of(answer: Answer, predictor: Predictor) -> list[dict[str, Any]]:
     """The words of a recogniser's answer, with ``start_s`` and ``end_s`` in the clip, and ``confidence``."""
-    hop_s, words = predictor.hop_samples / predictor.sample_rate_hz, []
-    lead_s = (predictor.frame_samples - predictor.hop_samples) / 2 / predictor.sample_rate_hz
+    hop, words = predictor.encoder.hop_samples, []
+    lead_s = (predictor.encoder.min_samples - hop) / 2 / SAMPLE_RATE_HZ
     for (begin, end), made in zip(answer.spans_s, answer.predictions, strict=True):
         assert made.output is not None  # a frame is at the middle of the samples that it sees
-        found = align_words(made.output, made.answer["text"], predictor.vocabulary, begin + lead_s, hop_s)
-        last_s = round(end, 3)
+        text, start_s, last_s = made.answer["text"], begin + lead_s, round(end, 3)
+        found = align_words(made.output, text, predictor.vocabulary, start_s, hop / SAMPLE_RATE_HZ)
         words += [word._replace(start_s=min(word.start_s, last_s), end_s=min(word.end_s, last_s)) for word in found]
     return [word._asdict() for word in words]
 
 
 def formatted(made: dict[str, Any], name: str, args: Namespace) -> str:
-    """An answer in the form that the options ask for."""
+    """An answer in the form that the options ask for; as a line text, label, embedding, or intent and slots parted by
+    tabs, with ``--top`` labels and their probabilities."""
     if args.json:
         return json.dumps({"path": name, **made}, ensure_ascii=False)
-    return subtitles(made["words"], vtt=args.vtt) if args.srt or args.vtt else plain(made, args.top)
-
-
-def plain(made: dict[str, Any], top: int | None) -> str:
-    """Text, label, embedding, or intent and slots parted by tabs; with ``top``, labels and their probabilities."""
+    if args.srt or args.vtt:
+        return subtitles(made["words"], vtt=args.vtt)
     if "embedding" in made:
         return " ".join(map(str, made["embedding"]))
     if "slots" in made:
         slots = [f"{slot['type']}={slot['value']}" for slot in made["slots"]]
         return "\t".join([made["intent"] or "-", *slots])
-    if top is None or "probabilities" not in made:
+    if args.top is None or "probabilities" not in made:
         return str(made.get("text", made.get("label", "")))
     return "\t".join(f"{label} {p:.3f}" for label, p in made["probabilities"].items())
 
@@ -87,34 +193,3 @@ def _clock(second: float, vtt: bool) -> str:
     minutes, milliseconds = divmod(round(1000 * second), 60_000)
     seconds, milliseconds = divmod(milliseconds, 1000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}{'.' if vtt else ','}{milliseconds:03}"
-
-
-class Files:
-    """The files below ``--text-dir`` or ``--to``, one for each clip, each written whole."""
-
-    def __init__(self, folder: str, suffix: str) -> None:
-        """
-        Raises:
-            UserError: ``folder`` is a file.
-        """
-        self.folder, self.suffix = Path(folder), suffix
-        self._taken: dict[Path, str] = {}
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"{folder}: is a file; choose a folder for the output")
-
-    def place(self, clip: Clip) -> Path:
-        """The file for a clip.
-
-        Raises:
-            UserError: another clip of this call has the same.
-        """
-        file = self.folder / clip.place.parent / f"{clip.place.name}{self.suffix}"
-        if (other := self._taken.setdefault(file, clip.name)) != clip.name:
-            raise UserError(f"{clip.name}: its output {file} is that of {other}; give them in separate calls")
-        return file
-
-    def write(self, clip: Clip, text: str) -> Path:
-        """Write a clip's text; the file."""
-        file = self.place(clip)
-        write_whole(file, text if text.endswith("\n") else f"{text}\n")
-        return file
