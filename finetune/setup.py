@@ -16,7 +16,7 @@ from mixvec.data.batches import Loaded, LoaderConfig, Updates
 from mixvec.data.segments import join_neighbours
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance
-from mixvec.hub import open_encoder
+from mixvec.hub import load_encoder
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.training.run import Run
 from mixvec.transformers_encoder import TransformersEncoder
@@ -72,7 +72,7 @@ def build_model(config: FinetuneConfig, task: Task, opened: Encoder | None = Non
         return task.build(
             build_encoder(replace(config.encoder, streaming=config.streaming or config.encoder.streaming))
         )
-    source: Any = opened or open_encoder(config.pretrained)
+    source: Any = opened or load_encoder(config.pretrained)
     if isinstance(source, TransformersEncoder):
         if config.baseline is not None or config.dropout is not None or config.streaming:
             raise UserError(f"{config.pretrained}: its encoder is transformers'; streaming is for mixvec's own, "

@@ -1,6 +1,6 @@
 """Reading audio: any format, rate and channels, whole or in part, to its true end, as 16 kHz mono.
 
-``sound.py`` opens files, with libsndfile or FFmpeg; ``extents.py`` finds the audio where a header is wrong.
+``sound.py`` decodes files, with libsndfile or FFmpeg; ``extents.py`` finds the audio where a header is wrong.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ QUIET_DB = 60.0
 CANCELLED = 1e-3
 """The share of the channels' energy under which their mean is what is left of a sound that cancels."""
 
-Samples = np.ndarray[tuple[int], np.dtype[np.float32]]
-
 
 class AudioHeader(NamedTuple):
     """What a file holds."""
@@ -51,7 +49,7 @@ def audio_header(path: Audio) -> AudioHeader:
     with open_sound(path) as sound:
         frames = sound.frames
         if frames is None:
-            frames = sum(map(len, sound.blocks(0, None, max(1, BLOCK_FRAMES // sound.channels))))
+            frames = sum(map(len, _blocks(sound, 0.0, None)))
         return AudioHeader(frames, sound.rate_hz, sound.channels)
 
 
@@ -71,7 +69,7 @@ def read_audio(path: Audio, start_s: float = 0.0, duration_s: float | None = Non
         with open_sound(path) as sound:
             channel = str(int(np.argmax(_powers(sound, start_s, duration_s)))) if sound.channels > 1 else "0"
     with open_sound(path) as sound:
-        blocks = (_checked(block, path) for block in _mono(sound, path, start_s, duration_s, BLOCK_FRAMES, channel))
+        blocks = _mono(sound, path, start_s, duration_s, channel)
         found = list(resample_blocks(blocks, sound.rate_hz))  # so a long file at 48 kHz is held one block at a time
     if not sum(map(len, found)):
         raise UserError(f"{name_of(path)}: no audio in it")
@@ -90,31 +88,28 @@ def silent_channels(path: Audio, start_s: float = 0.0, duration_s: float | None 
     return silent
 
 
-def _blocks(sound: Sound, start_s: float, duration_s: float | None, block_frames: int) -> Iterator[np.ndarray]:
+def _blocks(sound: Sound, start_s: float, duration_s: float | None) -> Iterator[np.ndarray]:
     """A segment in blocks (S, channels), cut off where the file ends."""
-    start = round(start_s * sound.rate_hz)
     count = None if duration_s is None else round(duration_s * sound.rate_hz)
-    if sound.frames is not None:
-        start = min(start, sound.frames)
-        count = min(sound.frames - start, sound.frames if count is None else count)
-    yield from sound.blocks(start, count, max(1, block_frames // sound.channels))
+    return sound.blocks(round(start_s * sound.rate_hz), count, max(1, BLOCK_FRAMES // sound.channels))
 
 
-def _mono(
-    sound: Sound, path: Audio, start_s: float, duration_s: float | None, block_frames: int, channel: str
-) -> Iterator[Samples]:
-    """A segment in blocks (S,): the mean of its channels or one of them."""
+def _mono(sound: Sound, path: Audio, start_s: float, duration_s: float | None, channel: str) -> Iterator[Tensor]:
+    """A segment in blocks (S,): the mean of its channels or one of them, checked for values that cannot be sound."""
     channels, averaged = sound.channels, channel == "mean"
     if not averaged and int(channel) >= channels:
         raise UserError(f"{name_of(path)}: has no channel {channel}, only {channels} from 0 on (data.channel)")
     weights = np.full(channels, 1 / channels, np.float32)  # numpy's mean over so short an axis takes 28 times as long
     each, left = 0.0, 0.0
-    for block in _blocks(sound, start_s, duration_s, block_frames):
-        with np.errstate(all="ignore"):  # the caller checks for values that are not finite
+    for block in _blocks(sound, start_s, duration_s):
+        with np.errstate(all="ignore"):
             samples = block @ weights if averaged and channels > 1 else block[:, 0 if averaged else int(channel)]
             if averaged and channels > 1:
                 each, left = each + float(np.square(block).sum()) / channels, left + float(samples @ samples)
-        yield samples
+            fine = np.dot(samples, samples) <= LOUDEST**2  # in one pass; false where one is NaN
+        if not fine and not -LOUDEST <= samples.min() <= samples.max() <= LOUDEST:
+            raise UserError(f"{name_of(path)}: holds values that cannot be sound (NaN, infinity or over {LOUDEST:g})")
+        yield torch.from_numpy(np.ascontiguousarray(samples))
     if left < CANCELLED * each:
         raise UserError(
             f"{name_of(path)}: its {channels} channels cancel when averaged; data.channel=0 reads the first"
@@ -124,14 +119,6 @@ def _mono(
 def _powers(sound: Sound, start_s: float, duration_s: float | None) -> np.ndarray:
     """The energy (channels,) of each channel of a segment, offsets left out."""
     powers = np.zeros(sound.channels)
-    for block in _blocks(sound, start_s, duration_s, BLOCK_FRAMES):
+    for block in _blocks(sound, start_s, duration_s):
         powers += np.nan_to_num(block.var(axis=0, dtype=np.float64)) * len(block)
     return powers
-
-
-def _checked(samples: Samples, path: Audio) -> Tensor:
-    with np.errstate(all="ignore"):
-        quiet = np.dot(samples, samples) <= LOUDEST**2  # in one pass; false where one is NaN
-    if not quiet and not -LOUDEST <= samples.min() <= samples.max() <= LOUDEST:
-        raise UserError(f"{name_of(path)}: holds values that cannot be sound (NaN, infinity or over {LOUDEST:g})")
-    return torch.from_numpy(np.ascontiguousarray(samples))

@@ -55,7 +55,8 @@ def model_card(
         lines += ["## Training budget", "", "| | |", "|---|---|"]
         lines += [f"| {label} | {_show(value)} |" for label, value in rows] + [""]
     lines += ["## Limits", "", *(f"- {limit}" for limit in _limits(config, head)), ""]
-    read = {key: encoder[key] for key in ("kind", "dim")} if encoder["kind"] == "log-mel" else encoder
+    facts = {"log-mel": ("kind", "dim"), "transformers": ("kind", "model_type", "dim", "num_layers")}
+    read = {key: encoder[key] for key in facts.get(encoder["kind"], encoder)}
     lines += ["## Encoder", "", "```json", json.dumps(read, indent=2), "```", ""]
     return "\n".join(lines)
 
@@ -73,6 +74,8 @@ def ways(config: dict[str, Any], head: type[TaskModel] | None, name: str) -> lis
     loader = f"{config['architecture']}.from_pretrained"
     if config["encoder"]["kind"] == "wav2vec2":
         needs = "`pip install 'mixvec[fairseq2]'`, whose encoder is fairseq2's"
+    if config["encoder"]["kind"] == "transformers":
+        needs = "mixvec and transformers, whose encoder it is"
     if config["architecture"] == ENCODER and config["encoder"]["kind"] != "mixvec":
         loaded, loader = "from mixvec.hub import load_encoder", "load_encoder"
     example = head.example if head else "frames, lengths, layers = model(waveform)"
@@ -127,12 +130,11 @@ _BUDGET = {
     "precision": "precision",
     "seed": "seed",
 }
-_HUB_METRICS = {"wer": "wer", "cer": "cer", "accuracy": "accuracy", "eer": "eer"}
-"""Scores by their names on the hub, where those that end in ``_f1`` are ``f1``: fractions, shown in per cent."""
 
 
 def _hub_metric(score: str) -> str | None:
-    return "f1" if score.endswith("f1") else _HUB_METRICS.get(score)
+    """The hub's name for a score that is a fraction, shown in per cent."""
+    return "f1" if score.endswith("f1") else score if score in ("wer", "cer", "accuracy", "eer") else None
 
 
 def _score(metric: str, value: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -21,8 +22,6 @@ FAMILIES = {b"RIFF": (12, "<I", b"data"), b"RF64": (12, "<I", b"data"), b"FORM":
 UNSIZED = 0xFFFFFFFF
 BOS = b"OggS\0"
 SCAN_BYTES = 1 << 20
-LARGEST_SCAN_BYTES = 1 << 20
-"""A larger Ogg that is no local file is searched for a second stream only where its last page is of another one."""
 TAIL_BYTES = 1 << 16
 ID3_BYTES = 128
 BEYOND = 64
@@ -70,20 +69,17 @@ class Window(io.RawIOBase):
         return self.at
 
     def readinto(self, buffer: Any) -> int:
+        view, at = memoryview(buffer), self.offset + self.at
         if self.at >= self.claimed - ID3_BYTES >= self.size:  # libsndfile looks for a tag at the end that is claimed
-            memoryview(buffer)[:ID3_BYTES] = bytes(min(len(buffer), ID3_BYTES))
-            self.at += min(len(buffer), ID3_BYTES)
-            return min(len(buffer), ID3_BYTES)
-        wanted = max(0, min(len(buffer), self.size - self.at))
-        at = self.offset + self.at
-        self.file.seek(at)
-        piece = self.file.read(wanted) if wanted else b""
-        view = memoryview(buffer)
+            piece = bytes(min(len(view), ID3_BYTES))
+        else:
+            self.file.seek(at)
+            piece = self.file.read(max(0, min(len(view), self.size - self.at)))
         view[: len(piece)] = piece
         for place, new in self.patches:
-            for number, value in enumerate(new, start=place - at):
-                if 0 <= number < len(piece):
-                    view[number : number + 1] = bytes([value])
+            first, last = max(place, at), min(place + len(new), at + len(piece))
+            if first < last:
+                view[first - at : last - at] = new[first - place : last - place]
         self.at += len(piece)
         return len(piece)
 
@@ -92,18 +88,15 @@ class Window(io.RawIOBase):
         super().close()
 
 
-def extents(file: BinaryIO, size: int, *, local: bool) -> list[Extent]:
+def extents(file: BinaryIO, size: int) -> list[Extent]:
     """The streams of audio in a file of ``size`` bytes, in order; one, of all its bytes, where its header is right.
-
-    Args:
-        local: whether reading all of it is cheap.
 
     Raises:
         UserError: files of a kind that cannot be read on were joined.
     """
     magic = _read(file, 0, 4)
     if magic == b"OggS":
-        starts = _ogg_streams(file, size) if local or size <= LARGEST_SCAN_BYTES or _other_end(file, size) else [0]
+        starts = _ogg_streams(file)
         return [Extent(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
     if magic == b"fLaC":
         fields = _read(file, 8, 18)
@@ -157,11 +150,7 @@ def _size_patches(file: BinaryIO, size: int, magic: bytes) -> Iterator[tuple[int
 
 
 def _chunks_follow(file: BinaryIO, at: int, size: int, form: str) -> bool:
-    """Whether there is nothing but chunks, or zeros, from a byte on.
-
-    Raises:
-        UserError: another whole file begins there.
-    """
+    """Whether there is nothing but chunks, or zeros, from a byte on; raises ``UserError`` for another whole file."""
     width = struct.calcsize(form)
     while at < size:
         head = _read(file, at, 4 + width)
@@ -177,41 +166,26 @@ def _chunks_follow(file: BinaryIO, at: int, size: int, form: str) -> bool:
 
 
 def _flac_ends(tail: bytes, fixed: int) -> set[int]:
-    """Where the frames that may begin in these bytes of a FLAC end, in samples; one in 256 is none, but looks like it.
+    """Where the frames end, in samples, whose headers may begin in these bytes of a FLAC; some only look like one.
 
     Args:
         fixed: the samples of a frame, where frames are numbered rather than samples.
     """
-    at, ends = len(tail), set()
-    while (at := tail.rfind(b"\xff", 0, at)) >= 0:
-        head = tail[at : at + 16]
-        if len(head) < 6 or head[1] & 0xFE != 0xF8:
-            continue
-        ones = 8 - (head[4] ^ 0xFF).bit_length()  # as in UTF-8: how many bytes the number has
-        more, number = max(0, ones - 1), head[4] & 0x7F >> ones
-        for byte in head[5 : 5 + more]:
+    ends = set()
+    for found in re.finditer(rb"(?=\xff([\xf8\xf9])(.).(.{12}))", tail, re.DOTALL):
+        by_samples, code, rest = found[1] == b"\xf9", found[2][0] >> 4, found[3]
+        ones = 8 - (rest[0] ^ 0xFF).bit_length()  # as in UTF-8: how many bytes the number has
+        more, number = max(0, ones - 1), rest[0] & 0x7F >> ones
+        for byte in rest[1 : 1 + more]:
             number = number << 6 | byte & 0x3F
-        size, rate, end = head[2] >> 4, head[2] & 15, 5 + more
-        wide = {6: 1, 7: 2}.get(size, 0)
-        samples = 576 << size - 2 if 2 <= size <= 5 else 256 << size - 8 if size >= 8 else 192
-        samples = int.from_bytes(head[end : end + wide], "big") + 1 if wide else samples
-        end += wide + {12: 1, 13: 2, 14: 2}.get(rate, 0)
-        if end < len(head) and head[end] == _crc8(head[:end]):
-            ends.add((number if head[1] & 1 else number * fixed) + samples)
+        wide = {6: 1, 7: 2}.get(code, 0)
+        samples = 576 << code - 2 if 2 <= code <= 5 else 256 << code - 8 if code >= 8 else 192
+        samples = int.from_bytes(rest[1 + more : 1 + more + wide], "big") + 1 if wide else samples
+        ends.add((number if by_samples else number * fixed) + samples)
     return ends
 
 
-def _crc8(data: bytes) -> int:
-    """The check sum of a FLAC frame's header, of the polynomial x^8 + x^2 + x + 1."""
-    value = 0
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = value << 1 & 0xFF ^ (7 if value & 128 else 0)
-    return value
-
-
-def _ogg_streams(file: BinaryIO, size: int) -> list[int]:
+def _ogg_streams(file: BinaryIO) -> list[int]:
     """Where the streams of a chained Ogg begin: at a first page that follows a page that is none."""
     starts, tail, at, end = [], b"", 0, -1
     while piece := _read(file, at, SCAN_BYTES):
@@ -228,13 +202,6 @@ def _ogg_streams(file: BinaryIO, size: int) -> list[int]:
         at += len(piece)
         tail = block[-26:]
     return starts if starts and starts[0] == 0 else [0, *starts]
-
-
-def _other_end(file: BinaryIO, size: int) -> bool:
-    """Whether the last page of an Ogg is of another stream than the first."""
-    end = _read(file, max(0, size - (1 << 16)), 1 << 16)
-    last = end.rfind(BOS)
-    return last >= 0 and end[last + 14 : last + 18] != _read(file, 14, 4)
 
 
 def _mp3(file: BinaryIO, size: int) -> Extent | None:

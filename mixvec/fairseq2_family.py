@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .build import build_encoder
 from .errors import run_cli
-from .hub import encoder_config_of, read_config
+from .hub import encoder_config_of, format_2, read_config
 from .locate import resolve
 from .model.config import SIZES, EncoderConfig
 from .model.ctc import CtcRecognizer
@@ -83,13 +83,9 @@ def register(container: DependencyContainer) -> None:
         container, ENCODER_FAMILY, Encoder, MixvecConfig, factory=_new_encoder, state_dict_converter=_encoder_tensors
     )
     register_model_family(
-        container,
-        ASR_FAMILY,
-        MixvecAsrModel,
-        MixvecAsrConfig,
-        factory=_new_recogniser,
-        state_dict_converter=_asr_tensors,
-    )
+        container, ASR_FAMILY, MixvecAsrModel, MixvecAsrConfig, factory=_new_recogniser,
+        state_dict_converter=lambda tensors, _: format_2(tensors),
+    )  # fmt: skip
     for size, config in SIZES.items():
         if config.kind == "mixvec":
             container.register_instance(MixvecConfig, MixvecConfig(_plain(config)), key=size)
@@ -136,11 +132,6 @@ def _encoder_tensors(state_dict: dict[str, object], config: MixvecConfig) -> dic
     """An encoder's tensors, also out of a model with a head."""
     inner = {name.removeprefix("encoder."): t for name, t in state_dict.items() if name.startswith("encoder.")}
     return inner or state_dict
-
-
-def _asr_tensors(state_dict: dict[str, object], config: MixvecAsrConfig) -> dict[str, object]:
-    """A recogniser's tensors by their names since format 2."""
-    return {f"head_{name}" if name.startswith("norm.") else name: t for name, t in state_dict.items()}
 
 
 def _main() -> None:

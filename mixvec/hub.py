@@ -8,9 +8,8 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_h
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from . import wav2vec2_weights
 from .build import build_encoder
 from .errors import UserError
 from .folder import check_replaceable, read_json, required_files, save_folder, sha256
@@ -21,14 +20,12 @@ from .model.encoder import SpeechEncoder
 from .model.pretrained import ENCODER, FORMAT
 from .model.protocol import Encoder
 from .model.vocabulary import MalformedError
-from .transformers_encoder import TransformersEncoder
+from .transformers_encoder import build_transformers, read_transformers
 
-__all__ = ["FORMAT", "check_replaceable", "load_as", "load_encoder", "load_model", "open_encoder", "read_config",
-           "read_tensors", "required_files", "save_folder"]  # fmt: skip
+__all__ = ["FORMAT", "check_replaceable", "load_as", "load_encoder", "load_model", "read_config", "read_tensors",
+           "required_files", "save_folder"]  # fmt: skip
 
 Model = TypeVar("Model", bound=nn.Module)
-READ = ("mixvec", "wav2vec2")
-"""The ``model_type`` of the models that mixvec builds itself."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,53 +66,34 @@ def load_model(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Encoder | TaskModel:
-    """Whatever model a hub folder or repository holds, in eval mode on the CPU; transformers' wav2vec 2.0 too.
+    """Whatever model a hub folder or repository holds, in eval mode on the CPU.
 
+    Of a folder that transformers wrote it is the encoder, if that is of the wav2vec 2.0 family (HuBERT, WavLM, ...).
     The arguments are those of ``mixvec.locate.resolve``.
 
     Raises:
         UserError: see ``SpeechEncoder.from_pretrained``.
     """
     folder = resolve(name_or_path, revision, token, cache_dir, local_files_only)
-    return _load_wav2vec2(folder) if _model_type(folder) == "wav2vec2" else _load(folder, read_config(folder))
-
-
-def open_encoder(name_or_path: str | Path, revision: str | None = None) -> Encoder:
-    """``load_encoder``, or any encoder of the wav2vec 2.0 family as transformers builds it (HuBERT, WavLM, ...)."""
-    folder = resolve(name_or_path, revision)
-    return load_encoder(folder) if _model_type(folder) in (None, *READ) else TransformersEncoder(folder).eval()
-
-
-def _model_type(folder: Path) -> str | None:
     stored = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
-    return str(stored.get("model_type")) if isinstance(stored, dict) and "model_type" in stored else None
-
-
-def _load_wav2vec2(folder: Path) -> Encoder:
-    config = wav2vec2_weights.encoder_config_of(read_json(folder / "config.json"), folder)
-    if not (folder / "model.safetensors").is_file():
-        raise UserError(
-            f"{folder}: no model.safetensors in it, and pickled or split weights are not read; save it with "
-            "transformers: Wav2Vec2Model.from_pretrained(NAME).save_pretrained(DIR, max_shard_size='100GB')"
-        )
-    model = build_encoder(config)
-    tensors = wav2vec2_weights.rename(read_tensors(folder), large=config.front_end == "waveform")
-    tensors.setdefault("mask_embedding", model.state_dict()["mask_embedding"])  # some recognisers were stored without
-    load_tensors(model, tensors, folder)
-    return model.eval()
+    foreign = isinstance(stored, dict) and stored.get("model_type", "mixvec") != "mixvec"
+    return read_transformers(folder).eval() if foreign else _load(folder, read_config(folder))
 
 
 def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:
     head, file = HEADS.get(config["architecture"]), folder / "config.json"
     stored = _stored(folder, config, head) if head else None
     try:
-        encoder = build_encoder(encoder_config_of(config, folder))
+        values = config.get("encoder")
+        foreign = isinstance(values, dict) and values.get("kind") == "transformers" and "config" in values
+        encoder = build_transformers(values) if foreign else build_encoder(encoder_config_of(config, folder))
         model = head.restored(encoder, stored, config.get("head") or {}) if head else encoder
     except MalformedError as error:
         raise UserError(f"{folder / head.stored_as if head else file}: {error}") from error
     except (ValueError, TypeError) as error:  # what EncoderConfig cannot see, or an unknown key of the head
         raise UserError(f"{file}: {error}") from error
-    load_tensors(model, _renamed(read_tensors(folder), head is not None and config["format"] == 1), folder)
+    tensors = read_tensors(folder)
+    load_tensors(model, format_2(tensors) if head and config["format"] == 1 else tensors, folder)
     _check_bytes(folder, config)
     return model.eval()
 
@@ -132,10 +110,7 @@ def _stored(folder: Path, config: dict[str, Any], head: type[TaskModel]) -> Any:
 
 
 def _check_bytes(folder: Path, config: dict[str, Any]) -> None:
-    """
-    Raises:
-        UserError: a file is not the one that was written with ``config.json``.
-    """
+    """Refuse a file that is not the one that was written with ``config.json``."""
     for name, recorded in (config.get("sha256") or {}).items():
         path = folder / name
         if path.parent == folder and path.is_file() and (found := sha256(path)) != recorded:
@@ -143,26 +118,18 @@ def _check_bytes(folder: Path, config: dict[str, Any]) -> None:
                             "or download it again, or, if you meant it, remove sha256 from config.json")  # fmt: skip
 
 
-def _renamed(tensors: dict[str, Tensor], old: bool) -> dict[str, Tensor]:
-    """The tensors of a head by their names in format 2; ``old``: they are named as in format 1."""
-    return {f"head_{name}" if old and name.startswith("norm.") else name: t for name, t in tensors.items()}
+def format_2(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of a model with a head, stored in format 1, by their names in format 2."""
+    return {f"head_{name}" if name.startswith("norm.") else name: t for name, t in tensors.items()}
 
 
-def load_as(
-    cls: type[Model],
-    name_or_path: str | Path,
-    revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Model:
-    """``load_model``, refusing a model of another class than ``cls``; of any model where ``cls`` is SpeechEncoder, its
-    encoder.
+def load_as(cls: type[Model], name_or_path: str | Path, *where: Any) -> Model:
+    """``load_model``, refusing a model of another class than ``cls``; where that is SpeechEncoder, any model's encoder.
 
     Raises:
         UserError: the folder holds another kind of model.
     """
-    folder = resolve(name_or_path, revision, token, cache_dir, local_files_only)
+    folder = resolve(name_or_path, *where)
     if issubclass(cls, SpeechEncoder):
         encoder = load_encoder(folder)
         if not isinstance(encoder, cls):
@@ -184,7 +151,7 @@ def load_encoder(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Encoder:
-    """The encoder of any hub folder or repository, a fine-tuned one's too, in eval mode; as ``load_model``."""
+    """The encoder of the model that ``load_model`` loads."""
     model = load_model(name_or_path, revision, token, cache_dir, local_files_only)
     return model.encoder if isinstance(model, TaskModel) else model
 
@@ -198,9 +165,6 @@ def encoder_config_of(config: dict[str, Any], folder: Path) -> EncoderConfig:
     file, values, kinds = folder / "config.json", config.get("encoder"), get_type_hints(EncoderConfig)
     if not isinstance(values, dict):
         raise UserError(f"{file}: no encoder in it")
-    if values.get("kind") == "transformers":
-        raise UserError(f"{file}: encoder.kind=transformers: only transformers can build this encoder, so that the "
-                        "model cannot be loaded or published; `python -m finetune` trains and scores it")  # fmt: skip
     unknown = set(values) - set(kinds)
     if unknown:
         raise UserError(f"{file}: unknown encoder key {', '.join(sorted(unknown))}: upgrade mixvec")

@@ -31,11 +31,7 @@ MEASURE_S = 5.0
 
 @dataclass(frozen=True)
 class ListenConfig:
-    """How streams are recognised.
-
-    Raises:
-        UserError: a number that cannot be.
-    """
+    """How streams are recognised; raises ``UserError`` for a number that cannot be."""
 
     chunk_ms: int = 640
     """Audio that is encoded at a time. A frame sees its own chunk, so that shorter ones answer sooner and err more."""
@@ -79,7 +75,7 @@ class Session:
         self.closed = self.done = False
         self._waiting, self._recent = torch.zeros(0), torch.zeros(0)
         self._origin = self._taken = 0  # the first sample of this result's frames, and of those that wait
-        self._transcript, self._text = listener.transcript(), ""
+        self._transcript, self._text = Transcript(listener.model.vocabulary, listener.config.beam), ""
 
     def feed(self, samples: Tensor) -> None:
         """Add samples (S,) in ±1, of any number."""
@@ -139,7 +135,8 @@ class Session:
         self._waiting = torch.cat([self._recent[len(self._recent) - again :], self._waiting])
         self._taken -= again
         self._origin, self._recent = self._taken, self._recent[:0]
-        self.state, self._transcript, self._text = None, self.listener.transcript(), ""
+        self._transcript, self._text = Transcript(self.listener.model.vocabulary, self.listener.config.beam), ""
+        self.state = None
 
 
 class Listener:
@@ -164,7 +161,7 @@ class Listener:
         self.context = Context(frames, config.left_chunks)
         self.chunk_samples = frames * hop
         self.keep_samples = min(round(KEEP_S * self.rate_hz), self.chunk_samples)
-        self.transcript()  # now, as it may lack flashlight-text
+        Transcript(model.vocabulary, config.beam)  # now, as it may lack flashlight-text
 
     @property
     def measured(self) -> bool:
@@ -179,10 +176,6 @@ class Listener:
         """
         lengths = torch.tensor([len(samples)], device=self.device)
         self.encoder.front_end.measure([(samples.unsqueeze(0).to(self.device), lengths)])
-
-    def transcript(self) -> Transcript:
-        """An empty one."""
-        return Transcript(self.model.vocabulary, self.config.beam)
 
     @torch.inference_mode()
     def advance(self, sessions: list[Session]) -> list[list[Result]]:

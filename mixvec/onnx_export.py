@@ -86,13 +86,24 @@ def export_onnx(name_or_path: str | Path, file: str | Path, *, int8: bool = Fals
         UserError: onnx is not installed, the model cannot be exported or is too large for one file, or the file gives
             other outputs than the model.
     """
-    onnx, _ = _needed()
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401  # by which torch writes ONNX
+    except ModuleNotFoundError as error:
+        raise UserError(f"export needs {error.name}: pip install 'mixvec[onnx]'") from error
     target = Path(file)
     if target.is_dir() or target.suffix != ".onnx":
         raise UserError(f"--to {target}: must be the name of a file that ends in .onnx")
     folder = resolve(name_or_path)
     config, model = read_config(folder), load_model(folder)
-    _check(model, name_or_path)
+    encoder = model.encoder if isinstance(model, TaskModel) else model
+    if not isinstance(encoder, SpeechEncoder | LogMelEncoder):
+        what = type(encoder).__name__
+        raise UserError(f"{name_or_path}: its encoder is a {what}, and only mixvec's own can be exported")
+    if any(isinstance(module, nn.LSTM) for module in model.modules()):
+        raise UserError(f"{name_or_path}: head.kind=lstm cannot be exported, since packed sequences have no form in "
+                        "ONNX; choose a model whose head has another kind")  # fmt: skip
     for module in model.modules():
         tables: Any = getattr(module, "tables", None)
         if isinstance(tables, MelTables):
@@ -113,34 +124,6 @@ def export_onnx(name_or_path: str | Path, file: str | Path, *, int8: bool = Fals
                                 "model's own; not written")  # fmt: skip
             size = new.stat().st_size
     return Exported(size / 1e6, difference, type(model) in CTC_ALONE)
-
-
-def _needed() -> tuple[Any, Any]:
-    """onnx and onnxruntime.
-
-    Raises:
-        UserError: one of them, or onnxscript, is not installed.
-    """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  # by which torch writes ONNX
-    except ModuleNotFoundError as error:
-        raise UserError(f"export needs {error.name}: pip install 'mixvec[onnx]'") from error
-    return onnx, onnxruntime
-
-
-def _check(model: nn.Module, name: str | Path) -> None:
-    """
-    Raises:
-        UserError: a part of ``model`` cannot be a graph of any batch and length.
-    """
-    encoder = model.encoder if isinstance(model, TaskModel) else model
-    if not isinstance(encoder, SpeechEncoder | LogMelEncoder):
-        raise UserError(f"{name}: its encoder is a {type(encoder).__name__}, and only mixvec's own can be exported")
-    if any(isinstance(module, nn.LSTM) for module in model.modules()):
-        raise UserError(f"{name}: head.kind=lstm cannot be exported, since packed sequences have no form in ONNX; "
-                        "choose a model whose head has another kind")  # fmt: skip
 
 
 def _graph(model: nn.Module, name: str | Path) -> Any:
@@ -187,10 +170,10 @@ def _multiply_squares(graph: Any) -> None:
 
 def _quantised(graph: Any, scratch: Path) -> Any:
     """The graph with linear layers in int8, all but the mel filters and weights that are not matrices."""
+    import onnx
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    onnx, _ = _needed()
     onnx.save(graph, scratch / "fp32.onnx", save_as_external_data=True, location="fp32.data")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # halves of a weight: folded

@@ -36,11 +36,7 @@ PAGE = Path(__file__).with_name("listen.html")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server allows.
-
-    Raises:
-        UserError: a limit that cannot be.
-    """
+    """What a server allows; raises ``UserError`` for a limit that cannot be."""
 
     clients: int = 64
     session_s: float = 3600.0
@@ -65,17 +61,12 @@ class Client:
 
     def __init__(self, listener: Listener, request: web.Request, socket: web.WebSocketResponse) -> None:
         self.session, self.request, self.socket = Session(listener), request, socket
-        self.rate_hz = listener.rate_hz
+        self.most_bytes = round(2 * AHEAD_S * listener.rate_hz)
         self.incoming = bytearray()
         self.ended = self.finished = self.failed = False
         self.moved, self.waiting = asyncio.Event(), asyncio.Event()
         self.results: deque[Result] = deque()
         self.receiver: asyncio.Task[None] | None = None
-
-    @property
-    def ahead_s(self) -> float:
-        """Seconds of audio that no chunk has taken yet."""
-        return len(self.incoming) / 2 / self.rate_hz
 
     def ready(self) -> bool:
         """Whether a chunk can be computed; what has come is handed to the session for that."""
@@ -221,7 +212,7 @@ class Server:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self.limits.session_s
         while True:
-            while client.ahead_s > AHEAD_S:
+            while len(client.incoming) > client.most_bytes:
                 client.moved.clear()
                 await client.moved.wait()
             if client.request.transport is None:

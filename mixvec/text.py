@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
 from .model.vocabulary import BLANK, PIECE_SPACE, SPACE
 
-__all__ = [
-    "BLANK",
-    "PIECE_SPACE",
-    "SPACE",
-    "TEXT_STYLES",
-    "TextStyle",
-    "build_vocabulary",
-    "encode_text",
-    "normalise_text",
-    "unknown_characters",
-]
+__all__ = ["BLANK", "PIECE_SPACE", "SPACE", "TEXT_STYLES", "TextStyle", "build_vocabulary", "encode_text",
+           "normalise_text", "unknown_characters"]  # fmt: skip
 
 TextStyle = Literal["none", "basic", "turkish"]
 TEXT_STYLES: dict[TextStyle, str] = {
@@ -70,10 +62,5 @@ def encode_text(text: str, vocabulary: dict[str, int]) -> list[int]:
 
 def unknown_characters(texts: Iterable[str], vocabulary: Iterable[str]) -> dict[str, int]:
     """Counts of the characters in the texts that are not in the vocabulary, the most frequent first."""
-    known = set(vocabulary) | {" "}
-    counts: dict[str, int] = {}
-    for text in texts:
-        for c in text:
-            if c not in known:
-                counts[c] = counts.get(c, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+    known = {*vocabulary, " "}
+    return dict(Counter(c for text in texts for c in text if c not in known).most_common())

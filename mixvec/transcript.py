@@ -5,12 +5,12 @@ Symbols: T frames, V vocabulary size, U tokens. Token 0 is the blank.
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torchaudio.functional import forced_align
 
 from .errors import UserError
 from .model.vocabulary import PIECE_SPACE, SPACE
@@ -38,15 +38,14 @@ def align_words(
         start_s: where the first frame is.
         frame_s: seconds between frames.
     """
-    scores = log_probs.float().numpy()
-    path = scores.argmax(1)
+    scores = log_probs.float()
+    path = scores.argmax(1).tolist()
     if _spelled(vocabulary[token] for token, _ in groupby(path) if token) != text:
-        found = best_path(scores, tokens_of(text, vocabulary))
-        if found is None:
-            return []
-        path = found
-    sure = np.exp(scores[np.arange(len(path)), path])
-    return words_along(path.tolist(), sure.tolist(), vocabulary, start_s, frame_s)
+        path = best_path(scores, tokens_of(text, vocabulary))
+    if path is None:
+        return []
+    sure = scores[torch.arange(len(path)), torch.tensor(path)].exp()
+    return words_along(path, sure.tolist(), vocabulary, start_s, frame_s)
 
 
 def words_along(
@@ -89,28 +88,14 @@ def tokens_of(text: str, vocabulary: list[str]) -> list[int]:
     return tokens
 
 
-def best_path(log_probs: np.ndarray, tokens: list[int]) -> np.ndarray | None:
-    """The token, or the blank 0, of each frame (T,) on the most probable path of (T, V) that spells ``tokens`` (Viterbi
-    search over the states of Graves et al. 2006, equation 6); None where the frames are too few."""
-    labels = np.array([0, *(number for token in tokens for number in (token, 0))])  # blanks around all
-    emitted = log_probs[:, labels]  # (T, 2 U + 1)
-    skips = np.where((labels[2:] != 0) & (labels[2:] != labels[:-2]), 0.0, -np.inf)
-    score = np.full(len(labels), -np.inf)
-    score[:2] = emitted[0, :2]
-    back = np.zeros(emitted.shape, np.uint8)  # how many states the best way to each came forward
-    for frame in range(1, len(emitted)):
-        ways = np.full((3, len(labels)), -np.inf)
-        ways[0], ways[1, 1:], ways[2, 2:] = score, score[:-1], score[:-2] + skips
-        back[frame] = ways.argmax(0)
-        score = ways.max(0) + emitted[frame]
-    state = len(labels) - 1 - int(len(labels) > 1 and score[-2] > score[-1])
-    if score[state] == -np.inf:
+def best_path(log_probs: Tensor, tokens: list[int]) -> list[int] | None:
+    """The token, or the blank 0, of each frame (T,) on the most probable path of (T, V) that spells ``tokens``; None
+    where the frames are too few, or there is nothing to spell."""
+    repeats = sum(one == other for one, other in pairwise(tokens))  # between which CTC needs a blank
+    if not tokens or len(tokens) + repeats > len(log_probs):
         return None
-    path = np.zeros(len(emitted), np.int64)
-    for frame in range(len(emitted) - 1, -1, -1):
-        path[frame] = labels[state]
-        state -= int(back[frame, state])
-    return path
+    path, _ = forced_align(log_probs.unsqueeze(0), torch.tensor([tokens]))
+    return path[0].tolist()  # type: ignore[no-any-return]
 
 
 def ctc_decoder() -> Any:

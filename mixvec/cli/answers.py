@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..gate import FLOOR_DB, FRAME_S, find_speech, levels_of
+from ..gate import FLOOR_DB, FRAME_S, Span, find_speech, levels_of
 from ..model.frontend import SAMPLE_RATE_HZ
 from .inputs import Clip
 from .predictor import Prediction, Predictor
@@ -21,10 +21,6 @@ BATCH_S = 60.0
 """Padded audio in a batch; what is longer is a batch of its own."""
 LONGEST_S, SHORTEST_S = 20.0, 1.0
 """Bounds of the parts of a recording that is cut in its pauses. The longest part of a shorter one is all of it."""
-BELOW_DB = 35.0
-"""Frames so far under a recording's loud level are a pause."""
-
-Span = tuple[float, float]
 
 
 @dataclass
@@ -79,13 +75,12 @@ def _spans(waveform: Tensor, seconds: float, gate: bool, cut: bool) -> list[Span
     whole = [(0.0, seconds)]
     if not (gate or cut):
         return whole
-    levels_db = levels_of(waveform.numpy(), round(FRAME_S * SAMPLE_RATE_HZ))
+    levels_db = levels_of(waveform.numpy(), SAMPLE_RATE_HZ)
     if seconds < SHORTEST_S / 2:  # too short for the gate's context of frames
         speech = whole if float(np.max(levels_db, initial=FLOOR_DB)) > FLOOR_DB else []
     else:
-        longest_s = LONGEST_S if cut else seconds + 1.0
-        found = find_speech(levels_db, FRAME_S, min(SHORTEST_S, FRAME_S * len(levels_db)), longest_s, BELOW_DB)
-        speech = [(begin, end) for begin, end in found.tolist()]
+        shortest_s = min(SHORTEST_S, FRAME_S * len(levels_db))
+        speech = find_speech(levels_db, shortest_s, LONGEST_S if cut else 3 * seconds)
     if not speech:
         return [] if gate else whole
     return speech if cut else whole

@@ -15,11 +15,7 @@ MODULES = {"pretrain": "pretrain", "finetune": "finetune", **{name: f"tools.{nam
 
 
 def run_module(name: str, arguments: list[str]) -> None:
-    """Run a command of the checkout that mixvec is installed from; ``configs/…`` is found there too.
-
-    Raises:
-        UserError: mixvec was installed without its checkout.
-    """
+    """Run a command of the checkout that mixvec is installed from; ``configs/…`` is found there too."""
     if not (ROOT / "pretrain" / "__main__.py").is_file():
         raise UserError(f"mixvec {name}: not in the package, which has published models alone; clone mixvec's "
                         "repository and run `make install` in it")  # fmt: skip

@@ -16,11 +16,7 @@ from .predictor import device_named, load_predictor
 
 
 def run_command(args: Namespace) -> None:
-    """Run a command on its files; exits with 1 where one could not be used.
-
-    Raises:
-        UserError: the model or an option cannot be used.
-    """
+    """Run a command on its files; exits with 1 where one could not be used."""
     from ..data.headers import progress_bar
 
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -64,11 +60,7 @@ def _undone(clips: Iterator[Clip | UserError], output: Output, skip: bool) -> It
 
 
 def run_export(args: Namespace) -> None:
-    """Write the ONNX file and print its size and how close it is.
-
-    Raises:
-        UserError: see ``export_onnx``.
-    """
+    """Write the ONNX file and print its size and how close it is."""
     from ..onnx_export import export_onnx  # only now, as it needs onnx
 
     made = export_onnx(args.model, args.to, int8=args.int8)
@@ -77,11 +69,7 @@ def run_export(args: Namespace) -> None:
 
 
 def run_serve(args: Namespace) -> None:
-    """Serve until Ctrl-C.
-
-    Raises:
-        UserError: the model cannot stream, an option cannot be, or aiohttp is not installed.
-    """
+    """Serve until Ctrl-C."""
     import asyncio
 
     from .listen import listener_of

@@ -6,6 +6,7 @@ import glob
 import io
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -41,14 +42,11 @@ def clips_of(names: list[str], channel: str = "mean") -> Iterator[Clip | UserErr
         channel: of a file with several, as ``read_audio`` takes it.
     """
     for name in names:
+        piped = name == "-" or Path(name).is_fifo() or Path(name).is_char_device()
         try:
-            yield from [_piped(name, channel)] if _is_pipe(name) else _listed(name, channel)
+            yield from [_piped(name, channel)] if piped else _listed(name, channel)
         except UserError as error:
             yield UserError(str(error).replace(f"{KEY}=", ""))
-
-
-def _is_pipe(name: str) -> bool:
-    return name == "-" or Path(name).is_fifo() or Path(name).is_char_device()
 
 
 def _piped(name: str, channel: str) -> Clip:
@@ -63,14 +61,17 @@ def _piped(name: str, channel: str) -> Clip:
             raise UserError(f"{name}: cannot be read ({error.strerror})") from error
         if not content:
             raise UserError(f"{name}: empty")
-        return _renamed(lambda: read_audio(io.BytesIO(content), channel=channel), name)
+        with _reported(name):
+            return read_audio(io.BytesIO(content), channel=channel)
 
     return Clip(name, PurePath("stdin" if name == "-" else PurePath(name).name), read)
 
 
-def _renamed(read: Callable[[], Tensor], name: str) -> Tensor:
+@contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Errors of reading, in the words of the command line."""
     try:
-        return read()
+        yield
     except UserError as error:
         message = str(error).replace("stored audio", name, 1)
         raise UserError(message.replace("data.channel=", "--channel ").replace("data.channel", "--channel")) from error
@@ -107,7 +108,7 @@ def _clip(row: Any, name: str, channel: str) -> Clip:
     segment = bool(row.start_s) or row.duration_s is not None or row.span_samples is not None
 
     def read() -> Tensor:
-        with opened(row.source, row.stored) as file:
+        with _reported(row.source), opened(row.source, row.stored) as file:
             if not segment:
                 return read_audio(file, channel=channel)
             found = utterance_of(row, audio_header(file), 0)
@@ -119,7 +120,7 @@ def _clip(row: Any, name: str, channel: str) -> Clip:
     first = row.span_samples[0] if row.span_samples else row.start_s
     place = _place(row.source, name)
     place = place.with_name(f"{place.name}-{first:g}") if segment else place
-    return Clip(row.source, place, lambda: _renamed(read, row.source), span)
+    return Clip(row.source, place, read, span)
 
 
 def _place(source: str, name: str) -> PurePath:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import shutil
 import signal
-import struct
 import sys
+import wave
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 
@@ -28,11 +31,7 @@ INPUT = "standard input"
 
 
 def listener_of(args: argparse.Namespace, force: bool) -> Listener:
-    """The model and the options of ``listen`` and ``serve``.
-
-    Raises:
-        UserError: the model cannot stream, or an option cannot be.
-    """
+    """The model and the options of ``listen`` and ``serve``."""
     from ..hub import load_model
     from ..listening import ListenConfig, Listener, streaming_model
     from .predictor import device_named
@@ -44,17 +43,15 @@ def listener_of(args: argparse.Namespace, force: bool) -> Listener:
 
 
 def run_listen(args: argparse.Namespace) -> None:
-    """Print what is said on standard input.
-
-    Raises:
-        UserError: the model cannot stream, or the input is not what it takes; what was said before is printed.
-    """
+    """Print what is said on standard input; where that is not what the model takes, all that was said before."""
     listener = listener_of(args, args.force)
     if sys.stdin.isatty():
         raise UserError(f"{INPUT} is a terminal; pipe audio into it, as in: arecord -t raw -f S16_LE -r 16000 | mixvec "
                         "listen --model MODEL")  # fmt: skip
+    end_input_at_signals()
     faults: list[UserError] = []
-    samples = _until_fault(pcm_samples(until_interrupted(sys.stdin.buffer), listener.rate_hz), faults)
+    blocks = iter(partial(sys.stdin.buffer.read, BLOCK_BYTES), b"")
+    samples = _until_fault(pcm_samples(blocks, listener.rate_hz), faults)
     for result in listener.listen(samples if listener.measured else _measuring(samples, listener)):
         _show(result, args.json, args.partial)
     if faults:
@@ -100,37 +97,15 @@ def _show(result: Result, as_json: bool, partial: bool) -> None:
         print(result.text if result.final else f"~ {result.text}", flush=True)
 
 
-class _Stopped(BaseException):
-    """Ctrl-C while waiting for input."""
+def end_input_at_signals() -> None:
+    """Let Ctrl-C and SIGTERM end standard input: a read that waits finds its end. A second one acts as before."""
 
-
-def until_interrupted(file: BinaryIO) -> Iterator[bytes]:
-    """The bytes of a file, to its end or to Ctrl-C or SIGTERM, which end it like its end; a second one interrupts."""
-    stopped = waiting = False
-
-    def stop(*_: object) -> None:
-        nonlocal stopped
-        if stopped:
-            raise KeyboardInterrupt
-        stopped = True
-        if waiting:
-            raise _Stopped
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while not stopped:
-            try:
-                waiting = True
-                block = file.read(BLOCK_BYTES)
-                waiting = False
-            except _Stopped:
-                break
-            if not block:
-                break
-            yield block
-    finally:
+    def end(*_: object) -> None:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
         for number, handler in before.items():
             signal.signal(number, handler)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
 
 
 def pcm_samples(blocks: Iterable[bytes], rate_hz: int) -> Iterator[Tensor]:
@@ -162,11 +137,7 @@ def pcm_samples(blocks: Iterable[bytes], rate_hz: int) -> Iterator[Tensor]:
 
 
 def _data_of(head: bytes, rate_hz: int) -> tuple[int, int]:
-    """Where samples begin, and how many bytes they are; of raw PCM all.
-
-    Raises:
-        UserError: it is none that can be taken.
-    """
+    """Where samples begin, and how many bytes they are; of raw PCM all."""
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return _wav_data(head, rate_hz)
     for magic, name in OTHERS.items():
@@ -180,19 +151,15 @@ def _data_of(head: bytes, rate_hz: int) -> tuple[int, int]:
 
 def _wav_data(head: bytes, rate_hz: int) -> tuple[int, int]:
     """The same of a WAV, whose first bytes are ``head``."""
-    at, form = 12, None
-    while at + 8 <= len(head):
-        name, size = struct.unpack_from("<4sI", head, at)
-        at += 8
-        if name == b"fmt " and len(head) >= at + 16:
-            kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", head, at)
-            if kind == 0xFFFE and len(head) >= at + 26:  # extensible: the kind is in its subformat
-                kind = struct.unpack_from("<H", head, at + 24)[0]
-            form = kind, channels, rate, bits
-        if name == b"data" and form:
-            if form != (1, 1, rate_hz, 16):
-                raise UserError(f"{INPUT}: a WAV of {form[2]} Hz, {form[1]} channels and {form[3]} bits, and the model "
-                                f"takes {rate_hz} Hz, mono, 16 bits (PCM): {FFMPEG}")  # fmt: skip
-            return at, sys.maxsize if size == 0 or size >= UNKNOWN_BYTES else size
-        at += size + size % 2
-    raise UserError(f"{INPUT}: a WAV without samples in its first {len(head)} bytes; {FFMPEG}")
+    file = io.BytesIO(head)
+    try:
+        with wave.open(file) as opened:
+            form = opened.getparams()
+    except (wave.Error, EOFError) as error:
+        reason = str(error) or f"no samples in its first {len(head)} bytes"
+        raise UserError(f"{INPUT}: a WAV that is no PCM ({reason}): {FFMPEG}") from error
+    if (form.nchannels, form.framerate, form.sampwidth) != (1, rate_hz, 2):
+        raise UserError(f"{INPUT}: a WAV of {form.framerate} Hz, {form.nchannels} channels and {8 * form.sampwidth} "
+                        f"bits, and the model takes {rate_hz} Hz, mono, 16 bits (PCM): {FFMPEG}")  # fmt: skip
+    size = 2 * form.nframes
+    return file.tell(), sys.maxsize if size == 0 or size >= UNKNOWN_BYTES else size

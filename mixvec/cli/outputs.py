@@ -65,11 +65,7 @@ class Output:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Write the Parquet file of ``features``, if there is one, as answers come.
-
-        Raises:
-            UserError: pyarrow is not installed, or nothing came.
-        """
+        """Write the Parquet file of ``features``, if there is one, as answers come."""
         if self.table is None:
             yield
             return

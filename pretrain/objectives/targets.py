@@ -244,10 +244,10 @@ def load_teacher(encoder: Any, name: str, layer: int | None) -> tuple[Any, int, 
         UserError: there is no such model or layer, or it has fewer frames a second than the encoder.
     """
     from mixvec.folder import sha256
-    from mixvec.hub import open_encoder
+    from mixvec.hub import load_encoder
     from mixvec.locate import resolve
 
-    teacher = open_encoder(name).requires_grad_(False).eval()
+    teacher = load_encoder(name).requires_grad_(False).eval()
     chosen = math.ceil(2 * teacher.num_layers / 3) if layer is None else layer
     if not 0 <= chosen <= teacher.num_layers:
         raise UserError(f"objective.layer={layer}: {name} has layers 0 (its input) to {teacher.num_layers}")

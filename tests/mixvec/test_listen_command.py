@@ -35,6 +35,7 @@ def listen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def call(content: bytes, *words: object, model: object = TONE_MODEL) -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        monkeypatch.setattr("mixvec.cli.listen.end_input_at_signals", lambda: None)
         return in_process(cli.main, monkeypatch, capsys)("listen", "--model", model, "--device", "cpu", *words)
 
     return call
@@ -78,7 +79,8 @@ def test_json_and_partial_lines(listen) -> None:  # type: ignore[no-untyped-def]
         ("schöne grüße".encode(), "text ('schöne"),
         (wav(sound("a"), 44_100), "44100 Hz"),
         (wav(sound("a"), channels=2), "2 channels"),
-        (wav(sound("a"), subtype="FLOAT"), "32 bits"),
+        (wav(sound("a"), subtype="FLOAT"), "no PCM (unknown format: 3)"),
+        (wav(sound("a"), subtype="PCM_24"), "24 bits"),
         (wav(sound("a"))[:30], "30 bytes"),
         (b"fLaC" + bytes(99), "FLAC"),
         (b"ID3" + bytes(99), "MP3"),

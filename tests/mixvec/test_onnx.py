@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixvec import Classifier, CtcRecognizer, HybridRecognizer, UserError, build_encoder, cli
+from mixvec import Classifier, CtcRecognizer, HybridRecognizer, UserError, build_encoder
 from mixvec.audio import read_audio
 from mixvec.cli.predictor import load_predictor
 from mixvec.hub import save_folder
 from mixvec.model.mel import MelTables, normalised_log_mel
 from mixvec.onnx_export import DftTables, export_onnx
 from mixvec.onnx_model import OnnxEncoder, load_onnx
-from tests.commands import in_process
+from tests.commands import Run
 from tests.tiny_models import LABELS, MEL, VOCABULARY, WAV2VEC2, encoder, recogniser, scattered, write_wav
 
 SMALL = replace(MEL, num_layers=1)
@@ -87,10 +87,7 @@ def test_the_file_alone_is_enough_without_torch(files: Path, tmp_path: Path) -> 
     assert text and done.stdout.strip() == text
 
 
-def test_commands_take_the_file(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = in_process(cli.main, monkeypatch, capsys)
+def test_commands_take_the_file(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     speech = write_wav(tmp_path / "speech.wav", 1.0, 8_000)
     text = run("transcribe", "--no-gate", "--model", files / "asr.onnx", speech)
     recogniser = HybridRecognizer.from_pretrained(files / "asr")

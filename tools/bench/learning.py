@@ -27,7 +27,7 @@ from mixvec.data.batches import LoaderConfig, Updates
 from mixvec.data.segments import cut_long
 from mixvec.data.sources import find_utterances
 from mixvec.errors import UserError, run_cli
-from mixvec.hub import load_encoder, open_encoder
+from mixvec.hub import load_encoder
 from mixvec.training.config import load_config
 from mixvec.training.optim import learning_rate
 from pretrain.config import PretrainConfig
@@ -117,7 +117,7 @@ def main() -> None:
             trained = build(system, seed)
             facts = train(trained, args.data, minutes, seed)
             trained.save(folder)
-            encoder = (load_encoder if system in OURS else open_encoder)(str(folder)).eval()
+            encoder = load_encoder(str(folder))
             phone = max(row["phone"] for row in measure(encoder, *spoken, []))
             row = {"system": system, "seed": seed, "phone": phone, **facts}
             write_whole(folder / "scores.json", json.dumps(row) + "\n")

@@ -47,7 +47,7 @@ class Learner(NamedTuple):
     losses: Callable[[list[Any], int, float], Iterator[Tensor]]
     """The batches of an update, its number and the progress in (0, 1], to the loss of each."""
     save: Callable[[Path], None]
-    """Write a folder from which ``open_encoder`` reads the encoder."""
+    """Write a folder from which ``load_encoder`` reads the encoder."""
     start: Callable[[Updates[Any]], None] = lambda updates: None
     """Called once, with the data, while the clock runs."""
 
