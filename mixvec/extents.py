@@ -20,7 +20,8 @@ FAMILIES = {b"RIFF": (12, "<I", b"data"), b"RF64": (12, "<I", b"data"), b"FORM":
             b"caff": (8, ">q", b"data")}  # fmt: skip
 """By its first four bytes: where a file's first chunk is, the type of chunk sizes, and the chunk with the samples."""
 UNSIZED = 0xFFFFFFFF
-BOS = b"OggS\0"
+FIRST_PAGE = re.compile(rb"OggS\0[\x02\x03\x06\x07]\0{8}.{4}\0{4}.{4}(.)", re.DOTALL)
+"""Of an Ogg stream: flagged as the first, of granule 0 and number 0; last the number of bytes that state its size."""
 SCAN_BYTES = 1 << 20
 TAIL_BYTES = 1 << 16
 ID3_BYTES = 128
@@ -172,7 +173,7 @@ def _flac_ends(tail: bytes, fixed: int) -> set[int]:
         fixed: the samples of a frame, where frames are numbered rather than samples.
     """
     ends = set()
-    for found in re.finditer(rb"(?=\xff([\xf8\xf9])(.).(.{12}))", tail, re.DOTALL):
+    for found in re.finditer(rb"(?=\xff([\xf8\xf9])(.).(.{4,12}))", tail, re.DOTALL):
         by_samples, code, rest = found[1] == b"\xf9", found[2][0] >> 4, found[3]
         ones = 8 - (rest[0] ^ 0xFF).bit_length()  # as in UTF-8: how many bytes the number has
         more, number = max(0, ones - 1), rest[0] & 0x7F >> ones
@@ -187,20 +188,15 @@ def _flac_ends(tail: bytes, fixed: int) -> set[int]:
 
 def _ogg_streams(file: BinaryIO) -> list[int]:
     """Where the streams of a chained Ogg begin: at a first page that follows a page that is none."""
-    starts, tail, at, end = [], b"", 0, -1
+    starts, block, at, end = [], b"", 0, -1
     while piece := _read(file, at, SCAN_BYTES):
-        block = tail + piece
-        found = block.find(BOS)
-        while 0 <= found <= len(block) - 27:
-            page = block[found : found + 27]
-            if page[5] & 2 and not any(page[6:14]) and not any(page[18:22]):  # first, of granule 0 and number 0
-                begin = at - len(tail) + found
-                if begin != end:
-                    starts.append(begin)
-                end = begin + 27 + page[26] + sum(_read(file, begin + 27, page[26]))
-            found = block.find(BOS, found + 1)
+        block = block[-26:] + piece
+        for found in FIRST_PAGE.finditer(block):
+            begin = at + len(piece) - len(block) + found.start()
+            if begin != end:
+                starts.append(begin)
+            end = begin + 27 + found[1][0] + sum(_read(file, begin + 27, found[1][0]))
         at += len(piece)
-        tail = block[-26:]
     return starts if starts and starts[0] == 0 else [0, *starts]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,13 +205,13 @@ class Listener:
     def listen(self, blocks: Iterable[Tensor]) -> Iterator[Result]:
         """The results of one stream, as its blocks of samples (S,) come."""
         session = Session(self)
-        for block in blocks:
-            session.feed(block)
+        for block in chain(blocks, [None]):
+            if block is None:
+                session.close()
+            else:
+                session.feed(block)
             while session.ready:
                 yield from self.advance([session])[0]
-        session.close()
-        while session.ready:
-            yield from self.advance([session])[0]
 
 
 def streaming_model(model: Any, name: str | Path, force: bool) -> CtcRecognizer:

@@ -184,9 +184,7 @@ def open_sound(path: Audio) -> Iterator[Sound]:
                     sound = stack.enter_context(ffmpeg_sound(Window(file, 0, size)))  # its name is no evidence
                 except UserError as other:
                     raise UserError(_why(path, error, f"; {INSTALL}" if str(other) == INSTALL else "")) from error
-            rate_hz = (
-                sound.rate_hz
-            )  # checked before anything is read, as a filter for a wrong one could take all memory
+            rate_hz = sound.rate_hz  # of which a wrong one would make a filter that could take all memory
             if not LOWEST_RATE_HZ <= rate_hz <= HIGHEST_RATE_HZ:
                 which = "low" if rate_hz < LOWEST_RATE_HZ else "high"
                 raise UserError(f"{name_of(path)}: {rate_hz} Hz is too {which} a rate for speech; is the header right?")

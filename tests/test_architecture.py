@@ -156,11 +156,11 @@ def test_the_library_needs_only_its_base_dependencies() -> None:
     found = each(lambda source: foreign_imports(source, BASE_DEPENDENCIES | {"mixvec"}), "mixvec")
     breaches = {name: names for name, names in found.items() if not name.startswith(training)}
     assert breaches == {"mixvec/kernels/triton.py": ["triton"], "mixvec/wav2vec2.py": ["fairseq2"],
-                        "mixvec/cli/features.py": ["pyarrow"],
+                        "mixvec/cli/outputs.py": ["pyarrow"],
                         "mixvec/fairseq2_family.py": ["fairseq2"],
                         "mixvec/onnx_export.py": ["onnx", "onnxruntime", "onnxscript"],
                         "mixvec/onnx_model.py": ["onnxruntime"],
-                        "mixvec/ffmpeg.py": ["av"], "mixvec/serving.py": ["aiohttp"],
+                        "mixvec/sound.py": ["av"], "mixvec/serving.py": ["aiohttp"],
                         "mixvec/transformers_encoder.py": ["transformers"], **FOR_TRANSFORMERS}  # fmt: skip
 
 

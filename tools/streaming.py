@@ -25,7 +25,6 @@ from torch import Tensor
 from finetune.config import FinetuneConfig
 from finetune.scoring import count_characters, resampled
 from finetune.setup import find_corpora
-from mixvec.align import align_words
 from mixvec.atomic import write_whole
 from mixvec.data.batches import read_clip
 from mixvec.errors import UserError, run_cli
@@ -34,6 +33,7 @@ from mixvec.listening import ListenConfig, Listener, Session, streaming_model
 from mixvec.model.ctc import CtcRecognizer
 from mixvec.text import normalise_text
 from mixvec.training.config import load_config
+from mixvec.transcript import align_words
 from tools import command_parser
 from tools.probe.table import DRAWS, summary
 
@@ -143,7 +143,7 @@ def measure(folder: Path, configs: Sequence[ListenConfig | None]) -> list[tuple[
             log_probs = model(samples.unsqueeze(0))[0][0]
         seconds += time.perf_counter() - started
         frame_s = model.encoder.hop_samples / model.encoder.sample_rate_hz
-        ends_s = [word.end_frame * frame_s for word in align_words(log_probs, text, model.vocabulary)]
+        ends_s = [word.end_s for word in align_words(log_probs, text, model.vocabulary, frame_s=frame_s)]
         clips.append(Clip(samples, text, ends_s if len(ends_s) == len(text.split()) else []))
         offline += model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
     return [(_errors(clips, offline), np.zeros(0), seconds / _audio_s(clips)) if listened is None else
