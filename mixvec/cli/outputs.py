@@ -6,6 +6,7 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ class Output:
         self.table = Path(to) if args.to and to.endswith(PARQUET) else None
         self.folder = None if to is None or self.table else Path(to)
         self._taken: dict[Path, str] = {}
-        self._write_rows: Any = None
+        self._writer: Any = None
+        if self.table and find_spec("pyarrow") is None:
+            raise UserError(f"--to {to}: Parquet needs pyarrow: pip install pyarrow, or name a folder")
         if to is None and args.skip_done:
             raise UserError("--skip-done looks for the files that --text-dir DIR writes; give that too")
         if to is None and self.form in ("srt", "vtt") and not alone:
@@ -69,25 +72,13 @@ class Output:
         if self.table is None:
             yield
             return
-        try:
-            from pyarrow import parquet
-        except ImportError as error:
-            raise UserError(f"--to {self.table}: needs pyarrow: pip install pyarrow, or name a folder") from error
-        with whole_file(self.table) as new:
-            writer: Any = None
-
-            def write_rows(rows: Any) -> None:
-                nonlocal writer
-                writer = writer or parquet.ParquetWriter(new, rows.schema)
-                writer.write_table(rows)
-
-            self._write_rows = write_rows
+        with whole_file(self.table) as self._new:
             try:
                 yield
             finally:
-                if writer:
-                    writer.close()
-            if not writer:
+                if self._writer:
+                    self._writer.close()
+            if not self._writer:
                 raise UserError(f"{self.table}: not written, as no input has frames")
 
     def write(self, answer: Answer, predictor: Predictor) -> str:
@@ -110,16 +101,18 @@ class Output:
             with whole_file(file) as new, new.open("wb") as out:
                 np.save(out, frames if every else frames[0])
             return str(file)
-        import pyarrow
+        import pyarrow.parquet
 
         layers = list(range(len(frames))) if every else [-1 if layer == "last" else int(layer)]
-        self._write_rows(pyarrow.table({
+        rows = pyarrow.table({
             "path": [answer.clip.name] * len(layers),
             "start_s": [answer.clip.span.get("start_s") or 0.0] * len(layers),
             "layer": pyarrow.array(layers, pyarrow.int32()),
             "frame_s": [predictor.encoder.hop_samples / SAMPLE_RATE_HZ] * len(layers),
             "frames": pyarrow.array([list(own) for own in frames], pyarrow.list_(pyarrow.list_(pyarrow.float32()))),
-        }))  # fmt: skip
+        })  # fmt: skip
+        self._writer = self._writer or pyarrow.parquet.ParquetWriter(self._new, rows.schema)
+        self._writer.write_table(rows)
         return answer.clip.name
 
 
