@@ -17,8 +17,8 @@ from fairseq2.models import load_model
 from fairseq2.nn import BatchLayout
 
 from mixvec import CtcRecognizer, SpeechEncoder, UserError
-from mixvec.fairseq2_family import MixvecAsrConfig, MixvecAsrModel, _asr_tensors, card_of, register
-from mixvec.hub import load_encoder, save_folder
+from mixvec.fairseq2_family import MixvecAsrModel, card_of, register
+from mixvec.hub import format_2, load_encoder, save_folder
 from mixvec.s3prl_expert import UpstreamExpert
 from tests.tiny_models import classifier, encoder, recogniser, speech
 
@@ -71,9 +71,8 @@ def test_fairseq2_loads_the_encoder_of_any_model(models: Path, name: str) -> Non
 
 
 def test_fairseq2_takes_recognisers_of_format_1() -> None:
-    assert _asr_tensors({"norm.weight": 1, "encoder.norm.weight": 2}, MixvecAsrConfig()) == {
-        "head_norm.weight": 1, "encoder.norm.weight": 2,
-    }  # fmt: skip
+    tensors = format_2({"norm.weight": 1, "encoder.norm.weight": 2})
+    assert tensors == {"head_norm.weight": 1, "encoder.norm.weight": 2}
 
 
 @pytest.mark.slow
