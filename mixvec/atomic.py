@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import re
 import secrets
@@ -114,17 +115,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _clear_remains(path: Path) -> None:
     """Remove what killed processes left beside ``path``; restore a folder that one had just moved away."""
-    for left in path.parent.glob(f".{_literal(path.name)}.*-*"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*-*"):
         found = re.fullmatch(r"(new|old)-(\d+)", left.name[len(path.name) + 2 :])
         if found is None or (int(found[2]) != os.getpid() and _runs(int(found[2]))):
             continue
         if found[1] == "old" and not path.exists():
             os.replace(left, path)
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _literal(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _runs(process: int) -> bool:

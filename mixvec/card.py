@@ -49,7 +49,8 @@ def model_card(
     if metrics:
         lines += [f"## Results on {_show(training.get('test_data', 'held-out data'))}", ""]
         lines += [_conditions(config, head), "", "| metric | value |", "|---|---|"]
-        lines += [f"| {_show(metric)} | {_score(metric, value)} |" for metric, value in metrics.items()] + [""]
+        lines += [f"| {_show(metric)} | {100 * value:.4g} % |" if _hub_metric(metric)
+                  else f"| {_show(metric)} | {value:.4g} |" for metric, value in metrics.items()] + [""]  # fmt: skip
     rows = [(label, training[key]) for key, label in _BUDGET.items() if training.get(key) is not None]
     if rows:
         lines += ["## Training budget", "", "| | |", "|---|---|"]
@@ -137,21 +138,13 @@ def _hub_metric(score: str) -> str | None:
     return "f1" if score.endswith("f1") else score if score in ("wer", "cer", "accuracy", "eer") else None
 
 
-def _score(metric: str, value: float) -> str:
-    return f"{100 * value:.4g} %" if _hub_metric(metric) else f"{value:.4g}"
-
-
 def _front_matter(config: dict[str, Any], head: type[TaskModel] | None, name: str) -> str:
     """The YAML between the card's dashes, as the hub's own classes write it."""
     training: dict[str, Any] = config.get("training") or {}
     task, scores = head.pipeline if head else None, []
     for score, value in (training.get("metrics") or {}).items():
         if (kind := _hub_metric(score)) and head and math.isfinite(value):
-            how = {
-                "decoding": _decoding(config, head),
-                "seed": training.get("seed"),
-                "utterances": training.get("scored"),
-            }
+            how = dict(decoding=_decoding(config, head), seed=training.get("seed"), utterances=training.get("scored"))
             scores.append(EvalResult(
                 task_type=task or head.does.replace(" ", "-"), dataset_type=training.get("test_dataset") or "private",
                 dataset_name=str(training.get("test_data", "held-out data")), dataset_split=training.get("split"),

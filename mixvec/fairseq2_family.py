@@ -47,7 +47,7 @@ class MixvecConfig:
 class MixvecAsrConfig(MixvecConfig):
     """A recogniser: ``head`` as in config.json, and the tokens in the order of their numbers."""
 
-    head: dict[str, object] = field(default_factory=dict)
+    head: dict[str, Any] = field(default_factory=dict)
     vocabulary: list[str] = field(default_factory=lambda: ["[PAD]", "|"])
 
 
@@ -83,7 +83,8 @@ def register(container: DependencyContainer) -> None:
         container, ENCODER_FAMILY, Encoder, MixvecConfig, factory=_new_encoder, state_dict_converter=_encoder_tensors
     )
     register_model_family(
-        container, ASR_FAMILY, MixvecAsrModel, MixvecAsrConfig, factory=_new_recogniser,
+        container, ASR_FAMILY, MixvecAsrModel, MixvecAsrConfig,
+        factory=lambda config: MixvecAsrModel(_new_encoder(config), config.vocabulary, **config.head),
         state_dict_converter=lambda tensors, _: format_2(tensors),
     )  # fmt: skip
     for size, config in SIZES.items():
@@ -121,11 +122,6 @@ def _plain(config: EncoderConfig) -> dict[str, object]:
 
 def _new_encoder(config: MixvecConfig) -> Encoder:
     return build_encoder(encoder_config_of({"encoder": config.encoder}, Path("model_config")))
-
-
-def _new_recogniser(config: MixvecAsrConfig) -> MixvecAsrModel:
-    settings: dict[str, Any] = dict(config.head)
-    return MixvecAsrModel(_new_encoder(config), config.vocabulary, **settings)
 
 
 def _encoder_tensors(state_dict: dict[str, object], config: MixvecConfig) -> dict[str, object]:
