@@ -1,16 +1,4 @@
-"""The ``mixvec`` command: published models on audio, and training, wherever it is typed.
-
-    mixvec transcribe --model MODEL FILES... [--json] [--text-dir DIR] [--srt | --vtt]
-    mixvec understand --model MODEL FILES... [--json] [--top N]
-    mixvec embed --model MODEL FILES... [--json]
-    mixvec features --model MODEL FILES... --to DIR [--layer N]
-    mixvec listen --model MODEL [--json] < AUDIO
-    mixvec serve --model MODEL [--port N]
-    mixvec export --model MODEL --to model.onnx [--int8]
-    mixvec pretrain | finetune | inspect | ...                            # in an installed checkout
-
-``mixvec COMMAND --help`` has all options.
-"""
+"""The ``mixvec`` command: published models on audio, and training, in any folder; ``parser.py`` has its options."""
 
 from __future__ import annotations
 

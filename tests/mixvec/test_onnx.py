@@ -18,8 +18,7 @@ from mixvec import Classifier, CtcRecognizer, HybridRecognizer, UserError, build
 from mixvec.audio import read_audio
 from mixvec.cli.predictor import load_predictor
 from mixvec.hub import save_folder
-from mixvec.model.mel import MelTables, normalised_log_mel
-from mixvec.onnx_export import DftTables, export_onnx
+from mixvec.onnx_export import export_onnx
 from mixvec.onnx_model import OnnxEncoder, load_onnx
 from tests.commands import Run
 from tests.tiny_models import LABELS, MEL, VOCABULARY, WAV2VEC2, encoder, recogniser, scattered, write_wav
@@ -126,12 +125,6 @@ def test_an_export_with_other_outputs_is_refused(files: Path, tmp_path: Path, mo
     with pytest.raises(UserError, match=r"other: the exported file's outputs differ"):
         export_onnx(tmp_path / "other", tmp_path / "out" / "model.onnx")
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_the_windowed_dft_is_the_spectrum() -> None:
-    waveforms, lengths = torch.randn(2, 8_000), torch.tensor([8_000, 3_001])
-    own, other = (normalised_log_mel(waveforms, lengths, tables(80)) for tables in (MelTables, DftTables))
-    torch.testing.assert_close(own, other, rtol=0, atol=1e-4)
 
 
 def test_files_that_are_not_ours_are_refused(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
