@@ -129,16 +129,14 @@ def read_transformers(folder: Path) -> TransformersEncoder:
     Raises:
         UserError: transformers is not installed, or cannot build this model from safetensors.
     """
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"{folder}: no safetensors in it, and pickled weights are not read; write it again with transformers: "
-            "AutoModel.from_pretrained(NAME).save_pretrained(DIR)"
-        )
     with _building(folder) as transformers:
         here = {"local_files_only": True, "trust_remote_code": False}
         config = transformers.AutoConfig.from_pretrained(folder, **here)
         if not hasattr(config, "conv_dim"):
             raise UserError(f"a {config.model_type}: {OTHER}")
+        if not any(folder.glob("*.safetensors")):
+            raise UserError("no safetensors in it, and pickled weights are not read; write it again with transformers: "
+                            "AutoModel.from_pretrained(NAME).save_pretrained(DIR)")  # fmt: skip
         model = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, **here)
         stated = folder / "preprocessor_config.json"
         normalised = json.loads(stated.read_text("utf-8")).get("do_normalize", True) if stated.is_file() else True
