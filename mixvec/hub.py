@@ -84,7 +84,7 @@ def _load(folder: Path, config: dict[str, Any]) -> Encoder | TaskModel:
     head, file = HEADS.get(config["architecture"]), folder / "config.json"
     stored = _stored(folder, config, head) if head else None
     try:
-        values = config.get("encoder")
+        values: Any = config.get("encoder")
         foreign = isinstance(values, dict) and values.get("kind") == "transformers" and "config" in values
         encoder = build_transformers(values) if foreign else build_encoder(encoder_config_of(config, folder))
         model = head.restored(encoder, stored, config.get("head") or {}) if head else encoder

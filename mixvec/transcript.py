@@ -39,8 +39,8 @@ def align_words(
         frame_s: seconds between frames.
     """
     scores = log_probs.float()
-    path = scores.argmax(1).tolist()
-    if _spelled(vocabulary[token] for token, _ in groupby(path) if token) != text:
+    path: list[int] | None = scores.argmax(1).tolist()
+    if _spelled(vocabulary[token] for token, _ in groupby(path or []) if token) != text:
         path = best_path(scores, tokens_of(text, vocabulary))
     if path is None:
         return []
