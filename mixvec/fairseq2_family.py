@@ -15,7 +15,7 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from fairseq2.assets import AssetCard
@@ -47,7 +47,7 @@ class MixvecConfig:
 class MixvecAsrConfig(MixvecConfig):
     """A recogniser: ``head`` as in config.json, and the tokens in the order of their numbers."""
 
-    head: dict[str, Any] = field(default_factory=dict)
+    head: dict[str, object] = field(default_factory=dict)
     vocabulary: list[str] = field(default_factory=lambda: ["[PAD]", "|"])
 
 
@@ -84,7 +84,7 @@ def register(container: DependencyContainer) -> None:
     )
     register_model_family(
         container, ASR_FAMILY, MixvecAsrModel, MixvecAsrConfig,
-        factory=lambda config: MixvecAsrModel(_new_encoder(config), config.vocabulary, **config.head),
+        factory=lambda config: MixvecAsrModel(_new_encoder(config), config.vocabulary, **cast(Any, config.head)),
         state_dict_converter=lambda tensors, _: format_2(tensors),
     )  # fmt: skip
     for size, config in SIZES.items():
