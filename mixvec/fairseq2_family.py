@@ -83,9 +83,8 @@ def register(container: DependencyContainer) -> None:
         container, ENCODER_FAMILY, Encoder, MixvecConfig, factory=_new_encoder, state_dict_converter=_encoder_tensors
     )
     register_model_family(
-        container, ASR_FAMILY, MixvecAsrModel, MixvecAsrConfig,
-        factory=lambda config: MixvecAsrModel(_new_encoder(config), config.vocabulary, **cast(Any, config.head)),
-        state_dict_converter=lambda tensors, _: format_2(tensors),
+        container, ASR_FAMILY, MixvecAsrModel, MixvecAsrConfig, factory=_new_recogniser,
+        state_dict_converter=_asr_tensors,
     )  # fmt: skip
     for size, config in SIZES.items():
         if config.kind == "mixvec":
@@ -124,10 +123,18 @@ def _new_encoder(config: MixvecConfig) -> Encoder:
     return build_encoder(encoder_config_of({"encoder": config.encoder}, Path("model_config")))
 
 
+def _new_recogniser(config: MixvecAsrConfig) -> MixvecAsrModel:
+    return MixvecAsrModel(_new_encoder(config), config.vocabulary, **cast(dict[str, Any], config.head))
+
+
 def _encoder_tensors(state_dict: dict[str, object], config: MixvecConfig) -> dict[str, object]:
     """An encoder's tensors, also out of a model with a head."""
     inner = {name.removeprefix("encoder."): t for name, t in state_dict.items() if name.startswith("encoder.")}
     return inner or state_dict
+
+
+def _asr_tensors(state_dict: dict[str, object], config: MixvecAsrConfig) -> dict[str, object]:
+    return format_2(state_dict)
 
 
 def _main() -> None:
