@@ -5,6 +5,7 @@ Symbols: T frames, V vocabulary size, U tokens. Token 0 is the blank.
 
 from __future__ import annotations
 
+import warnings
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -94,7 +95,9 @@ def best_path(log_probs: Tensor, tokens: list[int]) -> list[int] | None:
     repeats = sum(one == other for one, other in pairwise(tokens))  # between which CTC needs a blank
     if not tokens or len(tokens) + repeats > len(log_probs):
         return None
-    path, _ = forced_align(log_probs.unsqueeze(0), torch.tensor([tokens]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torchaudio 2.9 announces a removal that 2.11 took back
+        path, _ = forced_align(log_probs.unsqueeze(0), torch.tensor([tokens]))
     return path[0].tolist()  # type: ignore[no-any-return]
 
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from torchaudio.functional import forced_align, merge_tokens
 
 from mixvec import CtcRecognizer
-from mixvec.align import tokens_of
 from mixvec.audio import read_audio
 from mixvec.data.sources import find_utterances
 from mixvec.errors import UserError
 from mixvec.hub import load_model
 from mixvec.model.frontend import SAMPLE_RATE_HZ
 from mixvec.model.mel import MelTables, log_mel
+from mixvec.transcript import tokens_of
 
 from .errors import Recognised
 from .figures import plain, spectrogram, svg
