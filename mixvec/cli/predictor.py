@@ -15,7 +15,6 @@ from ..errors import UserError
 from ..hub import load_model
 from ..model import HEADS, TaskModel
 from ..model.ctc import CtcModel
-from ..model.pretrained import ENCODER
 from ..model.protocol import Encoder
 
 
