@@ -1,4 +1,4 @@
-"""The synthesised corpus: valid audio, reproducible, held-out voices and texts, written whole or not at all."""
+"""The synthesised corpus and its voices: valid, reproducible, held-out voices and texts, whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from mixvec.errors import UserError
-from tools import corpus, sentences
+from tools import corpus, espeak, sentences
 from tools.corpus import CorpusConfig, labelled_lines, write_corpus
-from tools.espeak import SAMPLE_RATE_HZ
+from tools.espeak import SAMPLE_RATE_HZ, synthesise
 
 TINY = CorpusConfig(
     hours=0.01, asr_train=6, asr_validation=4, asr_test=6, intent_train=1, intent_validation=1, intent_test=1
@@ -148,3 +148,36 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     corpus.main()
     assert given == [CorpusConfig(hours=0.5, asr_train=7, seed=9)]
     assert capsys.readouterr().out == f"{tmp_path}/out: hours 0.5\n"
+
+
+def test_every_voice_of_the_corpus_speaks_and_no_two_sound_the_same() -> None:
+    spoken = {voice: synthesise("good morning", voice) for voice in ALL_VOICES}
+    for voice, waveform in spoken.items():
+        assert waveform.dtype == np.float32 and waveform.ndim == 1 and 0.3 < len(waveform) / SAMPLE_RATE_HZ < 3.0, voice
+        assert np.isfinite(waveform).all() and np.abs(waveform).max() < 1.0 and np.sqrt(np.mean(waveform**2)) > 0.01
+    assert len({waveform.tobytes() for waveform in spoken.values()}) == len(ALL_VOICES) >= 35
+
+
+def test_speech_depends_on_the_arguments_alone() -> None:
+    first = synthesise("open the door", "en-us+f3")  # a breathy voice: its noise has a state in the library
+    synthesise("something else entirely", "en+m2", rate_wpm=150, pitch=70, pitch_range=20)
+    assert np.array_equal(synthesise("open the door", "en-us+f3"), first)
+    assert not np.array_equal(synthesise("open the door", "en-us+f3", pitch=60), first)
+    assert not np.array_equal(synthesise("open the window", "en-us+f3"), first)
+    assert len(synthesise("open the door", "en-us+f3", rate_wpm=100)) > 1.3 * len(first)
+
+
+def test_data_in_a_long_path_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    expected = synthesise("open the door", "en-us+f3")
+    deep = tmp_path / ("x" * 150)
+    deep.mkdir()
+    (deep / "espeak-ng-data").symlink_to(espeak.espeakng_loader.get_data_path())
+    monkeypatch.setattr(espeak.espeakng_loader, "get_data_path", lambda: str(deep / "espeak-ng-data"))
+    monkeypatch.setattr(espeak, "_data_folder", espeak._data_folder.__wrapped__)
+    assert np.array_equal(synthesise("open the door", "en-us+f3"), expected)
+
+
+def test_what_cannot_be_spoken_is_an_error() -> None:
+    for voice in ("en-us+nobody", "xx"):
+        with pytest.raises(UserError, match=voice.replace("+", ".")):
+            synthesise("hello", voice)
