@@ -134,7 +134,7 @@ def test_other_code_is_reported_and_todays_published(run: Run, run_dir: Path, tm
 
 
 def test_a_changed_byte_is_refused(run: Run, run_dir: Path, tmp_path: Path) -> None:
-    for name in ("model.safetensors", "vocab.json", "tags.py"):
+    for name in ("model.safetensors", "vocab.json", "encoder.py"):
         file = run_dir / "hub" / name
         content = file.read_bytes()
         changed = content.replace(b"\xc3\xa9", b"\xc3\xa8") if name == "vocab.json" else content[:-1] + b"\x01"
