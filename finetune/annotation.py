@@ -11,49 +11,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
-from mixvec import UserError
 from mixvec.data.utterances import Utterance
 from mixvec.model.vocabulary import Segment
 from mixvec.text import TextStyle, normalise_text
 
-from .slu_score import Slot
-
+Slot = tuple[str, str]
+"""Type, value."""
 TYPE_KEYS, VALUE_KEYS = ("type", "name", "slot", "label"), ("value", "filler", "text")
 
 
-@dataclass(frozen=True)
-class Annotation:
+class Annotation(NamedTuple):
     slots: list[Slot]
     """All slots, to score against, including those that no segment holds."""
     segments: list[Segment]
     """The utterance, cut into slots and the text between them."""
     unlearned: list[Slot]
     """Slots that overlap another, have a gap, or are not in the text: no segment can hold them."""
+    fault: str = ""
+    """Why the row has no annotation that can be read; empty where it has one."""
 
 
-def annotation_of(utterance: Utterance, style: TextStyle, order: tuple[str, ...] = ()) -> Annotation | None:
-    """The annotation of a row, its texts in ``style``; None where it has no slots. Each distinct one is parsed once.
-
-    Raises:
-        UserError: the annotation has none of the forms above, or a span is outside the text.
-    """
+def annotation_of(utterance: Utterance, style: TextStyle, order: tuple[str, ...] = ()) -> Annotation:
+    """The annotation of a row, its texts in ``style``. Each distinct one is parsed once."""
     fields = utterance.fields
     try:
         return _parse(utterance.text, fields.get("tokens"), fields.get("entities"), fields.get("slots"), style, order)
     except ValueError as error:
-        raise UserError(f"{utterance.source}: {error}") from error
+        return Annotation([], [], [], f"{utterance.source}: {error}")
 
 
 @lru_cache(maxsize=1 << 15)
 def _parse(
     text: str | None, tokens: str | None, entities: str | None, slots: str | None, style: TextStyle,
     order: tuple[str, ...],
-) -> Annotation | None:  # fmt: skip
+) -> Annotation:  # fmt: skip
     if entities is not None and (text is not None or tokens is not None):
         listed = _json(tokens) if tokens is not None else (text or "").split()
         if not isinstance(listed, list):
@@ -63,7 +58,7 @@ def _parse(
         kinds = [_named(entity, TYPE_KEYS) for entity in objects]
         return _segmented(words, spans, [(k, _joined(words, span)) for k, span in zip(kinds, spans, strict=True)])
     if not (slots or entities):
-        return None
+        raise ValueError("no slots in it")
     found = [(kind, normalise_text(value, style)) for kind, value in _values(_json(slots or entities or ""))]
     if text is None:
         rank = {kind: number for number, kind in enumerate(order)}
@@ -97,9 +92,8 @@ def _located(words: list[str], slots: list[Slot]) -> Iterator[list[int]]:
     used: set[int] = set()
     for _, value in slots:
         wanted = value.split()
-        starts = (i for i in range(len(words) - len(wanted) + 1) if words[i : i + len(wanted)] == wanted)
-        spans = (list(range(start, start + len(wanted))) for start in starts)
-        span = next((span for span in spans if not used & set(span)), [])
+        spans = (list(range(start, start + len(wanted))) for start in range(len(words) - len(wanted) + 1))
+        span = next((span for span in spans if [words[i] for i in span] == wanted and not used & set(span)), [])
         used |= set(span)
         yield span
 
@@ -111,22 +105,18 @@ def _span(entity: dict[str, Any], words: int) -> list[int]:
     return span
 
 
-def _values(slots: Any) -> Iterator[Slot]:
+def _values(slots: Any) -> list[Slot]:
     """``slots`` as an object or a list; one type may have several values."""
     if isinstance(slots, dict) and set(slots) == {"type", "value"} and isinstance(slots["type"], list):
         if not isinstance(slots["value"], list) or len(slots["type"]) != len(slots["value"]):
             raise ValueError("its types and values differ in number")
         slots = [{"type": kind, "value": value} for kind, value in zip(slots["type"], slots["value"], strict=True)]
     if isinstance(slots, list):
-        for slot in _objects(slots):
-            yield _named(slot, TYPE_KEYS), _named(slot, VALUE_KEYS)
-        return
+        return [(_named(slot, TYPE_KEYS), _named(slot, VALUE_KEYS)) for slot in _objects(slots)]
     if not isinstance(slots, dict):
         raise ValueError("its slots are neither an object nor a list")
-    for kind, value in slots.items():
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None:
-                yield kind, str(one)
+    several = ((kind, value if isinstance(value, list) else [value]) for kind, value in slots.items())
+    return [(kind, str(value)) for kind, values in several for value in values if value is not None]
 
 
 def _named(entity: dict[str, Any], keys: tuple[str, ...]) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad as padded
 
 from mixvec.data.batches import Clip, pad
 from mixvec.data.masks import MIN_FRAMES, span_mask
@@ -33,11 +34,13 @@ class LabelledBatch(NamedTuple):
     """(B,); 0 where the row has no target."""
     keys: Tensor
     """(B,) int64, a number below 2^32 for each utterance and epoch, from which dropout is drawn."""
-    numbers: list[int]
-    """The number of each row's utterance in its corpus."""
+    numbers: Tensor
+    """(B,) the number of each row's utterance in its corpus; (0,) where no clip could be read."""
 
-    def to(self, device: torch.device) -> LabelledBatch:
-        return LabelledBatch._make([*(t.to(device, non_blocking=True) for t in self[:7]), self.numbers])
+    @property
+    def labels(self) -> Tensor:
+        """(B,) the label of each row; 0 for a row without one."""
+        return padded(self.targets, (0, 1))[:, 0]
 
 
 def collate_labelled(
@@ -49,26 +52,19 @@ def collate_labelled(
     feature_dim: int,
 ) -> LabelledBatch:
     """Collate clips to a batch; ``augment`` None draws no masks. A clip shorter than a frame is padded with silence."""
-    waveforms, lengths = pad([_at_least(clip.waveform, min_samples) for clip in clips] or [torch.zeros(SAMPLE_RATE_HZ)])
+    own = [padded(clip.waveform, (0, max(0, min_samples - len(clip.waveform)))) for clip in clips]
+    waveforms, lengths = pad(own or [torch.zeros(SAMPLE_RATE_HZ)])
     time_mask = torch.zeros(len(lengths), frame_lengths(waveforms.shape[1]), dtype=torch.bool)
     channels = torch.ones(len(lengths), feature_dim)
-    if augment is not None:
-        for row, clip in enumerate(clips):
-            frames = frame_lengths(int(lengths[row]))
-            if augment.time_prob and frames >= 2 * MIN_FRAMES:
-                drawn = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
-                time_mask[row, :frames] = torch.from_numpy(drawn)
-            if augment.channel_prob:
-                span = max(1, round(augment.channel_span * feature_dim))
-                channels[row, span_mask(feature_dim, augment.channel_prob, span, clip.rng)] = 0.0
-    targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips]
-    targets = targets or [torch.zeros(0, dtype=torch.int64)]
-    return LabelledBatch(
-        waveforms, lengths, time_mask, channels,
-        torch.nn.utils.rnn.pad_sequence(targets, batch_first=True), torch.tensor([len(t) for t in targets]),
-        torch.tensor([clip.key for clip in clips] or [0]), [clip.seed[-1] for clip in clips],
-    )  # fmt: skip
-
-
-def _at_least(waveform: Tensor, samples: int) -> Tensor:
-    return torch.nn.functional.pad(waveform, (0, max(0, samples - len(waveform))))
+    for row, clip in enumerate(clips):
+        frames = frame_lengths(int(lengths[row]))
+        if augment and augment.time_prob and frames >= 2 * MIN_FRAMES:
+            drawn = span_mask(frames, augment.time_prob, augment.time_span_frames, clip.rng)
+            time_mask[row, :frames] = torch.from_numpy(drawn)
+        if augment and augment.channel_prob:
+            span = max(1, round(augment.channel_span * feature_dim))
+            channels[row, span_mask(feature_dim, augment.channel_prob, span, clip.rng)] = 0.0
+    own_targets = [torch.tensor(target(clip.utterance), dtype=torch.int64) for clip in clips] or [lengths[:0]]
+    keys = torch.tensor([clip.key for clip in clips] or [0])
+    numbers = torch.tensor([clip.seed[-1] for clip in clips], dtype=torch.int64)
+    return LabelledBatch(waveforms, lengths, time_mask, channels, *pad(own_targets), keys, numbers)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mixvec import EncoderConfig
-from mixvec.training.config import BatchConfig, check_run
+from mixvec.training.config import BatchConfig, check_ranges, check_run
 
 from .sections import AugmentConfig, CacheConfig, FinetuneOptim, TaskConfig
 from .tasks.asr import AsrConfig
@@ -55,6 +55,18 @@ class FinetuneConfig(TaskConfig):
         """Seconds of an utterance that training reads each time, from the task's own section; None: all of it."""
         return getattr(getattr(self, self.task, None), "crop_s", None)
 
+    def is_frozen(self, progress: float) -> bool:
+        """Whether the encoder is frozen at a fraction ``progress`` of the run. From scratch: always or never."""
+        if self.pretrained is not None and self.baseline is None:
+            return progress <= self.freeze
+        return self.freeze == 1.0 or self.baseline in ("log-mel", "random")
+
+    def encodes_alone(self, *, training: bool) -> bool:
+        """Whether the encoder is frozen for the whole run, with nothing random before it."""
+        waves, masks = self.data.augment, self.augment
+        random = any((waves.speed, waves.reverb, waves.noise, waves.mix_prob, masks.time_prob, masks.channel_prob))
+        return self.is_frozen(1.0) and not (training and (random or self.crop_s))
+
     def __post_init__(self) -> None:
         check_run(self)
         if self.task not in TASKS:
@@ -62,19 +74,18 @@ class FinetuneConfig(TaskConfig):
         if self.pretrained is not None and (self.size is not None or self.encoder != EncoderConfig()):
             raise ValueError("pretrained brings its own encoder: leave out size and encoder.*, or pretrained")
         if self.data.join_s and self.task != "asr":
-            raise ValueError(
-                f"data.join_s={self.data.join_s} joins texts; task={self.task} has a label for each utterance"
-            )
+            raise ValueError(f"data.join_s={self.data.join_s} joins texts; task={self.task} labels utterances")
         if self.streaming and self.baseline == "log-mel":
             raise ValueError("streaming=true needs an encoder; baseline=log-mel has none")
-        if not 0.0 <= self.freeze <= 1.0:
-            raise ValueError(f"freeze={self.freeze} must be in [0, 1]")
+        check_ranges(self, {"freeze": "[0, 1]", "dropout": "[0, 1)"})
         if self.baseline == "scratch" and self.freeze == 1.0:
             raise ValueError("baseline=scratch trains its encoder: set freeze=0, or baseline=random")
-        if self.dropout is not None and not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout={self.dropout} must be in [0, 1)")
         if self.head.kind != "own" and self.asr.decoder != "none":
             raise ValueError(f"head.kind={self.head.kind} is a head without a decoder; set asr.decoder=none")
+        if self.cache.dir is not None and not self.encodes_alone(training=True):
+            raise ValueError("cache.dir keeps the frames of a frozen encoder with nothing random before it: set "
+                             "freeze=1, augment.time_prob=0 and augment.channel_prob=0, no data.augment, "
+                             "speaker.crop_s=null; or unset cache.dir")  # fmt: skip
         slowest = self.data.augment.slowest
         if self.batch.max_s < self.data.max_s / slowest:
             raise ValueError(f"batch.max_s={self.batch.max_s} cannot hold an utterance of data.max_s={self.data.max_s} "

@@ -1,4 +1,4 @@
-"""Frozen encoders: when the encoder is frozen, how it encodes, and a cache of its frames on disk.
+"""How a batch is encoded, and a cache on disk of the frames of a frozen encoder.
 
 An encoder that is frozen for the whole run, with nothing random before it, encodes each utterance by itself. An
 utterance then gives the same frames in any batch, so frames from the cache equal those computed again, bit for bit.
@@ -31,23 +31,9 @@ from .batch import LabelledBatch
 from .config import FinetuneConfig
 
 
-def is_frozen(config: FinetuneConfig, progress: float) -> bool:
-    """Whether the encoder is frozen at a fraction ``progress`` of the run. From scratch: always or never."""
-    kept = config.pretrained is not None and config.baseline is None
-    return progress <= config.freeze if kept else config.freeze == 1.0 or config.baseline in ("log-mel", "random")
-
-
-def encodes_alone(config: FinetuneConfig, *, training: bool) -> bool:
-    """Whether the encoder is frozen for the whole run, with nothing random before it."""
-    waveform, features = config.data.augment, config.augment
-    random = bool(waveform.speed) or waveform.reverb is not None or waveform.noise is not None or waveform.mix_prob > 0
-    random = random or features.time_prob > 0 or features.channel_prob > 0 or config.crop_s is not None
-    return is_frozen(config, 1.0) and not (training and random)
-
-
 def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: bool) -> EncoderOutput:
     """Encode a batch with its masks, of which an evaluation has none; without gradients where the encoder is frozen."""
-    if encodes_alone(config, training=model.training):
+    if config.encodes_alone(training=model.training):
         return frozen_frames(config, model, batch)
     with torch.set_grad_enabled(not frozen):
         features, lengths = model.encoder.features(batch.waveforms, batch.lengths)
@@ -59,20 +45,16 @@ def encode(config: FinetuneConfig, model: Any, batch: LabelledBatch, frozen: boo
 
 @torch.no_grad()
 def frozen_frames(config: FinetuneConfig, model: Any, batch: LabelledBatch) -> EncoderOutput:
-    """The frames of a frozen encoder in fp32, each utterance computed by itself or taken from the cache.
-
-    Raises:
-        UserError: the cache cannot be written.
-    """
-    encoder, device = model.encoder, batch.waveforms.device
-    folder = cache_folder(config, encoder, model.layers, device.type) if config.cache.dir is not None else None
+    """The frames of a frozen encoder in fp32, each utterance computed by itself or taken from the cache."""
+    device = batch.waveforms.device
+    folder = cache_folder(config, model, device.type) if config.cache.dir is not None else None
     rows = []
     for waveform, length in zip(batch.waveforms, batch.lengths, strict=True):
-        waveform = waveform[:length]
-        file = _file_of(folder, waveform) if folder is not None else None
+        name = hashlib.blake2b(waveform[:length].float().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        file = folder / name[:2] / f"{name[2:]}.safetensors" if folder is not None else None
         frames = _cached(file) if file is not None else None
         if frames is None:
-            made = encoder(waveform.unsqueeze(0), length.unsqueeze(0), every_layer=model.every_layer)
+            made = model.encoder(waveform[:length].unsqueeze(0), length.unsqueeze(0), every_layer=model.every_layer)
             frames = torch.stack(made.layers)[:, 0].float()  # (L', T, D)
             if file is not None:
                 frames = _write(file, frames, config)
@@ -80,11 +62,6 @@ def frozen_frames(config: FinetuneConfig, model: Any, batch: LabelledBatch) -> E
     lengths = torch.tensor([row.shape[1] for row in rows], device=device)
     layers = list(pad_sequence([row.transpose(0, 1) for row in rows], batch_first=True).unbind(2))  # each (B, T, D)
     return EncoderOutput(layers[-1], lengths, layers)
-
-
-def _file_of(folder: Path, waveform: Tensor) -> Path:
-    name = hashlib.blake2b(waveform.float().cpu().numpy().tobytes(), digest_size=16).hexdigest()
-    return folder / name[:2] / f"{name[2:]}.safetensors"
 
 
 def _cached(file: Path) -> Tensor | None:
@@ -105,11 +82,11 @@ def _write(file: Path, frames: Tensor, config: FinetuneConfig) -> Tensor:
     return kept
 
 
-def cache_folder(config: FinetuneConfig, encoder: Any, layers: str, device: str) -> Path:
+def cache_folder(config: FinetuneConfig, model: Any, device: str) -> Path:
     """The cache folder of this encoder, named by a hash of its weights and of all else that changes the frames."""
     mixed = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "fp32"
-    own = hashlib.sha256(" ".join([_weights_hash(encoder), layers, config.cache.dtype, device, mixed]).encode())
-    return Path(str(config.cache.dir)).expanduser() / own.hexdigest()[:16]
+    own = " ".join([_weights_hash(model.encoder), model.layers, config.cache.dtype, device, mixed])
+    return Path(str(config.cache.dir)).expanduser() / hashlib.sha256(own.encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1)
@@ -119,15 +96,3 @@ def _weights_hash(encoder: Any) -> str:
     for name, tensor in sorted(encoder.state_dict().items()):
         state.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
     return state.hexdigest()
-
-
-def check_cache(config: FinetuneConfig) -> None:
-    """
-    Raises:
-        UserError: ``cache.dir`` is set, and the run's frames cannot be cached.
-    """
-    if config.cache.dir is not None and not encodes_alone(config, training=True):
-        raise UserError(
-            "cache.dir keeps the frames of a frozen encoder with nothing random before it: set freeze=1, "
-            "augment.time_prob=0 and augment.channel_prob=0, no data.augment, speaker.crop_s=null; or unset cache.dir"
-        )

@@ -87,29 +87,29 @@ def clusters_of(speakers: Sequence[str | None]) -> np.ndarray:
     return np.unique(np.array(speakers), return_inverse=True)[1]
 
 
-def rate_of(counts: np.ndarray, clusters: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Rate:
-    """The error rate of counts (N, 4), with its 95 % bootstrap interval over clusters (N,).
-
-    References without a single word count as one word, so that the rate is finite.
-    """
-    sums = _errors_and_lengths(counts)
-    low, high = np.percentile(_rates(resampled(sums, clusters, resamples, seed)), (2.5, 97.5)).tolist()
+def rate_of(counts: np.ndarray, clusters: np.ndarray, resamples: int = RESAMPLES) -> Rate:
+    """The error rate of counts (N, 4), with its 95 % bootstrap interval over clusters (N,)."""
+    (drawn,), (value,) = _rates([counts], clusters, resamples)
     hits, substitutions, deletions, insertions = counts.sum(axis=0).tolist()
-    value = float(_rates(sums.sum(axis=0)))
+    low, high = np.percentile(drawn, (2.5, 97.5)).tolist()
     return Rate(value, low, high, hits + substitutions + deletions, substitutions, deletions, insertions)
 
 
-def compare(
-    first: np.ndarray, second: np.ndarray, clusters: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> Difference:
+def compare(first: np.ndarray, second: np.ndarray, clusters: np.ndarray) -> Difference:
     """The paired bootstrap of two systems' counts (N, 4) on the same utterances (Bisani and Ney, ICASSP 2004)."""
-    both = np.concatenate([_errors_and_lengths(first), _errors_and_lengths(second)], axis=1)  # (N, 4)
-    drawn = resampled(both, clusters, resamples, seed)
-    differences = _rates(drawn[:, 2:]) - _rates(drawn[:, :2])
-    low, high = np.percentile(differences, (2.5, 97.5)).tolist()
+    drawn, (one, other) = _rates([first, second], clusters, RESAMPLES)
+    differences = drawn[1] - drawn[0]
     better = float((differences < 0).mean() + 0.5 * (differences == 0).mean())
-    whole = both.sum(axis=0)
-    return Difference(float(_rates(whole[2:]) - _rates(whole[:2])), low, high, better)
+    low, high = np.percentile(differences, (2.5, 97.5)).tolist()
+    return Difference(other - one, low, high, better)
+
+
+def _rates(systems: list[np.ndarray], clusters: np.ndarray, resamples: int) -> tuple[list[np.ndarray], list[float]]:
+    """Each system's error rates (R,) of resampled clusters, and of all; no reference at all counts as one word."""
+    sums = np.concatenate([np.stack([own[:, 1:].sum(1), own[:, :3].sum(1)], axis=1) for own in systems], axis=1)
+    drawn = np.vstack([resampled(sums, clusters, resamples, seed=0), sums.sum(axis=0)])  # (R + 1, 2 systems)
+    rates = (drawn[:, ::2] / np.maximum(drawn[:, 1::2], 1)).T
+    return list(rates[:, :-1]), rates[:, -1].tolist()
 
 
 def resampled(values: np.ndarray, clusters: np.ndarray, resamples: int, seed: int) -> np.ndarray:
@@ -128,11 +128,3 @@ def by_length(durations_s: Sequence[float]) -> dict[str, np.ndarray]:
     ends = [f"to {end:g} s" for end in LENGTHS_S[1:]] + ["or more s"]
     names = [f"{begin:g} {end}" for begin, end in zip(LENGTHS_S, ends, strict=True)]
     return {name: number == i for i, name in enumerate(names) if (number == i).any()}
-
-
-def _errors_and_lengths(counts: np.ndarray) -> np.ndarray:
-    return np.stack([counts[:, 1:].sum(axis=1), counts[:, :3].sum(axis=1)], axis=1)
-
-
-def _rates(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / np.maximum(sums[..., 1], 1)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 from mixvec.data.config import WaveformAugmentConfig, check_channel, check_join
 from mixvec.model import Kind, Layers
 from mixvec.text import TextStyle
-from mixvec.training.config import OptimConfig, RunConfig, check_at_least, check_names
+from mixvec.training.config import OptimConfig, RunConfig, check_names, check_ranges
 
 DIAGNOSES = ("exploding-gradient", "starved-loader", "schedule-too-long", "frozen-encoder", "overfitting")
 Section = TypeVar("Section")
@@ -50,8 +50,7 @@ class LabelledData:
 
     def __post_init__(self) -> None:
         check_channel(self.channel)
-        if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"data.minutes={self.minutes} must be above 0, or null for all of data.train")
+        check_ranges(self, {"minutes": "(0, inf)"}, "data.")
         check_join(self.join_s, self.max_s)
 
 
@@ -100,12 +99,8 @@ class AugmentConfig:
     """Width of a zeroed span, as a share of the channels, at most half."""
 
     def __post_init__(self) -> None:
-        for key in ("time_prob", "channel_prob"):
-            if not 0.0 <= getattr(self, key) < 1.0:
-                raise ValueError(f"augment.{key}={getattr(self, key)} must be in [0, 1)")
-        check_at_least(self, {"time_span_frames": 1}, "augment.")
-        if not 0.0 < self.channel_span <= 0.5:
-            raise ValueError(f"augment.channel_span={self.channel_span} must be in (0, 0.5]")
+        ranges = {"time_prob": "[0, 1)", "channel_prob": "[0, 1)", "channel_span": "(0, 0.5]"}
+        check_ranges(self, ranges | {"time_span_frames": "[1, inf)"}, "augment.")
 
 
 @dataclass(frozen=True)
@@ -128,7 +123,7 @@ class FinetuneRun(RunConfig):
     """Diagnoses that end the run, with a checkpoint and an error; the best model so far is in ``hub``."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, {"eval_every": 1}, "run.")
+        check_ranges(self, {"eval_every": "[1, inf)"}, "run.")
         check_names(self.stop_on, DIAGNOSES)
 
 
@@ -145,11 +140,8 @@ class FinetuneOptim(OptimConfig):
     clip_norm: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.encoder_lr is not None and not (self.encoder_lr >= 0 and self.lr > 0):
-            raise ValueError(f"optim.lr={self.lr} must be over 0 and optim.encoder_lr={self.encoder_lr} at least 0; "
-                             "null uses optim.lr for the encoder too")  # fmt: skip
-        if not 0.0 < self.layer_decay <= 1.0:
-            raise ValueError(f"optim.layer_decay={self.layer_decay} must be in (0, 1]")
+        ranges = {"encoder_lr": "[0, inf)", "layer_decay": "(0, 1]"}
+        check_ranges(self, ranges if self.encoder_lr is None else ranges | {"lr": "(0, inf)"}, "optim.")
 
 
 @dataclass(frozen=True)

@@ -43,41 +43,40 @@ class Tokenizer:
 def build_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str], folder: Path) -> Tokenizer:
     """The tokenizer of the run in ``folder``: trained on its texts when it starts, the saved one when it resumes.
 
-    Raises:
-        UserError: the texts are too few for ``size`` pieces, or the saved tokenizer does not fit.
+    Raises UserError where the texts are too few for ``size`` pieces, or the saved tokenizer does not fit.
     """
     if kind == "characters":
         return Tokenizer(build_vocabulary(texts))
-    if any(folder.glob("checkpoints/update_*")):
-        return load_tokenizer(folder)
-    model = train_tokenizer(kind, size, texts)
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole_file(folder / MODEL) as new:  # all ranks write the same
-        new.write_bytes(model)
-    return _parse(model, MODEL)
+    if not any(folder.glob("checkpoints/update_*")):
+        model = train_tokenizer(kind, size, texts)
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / MODEL) as new:  # all ranks write the same
+            new.write_bytes(model)
+    return load_tokenizer(folder)
 
 
 def load_tokenizer(folder: Path, vocabulary: list[str] | None = None) -> Tokenizer:
-    """The saved tokenizer of a run; with ``vocabulary``, which it must have.
+    """The saved tokenizer of a run; UserError where it is missing, damaged, or not that of ``vocabulary``."""
+    import sentencepiece
 
-    Raises:
-        UserError: it is missing, damaged, or another one.
-    """
     file = folder / MODEL
     if not file.is_file():
         raise UserError(f"{file}: missing, and the checkpoint cannot be used with another tokenizer; restore it")
-    tokenizer = _parse(file.read_bytes(), str(file))
-    if vocabulary is not None and tokenizer.vocabulary != vocabulary:
-        raise UserError(f"{file}: not the model's tokenizer ({len(tokenizer.vocabulary)} tokens, the model has "
-                        f"{len(vocabulary)}); restore the run's own")  # fmt: skip
-    return tokenizer
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
+        pieces = [BLANK, *(processor.id_to_piece(number) for number in range(1, processor.get_piece_size()))]
+    except RuntimeError as error:
+        raise UserError(f"{file}: damaged, or not a sentencepiece model; restore the run's own") from error
+    if vocabulary not in (None, pieces):
+        raise UserError(f"{file}: not the model's tokenizer ({len(pieces)} tokens, the model has "
+                        f"{len(vocabulary or ())}); restore the run's own")  # fmt: skip
+    return Tokenizer(pieces, processor)
 
 
 def train_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str]) -> bytes:
     """A sentencepiece model of the texts with ``size`` tokens; the same bytes for the same texts.
 
-    Raises:
-        UserError: ``size`` is smaller than the alphabet, or larger than the texts can fill.
+    Raises UserError where ``size`` is smaller than the alphabet, or larger than the texts can fill.
     """
     import sentencepiece
 
@@ -90,20 +89,7 @@ def train_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str]) -> byt
             max_sentence_length=1 << 20, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
-        message = " ".join(str(error).split())
-        found = re.search(r"required_chars.*? vs (\d+)|a value <= (\d+)", message)
-        bound = f"at least {found[1]}" if found and found[1] else f"at most {found[2]}" if found else ""
-        remedy = f"set it to {bound} for this training text" if bound else f"sentencepiece reports: {message}"
-        raise UserError(f"asr.vocabulary_size={size} with asr.units={kind}: {remedy}") from error
+        found = re.search(r"(vs|<=) (\d+)", str(error))
+        bound = f"at {'least' if found[1] == 'vs' else 'most'} {found[2]}" if found else str(error)
+        raise UserError(f"asr.vocabulary_size={size} with asr.units={kind}: for this training text {bound}") from error
     return written.getvalue()
-
-
-def _parse(model: bytes, name: str) -> Tokenizer:
-    import sentencepiece
-
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        pieces = [processor.id_to_piece(number) for number in range(1, processor.get_piece_size())]
-    except RuntimeError as error:
-        raise UserError(f"{name}: damaged, or not a sentencepiece model; restore the run's own") from error
-    return Tokenizer([BLANK, *pieces], processor)

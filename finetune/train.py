@@ -9,6 +9,7 @@ The same command resumes a run that stopped. The best model is in ``run.dir``/hu
 from __future__ import annotations
 
 import torch
+from accelerate.utils import send_to_device
 
 from mixvec.training.compiling import choose_kernels, measure_normalisation
 from mixvec.training.device import memory_named, start_accelerator
@@ -16,20 +17,10 @@ from mixvec.training.optim import adamw, learning_rate, seed_update, set_learnin
 from mixvec.training.run import Run
 
 from .config import FinetuneConfig
-from .continued import keep_head, previous_model
-from .evaluate import finish, keep_best, selection
-from .frozen import encode, is_frozen
+from .evaluate import Job, finish, keep_best
+from .frozen import encode
 from .health import Window, report
-from .setup import (
-    build_model,
-    count_targets,
-    describe,
-    find_corpora,
-    fingerprints,
-    open_data,
-    parameter_groups,
-    sum_gradients,
-)
+from .setup import build_model, count_targets, describe, find_corpora, open_data, parameter_groups, sum_gradients
 from .tasks import task_class
 
 
@@ -43,30 +34,31 @@ def train(config: FinetuneConfig) -> int:
     run = Run(config, accelerator)
     corpora = find_corpora(config)
     task = task_class(config.task)(config, corpora["train"])
-    previous = previous_model(config, task)
-    model = build_model(config, task, previous and previous.model.encoder).to(accelerator.device)
-    notes = [*keep_head(model, previous, config.pretrained), *selection(config, task)]
-    data = {split: open_data(config, run, task, model, corpus, split) for split, corpus in corpora.items()}
-    run.log.print("\n".join([describe(config, model, corpora), *notes]))
+    model, notes = build_model(config, task)
+    model = model.to(accelerator.device)
+    data = {split: open_data(config, run, task, model.encoder, corpus, split) for split, corpus in corpora.items()}
+    job = Job(run, task, model, data)
+    run.log.print("\n".join([*describe(config, task, model, corpora), *notes]))
     choose_kernels(run, model.encoder)
     optim = config.optim
     groups = parameter_groups(optim, model, config.head.layers_lr)
     optimizer = accelerator.prepare(adamw(groups, optim, accelerator.device))
-    state = run.resume(model, optimizer, fingerprints(task, data))
+    unchanged = {f"data.{split}": own.fingerprint() for split, own in data.items() if split != "test"}
+    state = run.resume(model, optimizer, unchanged | {"task": task.fingerprint()})
     measure_normalisation(run, model.encoder, data["train"].sample)
     window = Window(run.elapsed_s)
     todo = range(state.update + 1, config.run.updates + 1)
     for update, (place, loaded) in zip(todo, data["train"].start(state.place), strict=False):
         progress = update / config.run.updates
         set_learning_rate(optimizer, learning_rate(progress, optim))
-        frozen = is_frozen(config, progress)
+        frozen = config.is_frozen(progress)
         model.train()
         model.encoder.train(not frozen)
         targets = count_targets(run, loaded)
         window.losses.append(torch.zeros((), device=accelerator.device))
         with memory_named(update, loaded, config.batch.max_s):
             for part in loaded:
-                batch = part.batch.to(accelerator.device)
+                batch = send_to_device(part.batch, accelerator.device, non_blocking=True)
                 seed_update(model, config.run.seed, update, batch.keys)
                 with accelerator.autocast():
                     loss = task.loss_sum(model, encode(config, model, batch, frozen), batch) / targets
@@ -80,11 +72,11 @@ def train(config: FinetuneConfig) -> int:
             stop = report(run, state, window, data["train"].waited_s, frozen) or stop
             window = Window(run.elapsed_s, data["train"].waited_s)
         if "valid" in data and (update % config.run.eval_every == 0 or update == config.run.updates):
-            stop = keep_best(run, task, model, data["valid"], state, corpora) or stop
+            stop = keep_best(job, state) or stop
         if update % config.run.save_every == 0 or update == config.run.updates or stop:
             run.save(state, model, optimizer)
         if stop:
             break
     if state.update == config.run.updates:
-        finish(run, task, model, data, state, corpora)
+        finish(job, state)
     return run.end(state)

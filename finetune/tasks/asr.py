@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from mixvec import CtcRecognizer, Encoder, HybridRecognizer, UserError
@@ -15,12 +17,13 @@ from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
 from mixvec.model import TaskModel
 from mixvec.model.ctc import CtcModel
+from mixvec.model.decoder import HybridModel
+from mixvec.model.padding import padding_mask
 from mixvec.model.protocol import EncoderOutput
 from mixvec.text import PIECE_SPACE, TEXT_STYLES, normalise_text
-from mixvec.training.config import check_at_least
+from mixvec.training.config import check_ranges
 
 from ..batch import LabelledBatch
-from ..ctc import loss_sum, skip_too_long
 from ..scoring import clusters_of, count_characters, count_words, error_rates, rate_of
 from ..sections import TaskConfig
 from ..tokenizer import MODEL, Tokenizer, TokenizerKind, build_tokenizer, load_tokenizer
@@ -51,63 +54,53 @@ class AsrConfig:
     """Beam size of the attention decoder; 1 is greedy. CTC alone is decoded greedily; see tools.decode."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, {"vocabulary_size": 3, "decoder_layers": 1, "beam": 1}, "asr.")
-        if not 0.0 <= self.ctc_weight <= 1.0:
-            raise ValueError(f"asr.ctc_weight={self.ctc_weight} must be in [0, 1]")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"asr.label_smoothing={self.label_smoothing} must be in [0, 1)")
+        ranges = {"vocabulary_size": "[3, inf)", "decoder_layers": "[1, inf)", "beam": "[1, inf)"}
+        check_ranges(self, ranges | {"ctc_weight": "[0, 1]", "label_smoothing": "[0, 1)"}, "asr.")
 
 
 class Task(LabelledTask):
     """Recognition of text. The vocabulary comes from the training text (``asr.units``)."""
 
-    score_name, higher_is_better = "wer", False
+    score_name, higher_is_better, outputs, what = "wer", False, "vocabulary", "text"
+    hint = "; is it in another alphabet, or text.normalise=none needed?"
     tie_name: str | None = "cer"
     label_keys: tuple[str, ...] = ("text",)
     tuned_config: str | None = "asr.yaml"
     models: tuple[type[Any], ...] = CtcRecognizer, HybridRecognizer
     """Without and with an attention decoder."""
-    vocabulary: list[str]
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
-        """
-        Raises:
-            UserError: the training data has no text, or no tokenizer can be trained on it (``build_tokenizer``).
-        """
+        """Raises UserError where the training data has no text, or no tokenizer can be trained on it."""
         self.config, self.asr = config, config.section(AsrConfig)
-        train.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
-        if not train.utterances:
+        texts = [text for u in train.utterances if (text := self.reference(u))]
+        if not texts:
             raise UserError(f"data.train={config.data.train}: no text in it; name a manifest, or a folder with "
                             "metadata.jsonl or .csv, or with a .txt beside each file (docs/data.md)")  # fmt: skip
-        texts = (self.reference(u) for u in train.utterances)
         self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, config.run.folder)
-        self.vocabulary = self.tokenizer.vocabulary
-        spaced = sum(" " in self.reference(u) for u in train.utterances)
-        self.score_name = config.best_by if spaced >= SPACED * len(train.utterances) else "cer"
+        self.take(self.tokenizer.vocabulary)
+        spaced = sum(" " in text for text in texts) >= SPACED * len(texts)
+        self.score_name = config.best_by if spaced else "cer"
         self.tie_name = "cer" if self.score_name == "wer" else "wer"
 
-    def fingerprint(self) -> dict[str, Any]:
-        return {"vocabulary": self.vocabulary}
-
     def adopt(self, model: TaskModel, source: Path) -> str:
-        tokenizer = Tokenizer(list(model.stored()))
-        if self.asr.units != "characters":
-            if not (source / MODEL).is_file():
-                return f"{source / MODEL}, which cuts texts into its pieces, is missing"
-            tokenizer = load_tokenizer(source, tokenizer.vocabulary)
-        if unknown := tokenizer.unknown(token.replace(PIECE_SPACE, "") for token in self.vocabulary[1:]):
+        tokenizer, pieces = Tokenizer(list(model.stored())), self.asr.units != "characters"
+        if pieces and not (source / MODEL).is_file():
+            return f"{source / MODEL}, which cuts texts into its pieces, is missing"
+        tokenizer = load_tokenizer(source, tokenizer.vocabulary) if pieces else tokenizer
+        if unknown := tokenizer.unknown(token.replace(PIECE_SPACE, "") for token in self.labels[1:]):
             return f"it lacks {', '.join(map(repr, list(unknown)[:8]))}"
-        if self.asr.units != "characters":
+        if pieces:
             with whole_file(self.config.run.folder / MODEL) as new:
                 new.write_bytes((source / MODEL).read_bytes())
-        self.tokenizer, self.vocabulary = tokenizer, tokenizer.vocabulary
+        self.tokenizer = tokenizer
+        self.take(tokenizer.vocabulary)
         return ""
 
     def build(self, encoder: Encoder) -> Any:
         head, asr, (plain, hybrid) = self.config.head, self.asr, self.models
         if asr.decoder == "none":
-            return plain(encoder, self.vocabulary, head.layers, head.dropout, head.kind, head.width)
-        return hybrid(encoder, self.vocabulary, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam)
+            return plain(encoder, self.labels, head.layers, head.dropout, head.kind, head.width)
+        return hybrid(encoder, self.labels, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam)
 
     def reference(self, utterance: Utterance) -> Any:
         return normalise_text(utterance.text or "", self.config.text.normalise)
@@ -115,31 +108,38 @@ class Task(LabelledTask):
     def target(self, utterance: Utterance) -> list[int]:
         return self.tokenizer.encode(self.reference(utterance))
 
-    def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
-        """Skip utterances without a text and, in training, with more tokens than frames; warn about both.
+    def unknown(self, corpus: Corpus) -> Mapping[str, int]:
+        return self.tokenizer.unknown(self.reference(u) for u in corpus.utterances)
 
-        Raises:
-            UserError: no text has a character of the vocabulary, or every text is longer than its audio.
-        """
-        corpus.keep(lambda u: u.text is not None and self.reference(u), "{u.source}: no text")
-        warnings = []
-        unknown = self.tokenizer.unknown(self.reference(u) for u in corpus.utterances)
-        if unknown:
-            some = ", ".join(f"{c!r} x{n}" for c, n in list(unknown.items())[:8])
-            warnings.append(f"WARNING {key}: characters missing from the training text cannot be recognised: {some}")
-        if not any(self.target(u) for u in corpus.utterances):
-            raise UserError(
-                f"{key}: no text in it has a known character; is it in another alphabet, or text.normalise=none needed?"
-            )
-        if training and (skipped := skip_too_long(corpus, self.target, frames)):
-            if not corpus.utterances:
-                raise UserError(f"{key}: every text is longer than its audio has frames: do text and audio match?")
-            warnings.append(f"WARNING {key}: skipped {skipped} texts with more tokens than their audio has frames; an "
-                            "encoder with more frames per second can learn them")  # fmt: skip
-        return warnings
+    def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
+        """Skip in training what has more tokens than its audio has frames, too; UserError where these are all."""
+        found, before = super().check(corpus, frames, key, training=training), len(corpus.utterances)
+        if training:
+            corpus.keep(lambda u: frames_needed(self.target(u)) <= frames(u), "{u.source}: more tokens than frames")
+        if skipped := before - len(corpus.utterances):
+            found.append(f"skipped {skipped} texts with more tokens than their audio has frames; an encoder with more "
+                         "frames per second can learn them, where text and audio match")  # fmt: skip
+        if before and not corpus.utterances:
+            raise UserError(f"{key}: {found[-1]}")
+        return found
 
     def loss_sum(self, model: CtcModel, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:
-        return loss_sum(model, encoded, batch, self.asr.label_smoothing)
+        """CTC in nats () summed over utterances, 0 for one with too few frames; with an attention decoder λ CTC +
+        (1 − λ) cross-entropy, summed over each text's tokens and its end."""
+        count = len(batch.numbers)
+        ctc = torch.nn.functional.ctc_loss(
+            model.head(encoded).transpose(0, 1), batch.targets, encoded.lengths, batch.target_lengths,
+            reduction="none", zero_infinity=True,
+        )[:count].sum()  # fmt: skip
+        if not isinstance(model, HybridModel):
+            return ctc
+        logits = model.attend(encoded, batch.targets)[:count]  # (B, U + 1, V)
+        wanted = torch.nn.functional.pad(batch.targets, (0, 1))[:count]  # padding is 0, which is the end as well
+        losses = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), wanted, reduction="none", label_smoothing=self.asr.label_smoothing
+        )
+        attention = (losses * padding_mask(batch.target_lengths[:count] + 1, wanted.shape[1])).sum()
+        return model.ctc_weight * ctc + (1.0 - model.ctc_weight) * attention
 
     def predict(self, model: Any, encoded: EncoderOutput) -> list[Any]:
         return model.read(encoded)  # type: ignore[no-any-return]
@@ -153,8 +153,7 @@ class Task(LabelledTask):
         """How the texts were normalised, the intervals of both rates, and the word errors by kind."""
         texts = [row.reference for row in rows], [row.prediction for row in rows]
         clusters = clusters_of([row.utterance.speaker for row in rows])
-        words = rate_of(count_words(*texts).counts, clusters)
-        letters = rate_of(count_characters(*texts).counts, clusters)
+        words, letters = (rate_of(count(*texts).counts, clusters) for count in (count_words, count_characters))
         return {
             "text": TEXT_STYLES[self.config.text.normalise],
             "wer_95": [words.low, words.high], "cer_95": [letters.low, letters.high],
@@ -165,12 +164,19 @@ class Task(LabelledTask):
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three examples, and a warning where nearly all predictions are empty."""
-        lines = []
-        for row in rows[:: max(1, len(rows) // 3)][:3]:
-            lines += [f"    reference:  {row.reference}", f"    hypothesis: {row.prediction}"]
+        lines = examples([(row.reference, row.prediction) for row in rows])
         if scores["empty"] > 0.9:
-            lines.append(
-                "WARNING blank-only output: the predictions are empty for most utterances. Usual early in training; "
-                "if it persists, raise run.updates or optim.lr, or lower augment.time_prob."
-            )
+            lines.append("WARNING blank-only output: most predictions are empty. Usual early in training; if it "
+                         "persists, raise run.updates or optim.lr, or lower augment.time_prob.")  # fmt: skip
         return lines
+
+
+def frames_needed(target: list[int]) -> int:
+    """The fewest frames on which CTC can emit ``target``: one per token, and a blank between two equal ones."""
+    return len(target) + sum(a == b for a, b in pairwise(target))
+
+
+def examples(pairs: list[tuple[Any, Any]]) -> list[str]:
+    """Lines with three references and what was predicted for them."""
+    shown = pairs[:: max(1, len(pairs) // 3)][:3]
+    return [line for wanted, given in shown for line in (f"    reference:  {wanted}", f"    hypothesis: {given}")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,9 +104,21 @@ other key that is no more, null is such a value."""
 
 def check_at_least(config: Any, bounds: Mapping[str, float], prefix: str = "") -> None:
     """Raise ValueError naming the first dotted key, after ``prefix``, whose value is below its bound or no number."""
-    for key, bound in bounds.items():
-        if not (value := attrgetter(key)(config)) >= bound:
-            raise ValueError(f"{prefix}{key}={value} must be at least {bound:g}")
+    check_ranges(config, {key: f"[{bound:g}, inf)" for key, bound in bounds.items()}, prefix)
+
+
+def check_ranges(config: Any, ranges: Mapping[str, str], prefix: str = "") -> None:
+    """Raise ValueError naming the first dotted key, after ``prefix``, whose value is not in an interval: ``(0, 1]``.
+
+    None is in all of them.
+    """
+    for key, interval in ranges.items():
+        value, (low, high) = attrgetter(key)(config), map(float, interval[1:-1].split(","))
+        ends = [end for end, bracket in ((low, "["), (high, "]")) if bracket in interval]
+        if value is None or low < value < high or value in ends:
+            continue
+        wanted = f"at least {low:g}" if interval.startswith("[") and math.isinf(high) else f"in {interval}"
+        raise ValueError(f"{prefix}{key}={value} must be {wanted}")
 
 
 def check_names(names: tuple[str, ...], known: tuple[str, ...], key: str = "run.stop_on") -> None:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from finetune import evaluate
 from finetune.config import FinetuneConfig
 from finetune.sections import LabelledData
+from finetune.setup import describe
 from finetune.tasks import Scored
 from finetune.tasks.asr import Task as AsrTask
-from mixvec import UserError
+from finetune.tasks.intent import Task as IntentTask
+from mixvec import UserError, cli
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance, Utterances
+from mixvec.text import TextStyle, normalise_text
+from mixvec.training.checkpoint import RunState
+from tests.commands import in_process
 from tests.runs import SMALLEST, finetune, rows
+from tools import score
 
 KEYS = ("size=tiny", *SMALLEST, "run.updates=2", "run.eval_every=1", "run.save_every=9")
 Output = pytest.CaptureFixture[str]
@@ -88,12 +97,18 @@ def test_nothing_decoded_is_all_wrong(corpus: Path, tmp_path: Path) -> None:
         finetune("intent", corpus, tmp_path / "other", *keys, "data.max_skipped=0.5")
 
 
-def test_any_number_beats_nan_and_a_tie_keeps_the_earlier() -> None:
-    nan = math.nan
-    for higher in (True, False):
-        assert evaluate.is_better(0.5, None, higher=higher) and not evaluate.is_better(nan, None, higher=higher)
-        assert not evaluate.is_better(nan, 0.5, higher=higher) and not evaluate.is_better(0.5, 0.5, higher=higher)
-        assert evaluate.is_better(0.6, 0.5, higher=higher) is higher
+def test_any_number_beats_nan_and_the_tie_score_decides_between_equal_ones() -> None:
+    nan, higher, lower = math.nan, IntentTask, AsrTask
+
+    def better(task: Any, score: float, best: float | None, tie: float = 0.5, best_tie: float | None = 0.5) -> bool:
+        state = RunState(best=best, best_tie=best_tie)
+        return evaluate.is_better({task.score_name: score, "cer": tie}, task, state)
+
+    for task in (higher, lower):
+        assert better(task, 0.5, None) and not better(task, nan, None)
+        assert not better(task, nan, 0.5) and not better(task, 0.5, 0.5) and not better(task, 0.5, 0.5, 0.6)
+        assert better(task, 0.6, 0.5) is (task is higher) and better(task, 0.4, 0.5) is (task is lower)
+        assert better(task, 0.5, 0.5, 0.4) is (task is lower)
 
 
 def kept(folder: Path, capsys: Output) -> tuple[int, str]:
@@ -101,34 +116,55 @@ def kept(folder: Path, capsys: Output) -> tuple[int, str]:
     return json.loads((folder / "results.json").read_text())["best_update"], capsys.readouterr().out
 
 
-def test_the_character_error_rate_breaks_ties_of_words(
-    corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("wers", "cers", "best"),
+    [([1.0] * 3, [0.9, 0.4, 0.7], 2), ([math.nan, 0.8, 0.9], [0.5] * 3, 2), ([math.nan] * 3, [math.nan] * 3, 3)],
+)
+def test_ties_of_words_are_broken_by_characters_and_no_score_is_never_the_best(
+    wers: list[float], cers: list[float], best: int, corpus: Path, tmp_path: Path, capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    scores = iter([{"wer": w, "cer": c, "empty": 0.0} for w, c in [*zip(wers, cers, strict=True), (0.8, 0.5)]])
+    monkeypatch.setattr(AsrTask, "score", lambda self, rows: next(scores))
+    assert finetune("asr", corpus, tmp_path / "run", *KEYS, "run.updates=3") == 0
+    update, out = kept(tmp_path / "run", capsys)
+    assert update == best and ("WARNING no wer on data.valid" in out) == math.isnan(wers[-1])
+    assert (tmp_path / "run/hub/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("style", ["basic", "none"])
+def test_without_scores_the_last_model_is_kept_with_the_normalisation_of_its_texts(
+    style: str, corpus: Path, tmp_path: Path, capsys: Output
 ) -> None:
-    """Every word is wrong in each of three evaluations, and the second has the fewest wrong characters."""
-    rates = iter([0.9, 0.4, 0.7, *[0.4] * 9])
-    monkeypatch.setattr(AsrTask, "score", lambda self, rows: {"wer": 1.0, "cer": next(rates), "empty": 0.0})
-    keys = (*KEYS[:-3], "run.updates=3", "run.eval_every=1", "run.save_every=2")
+    keys = (*KEYS, "data.valid=null", "data.test=null", *([] if style == "basic" else [f"text.normalise={style}"]))
     assert finetune("asr", corpus, tmp_path / "run", *keys) == 0
-    assert kept(tmp_path / "run", capsys)[0] == 2
-
-
-def test_a_first_score_that_is_not_a_number_is_not_the_best(
-    corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = iter([math.nan, 0.8, *[0.8] * 9])
-    monkeypatch.setattr(AsrTask, "score", lambda self, rows: {"wer": next(scores), "cer": 0.5, "empty": 0.0})
-    assert finetune("asr", corpus, tmp_path / "run", *KEYS) == 0
-    assert kept(tmp_path / "run", capsys)[0] == 2
-    monkeypatch.setattr(AsrTask, "score", lambda self, rows: {"wer": math.nan, "cer": math.nan, "empty": 0.0})
-    assert finetune("asr", corpus, tmp_path / "none", *KEYS) == 0
-    update, out = kept(tmp_path / "none", capsys)
-    assert update == 2 and "WARNING no wer on data.valid" in out and (tmp_path / "none/hub/model.safetensors").exists()
-
-
-def test_without_validation_data_a_line_names_the_key(corpus: Path, tmp_path: Path, capsys: Output) -> None:
-    assert finetune("asr", corpus, tmp_path / "run", *KEYS, "data.valid=null", "data.test=null") == 0
     update, out = kept(tmp_path / "run", capsys)
     assert update == 2 and "WARNING data.valid is not set" in out and "the scores are in" not in out
+    stored = json.loads((tmp_path / "run/hub/config.json").read_text())["training"]
+    assert stored["text.normalise"] == style and stored["text"] in (tmp_path / "run/hub/README.md").read_text()
+
+
+@pytest.mark.parametrize("style", ["basic", "none"])
+def test_what_is_scored_and_transcribed_is_in_the_normalisation_that_the_model_states(
+    style: TextStyle, corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The references of a run, its predictions and what ``mixvec transcribe`` writes, and the rate of tools.score."""
+    rows = [json.loads(line) for line in (corpus / "asr/test/metadata.jsonl").read_text().splitlines()]
+    texts, files = [f"{row['text'].title()}!" for row in rows], [corpus / "asr/test" / row["file_name"] for row in rows]
+    rows = [{"file_name": str(file), "text": text} for file, text in zip(files, texts, strict=True)]
+    (tmp_path / "cased.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = [f"data.{split}={tmp_path}/cased.jsonl" for split in ("train", "valid", "test")]
+    assert finetune("asr", corpus, tmp_path / "run", *KEYS, *data, "optim.lr=3e-2", f"text.normalise={style}") == 0
+    stored = json.loads((tmp_path / "run/hub/config.json").read_text())["training"]["text.normalise"]
+    found = [json.loads(line) for line in (tmp_path / "run/test.jsonl").read_text().splitlines()]
+    assert stored == style and [row["reference"] for row in found] == [normalise_text(text, style) for text in texts]
+    capsys.readouterr()
+    words = ("transcribe", "--model", tmp_path / "run", *files, "--json")
+    said = in_process(cli.main, monkeypatch, capsys)(*words).lines
+    assert [json.loads(line)["text"] for line in said] == [row["prediction"] for row in found]
+    table = in_process(score.main, monkeypatch, capsys)(tmp_path / "run").out
+    wer = json.loads((tmp_path / "run/results.json").read_text())["test"]["wer"]
+    assert re.search(rf"^all +{100 * wer:.2f} ", table, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -139,4 +175,5 @@ def test_texts_without_spaces_are_judged_by_characters(texts: list[str], name: s
     config = FinetuneConfig(data=LabelledData(train="some", valid="other"))
     task = AsrTask(config, train)
     assert (task.score_name, task.tie_name) == (name, "wer" if name == "cer" else "cer")
-    assert bool(evaluate.selection(config, task)) == (name == "cer")
+    lines = describe(config, task, torch.nn.Linear(1, 1), {"train": train})
+    assert ("no spaces" in lines[-1]) == (name == "cer")

@@ -7,23 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from finetune import frozen
 from finetune.config import FinetuneConfig
 from finetune.sections import AugmentConfig, LabelledData
 from mixvec import SpeechEncoder, UserError
 from mixvec.data.config import WaveformAugmentConfig
 from tests.runs import SMALLEST, finetune, identical, weights
-from tests.tiny_models import encoder as tiny_encoder
 
-PLAIN = ("augment.time_prob=0", "augment.channel_prob=0", "freeze=1", "run.updates=4", "run.eval_every=2")
+PLAIN = ("augment.time_prob=0", "augment.channel_prob=0", "freeze=1", "run.updates=2", "run.eval_every=2")
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> str:
-    encoder = tiny_encoder()
-    assert isinstance(encoder, SpeechEncoder)
-    encoder.save_pretrained(tmp_path / "source")
-    return f"pretrained={tmp_path / 'source'}"
+def start(source: Path) -> str:
+    return f"pretrained={source}"
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -40,9 +35,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_scores_are_bitwise_the_same_with_and_without(
-    corpus: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = (source, *PLAIN, "head.layers=weighted", f"data.test={corpus}/asr/test")
+    keys = (start, *PLAIN, "run.updates=4", "head.layers=weighted", f"data.test={corpus}/asr/test")
     calls, cache = counted(monkeypatch), f"cache.dir={tmp_path / 'cache'}"
     assert finetune("asr", corpus, tmp_path / "plain", *keys) == 0
     without = len(calls)
@@ -58,46 +53,46 @@ def test_scores_are_bitwise_the_same_with_and_without(
     assert results[0] == results[1] == results[2]
     (folder,) = (tmp_path / "cache").iterdir()
     assert len(list(folder.glob("*/*.safetensors"))) == 13
-    assert finetune("intent", corpus, tmp_path / "other", source, *PLAIN, "head.layers=weighted", cache) == 0
+    assert finetune("intent", corpus, tmp_path / "other", start, *PLAIN, "head.layers=weighted", cache) == 0
     assert list((tmp_path / "cache").iterdir()) == [folder], "another head takes from the same place"
 
 
 def test_another_encoder_or_choice_finds_nothing_and_damage_is_repaired(
-    corpus: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
-    assert finetune("intent", corpus, tmp_path / "a", source, *PLAIN, cache) == 0
-    assert finetune("intent", corpus, tmp_path / "b", source, "baseline=random", *PLAIN, cache) == 0
-    assert finetune("intent", corpus, tmp_path / "c", source, "cache.dtype=fp16", *PLAIN, cache) == 0
+    assert finetune("intent", corpus, tmp_path / "a", start, *PLAIN, cache) == 0
+    assert finetune("intent", corpus, tmp_path / "b", start, "baseline=random", *PLAIN, cache) == 0
+    assert finetune("intent", corpus, tmp_path / "c", start, "cache.dtype=fp16", *PLAIN, cache) == 0
     sizes = [sum(f.stat().st_size for f in at.glob("*/*")) for at in (tmp_path / "cache").iterdir()]
     assert len(sizes) == 3 and min(sizes) < 0.6 * max(sizes)
     for file in (tmp_path / "cache").glob("*/*/*"):
         file.write_bytes(file.read_bytes()[:100])
     calls = counted(monkeypatch)
-    assert finetune("intent", corpus, tmp_path / "d", source, *PLAIN, cache) == 0
+    assert finetune("intent", corpus, tmp_path / "d", start, *PLAIN, cache) == 0
     assert calls and (tmp_path / "a/valid.jsonl").read_text() == (tmp_path / "d/valid.jsonl").read_text()
 
 
 def test_when_utterances_are_encoded_alone() -> None:
     still = AugmentConfig(time_prob=0, channel_prob=0)
     plain = FinetuneConfig(pretrained="run", freeze=1, augment=still)
-    assert frozen.encodes_alone(plain, training=True)
+    assert plain.encodes_alone(training=True)
     noisy = LabelledData(augment=WaveformAugmentConfig(speed=(0.9, 1.1)))
     for other in (
         FinetuneConfig(pretrained="run", freeze=1),
         FinetuneConfig(pretrained="run", freeze=1, augment=still, data=noisy),
     ):
-        assert frozen.encodes_alone(other, training=False) and not frozen.encodes_alone(other, training=True)
+        assert other.encodes_alone(training=False) and not other.encodes_alone(training=True)
     thawed = FinetuneConfig(pretrained="run", freeze=0.9, augment=still)
-    assert not frozen.encodes_alone(thawed, training=False)
+    assert not thawed.encodes_alone(training=False)
 
 
-def test_a_cache_that_cannot_be_used_is_refused(corpus: Path, tmp_path: Path, source: str) -> None:
+def test_a_cache_that_cannot_be_used_is_refused(corpus: Path, tmp_path: Path, start: str) -> None:
     cache = f"cache.dir={tmp_path / 'cache'}"
     with pytest.raises(UserError, match=r"cache\.dir.*freeze=1"):
-        finetune("intent", corpus, tmp_path / "a", source, *PLAIN, "freeze=0.5", cache)
+        finetune("intent", corpus, tmp_path / "a", start, *PLAIN, "freeze=0.5", cache)
     with pytest.raises(UserError, match=r"cache\.dir.*freeze=1"):
         finetune("intent", corpus, tmp_path / "b", "size=tiny", *SMALLEST, *PLAIN[1:], cache)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache\.dir=.*file"):
-        finetune("intent", corpus, tmp_path / "d", source, *PLAIN, f"cache.dir={tmp_path / 'file'}")
+        finetune("intent", corpus, tmp_path / "d", start, *PLAIN, f"cache.dir={tmp_path / 'file'}")

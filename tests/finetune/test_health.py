@@ -16,7 +16,7 @@ from finetune.tasks.intent import Task as IntentTask
 from mixvec import UserError
 from mixvec.data.utterances import Utterance
 from mixvec.training.checkpoint import RunState
-from tests.runs import SMALLEST, finetune, pretrain, rows
+from tests.runs import SMALLEST, finetune, rows
 
 Output = pytest.CaptureFixture[str]
 SCRATCH = ("size=tiny", *SMALLEST)
@@ -68,14 +68,11 @@ def test_overfitting_is_worse_for_long_beyond_chance_while_training_gets_better(
 
 
 def test_a_short_healthy_run_prints_no_warning(corpus: Path, tmp_path: Path, capsys: Output) -> None:
-    keys = ("size=tiny", "run.updates=20", "run.eval_every=10", "run.log_every=10", "run.max_hours=1")
+    keys = ("size=tiny", "run.updates=6", "run.eval_every=6", "run.log_every=3", "run.max_hours=1")
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
     assert warned(capsys.readouterr().out) == set()
-    for row in rows(tmp_path / "run"):
-        if "loss" in row:
-            assert (
-                0 <= row["wait_share"] < 0.3 and row["nonfinite_updates"] == 0 and row["gradient_outlier_windows"] == 0
-            )
+    for row in rows(tmp_path / "run")[:2]:
+        assert 0 <= row["wait_share"] < 0.3 and row["nonfinite_updates"] == row["gradient_outlier_windows"] == 0
 
 
 def test_an_exploding_gradient(corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,11 +83,10 @@ def test_an_exploding_gradient(corpus: Path, tmp_path: Path, capsys: Output, mon
         return loss_sum(self, *rest) * {**dict.fromkeys(range(13, 17), 1e5), 18: torch.nan}.get(len(calls), 1)
 
     monkeypatch.setattr(IntentTask, "loss_sum", sick)
-    keys = (*SCRATCH, "run.updates=20", "run.eval_every=20", "batch.update_s=1000", "batch.max_s=1000")
+    keys = (*SCRATCH, "data.valid=null", "run.updates=20", "batch.update_s=8", "batch.max_s=1000")
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
-    said = capsys.readouterr().out
-    assert said.count("WARNING exploding-gradient") == 2
-    windows = [row["gradient_outlier_windows"] for row in rows(tmp_path / "run") if "loss" in row]
+    assert capsys.readouterr().out.count("WARNING exploding-gradient") == 2
+    windows = [row["gradient_outlier_windows"] for row in rows(tmp_path / "run")]
     assert windows[11:17] == [0, 1, 2, 3, 4, 0]
 
 
@@ -98,52 +94,42 @@ def test_a_starved_loader(corpus: Path, tmp_path: Path, capsys: Output, monkeypa
     read = Utterance.read
 
     def slowly(self: Utterance, start_s: float = 0.0, duration_s: float | None = None) -> torch.Tensor:
-        time.sleep(0.1)
+        time.sleep(0.2)
         return read(self, start_s, duration_s)
 
     monkeypatch.setattr(Utterance, "read", slowly)
-    keys = (*SCRATCH, "run.updates=4", "run.log_every=4", "run.eval_every=4")
+    keys = (*SCRATCH, "run.updates=3", "run.log_every=3", "run.eval_every=3", "batch.update_s=4")
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
     assert warned(capsys.readouterr().out) == {"starved-loader"}
 
 
 def test_a_schedule_that_the_time_limit_cuts(corpus: Path, tmp_path: Path, capsys: Output) -> None:
-    keys = (*SCRATCH, "run.updates=1000000", "run.eval_every=1000000", "run.max_hours=3e-4")
+    keys = (*SCRATCH, "run.updates=1000000", "run.eval_every=1000000", "run.max_hours=1e-4")
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 75
     said = capsys.readouterr().out
     assert "schedule-too-long" in warned(said) and said.count("WARNING schedule") == 1
 
 
 @pytest.mark.parametrize("key", ["freeze=0.95", "optim.encoder_lr=0"])
-def test_an_encoder_that_never_learns(corpus: Path, tmp_path: Path, capsys: Output, key: str) -> None:
-    assert pretrain(corpus, tmp_path / "encoder", "run.updates=1") == 0
-    keys = (f"pretrained={tmp_path / 'encoder'}", key, "run.updates=4", "run.eval_every=4")
+def test_an_encoder_that_never_learns(source: Path, corpus: Path, tmp_path: Path, capsys: Output, key: str) -> None:
+    keys = (f"pretrained={source}", key, "data.valid=null", "run.updates=3")
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
-    said = capsys.readouterr().out
-    assert said.count(f"WARNING frozen-encoder: {key}") == 1
+    assert capsys.readouterr().out.count(f"WARNING frozen-encoder: {key}") == 1
 
 
-@pytest.fixture
-def contrary(corpus: Path, tmp_path: Path) -> tuple[str, str]:
+def test_overfitting(corpus: Path, tmp_path: Path, capsys: Output) -> None:
     """Two labels; those of validation are the wrong ones, so that all that is learnt makes it worse."""
-    audio = [
-        path for split in ("train", "validation", "test") for path in (corpus / "intent" / split / "audio").iterdir()
-    ]
-    for name, labels in (("right", "ab"), ("wrong", "ba")):
-        lines = [f"{path},{labels[i % 2]}" for i, path in enumerate(sorted(audio, key=lambda path: path.name))]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["file_name,intent", *lines]) + "\n")
-    return f"data.train={tmp_path}/right.csv", f"data.valid={tmp_path}/wrong.csv"
-
-
-def test_overfitting(contrary: tuple[str, str], corpus: Path, tmp_path: Path, capsys: Output) -> None:
-    keys = (*SCRATCH, *contrary, "augment.time_prob=0", "augment.channel_prob=0", "optim.lr=5e-3", "data.min_s=0",
-            "optim.encoder_lr=5e-3", "run.updates=40", "run.eval_every=1", "batch.update_s=1000",
-            "batch.max_s=1000")  # fmt: skip
-    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
+    audio = sorted((corpus / "intent").glob("*/audio/*"), key=lambda path: path.name)
+    for split, labels in (("train", "ab"), ("valid", "ba")):
+        lines = [f"{path},{labels[i % 2]}" for i, path in enumerate(audio)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["file_name,intent", *lines]) + "\n")
+    keys = (*(f"data.{split}={tmp_path}/{split}.csv" for split in ("train", "valid")), "baseline=log-mel",
+            "augment.time_prob=0", "augment.channel_prob=0", "head.dropout=0", "optim.lr=2e-2", "data.min_s=0",
+            "run.updates=40", "run.eval_every=2", "run.stop_on=[overfitting]")  # fmt: skip
+    with pytest.raises(UserError, match=r"run\.stop_on: overfitting: accuracy on data\.valid"):
+        finetune("intent", corpus, tmp_path / "run", *keys)
     said = capsys.readouterr().out
     assert "overfitting" in warned(said) and said.count("WARNING overfitting") == 1
-    with pytest.raises(UserError, match=r"run\.stop_on: overfitting: accuracy on data\.valid"):
-        finetune("intent", corpus, tmp_path / "stopped", *keys, "run.stop_on=[overfitting]")
-    last = rows(tmp_path / "stopped")[-1]["update"]
-    assert last < 40 and (tmp_path / f"stopped/checkpoints/update_{last:08d}/manifest.json").is_file()
-    assert (tmp_path / "stopped/hub/model.safetensors").is_file()
+    last = rows(tmp_path / "run")[-1]["update"]
+    assert last < 40 and (tmp_path / f"run/checkpoints/update_{last:08d}/manifest.json").is_file()
+    assert (tmp_path / "run/hub/model.safetensors").is_file()

@@ -11,7 +11,7 @@ from finetune.config import FinetuneConfig
 from finetune.setup import parameter_groups
 from mixvec import CtcRecognizer, EncoderConfig, build_encoder
 from mixvec.hub import load_encoder
-from tests.runs import finetune, pretrain, rows
+from tests.runs import finetune, rows
 from tests.tiny_models import MEL, VOCABULARY, WAV2VEC2
 
 OPTIM = replace(FinetuneConfig().optim, lr=1e-3, encoder_lr=2e-4)
@@ -33,15 +33,14 @@ def test_each_layer_learns_slower_than_the_one_above(shape: EncoderConfig) -> No
 
 
 @pytest.mark.slow
-def test_freeze_then_thaw_masks_and_speed_with_attention_and_decay(corpus: Path, tmp_path: Path) -> None:
+def test_freeze_then_thaw_masks_and_speed_with_attention_and_decay(source: Path, corpus: Path, tmp_path: Path) -> None:
     """The first layers move least; a frozen encoder not at all."""
-    assert pretrain(corpus, tmp_path / "encoder", "run.updates=1") == 0
-    keys = (f"pretrained={tmp_path / 'encoder'}", "freeze=0.5", "run.updates=4", "run.eval_every=4",
+    keys = (f"pretrained={source}", "freeze=0.5", "run.updates=4", "data.valid=null",
             "asr.decoder=attention", "optim.layer_decay=0.1", "data.augment.speed=[0.9,1.0,1.1]",
             "augment.time_prob=0.3", "augment.channel_prob=0.3")  # fmt: skip
     assert finetune("asr", corpus, tmp_path / "run", *keys) == 0
     assert [row["encoder_frozen"] for row in rows(tmp_path / "run") if "loss" in row] == [True, True, False, False]
-    before, after = (load_encoder(tmp_path / name) for name in ("encoder", "run"))
+    before, after = (load_encoder(folder) for folder in (source, tmp_path / "run"))
     moved = [
         max(float((a - b).abs().max()) for a, b in zip(x.state_dict().values(), y.state_dict().values(), strict=True))
         for x, y in zip(before.layers, after.layers, strict=True)

@@ -14,18 +14,15 @@ import torch
 
 from finetune.annotation import annotation_of
 from finetune.config import FinetuneConfig
-from finetune.slu_score import slot_scores
 from finetune.tasks import Scored
-from finetune.tasks.slots import SlotConfig, Task
-from finetune.train import train as finetune_train
+from finetune.tasks.slots import SlotConfig, Task, slot_scores
 from mixvec import HybridTagger, SlotTagger, UserError, cli
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance, Utterances
 from mixvec.hub import load_model
 from mixvec.model.vocabulary import is_tag, read_tags
-from mixvec.training.config import load_config
 from tests.commands import in_process
-from tests.runs import FINETUNE, SMALLEST, fresh, written
+from tests.runs import SMALLEST, finetune
 
 
 def row(text: str | None = None, label: str | None = None, **fields: Any) -> Utterance:
@@ -62,14 +59,14 @@ ORDER = row(None, "orderDrink", slots={"coffeeDrink": "Mocha", "size": "twelve o
 )  # fmt: skip
 def test_rows_of_every_form(utterance: Utterance, segments: list[tuple[str | None, str]]) -> None:
     said = annotation_of(utterance, "basic")
-    assert said is not None and said.segments == segments and not said.unlearned
+    assert (said.segments, said.unlearned, said.fault) == (segments, [], "")
     assert sorted(said.slots) == sorted((kind, text) for kind, text in segments if kind)
 
 
 def test_raw_text_has_the_official_gold_values_and_a_text_alone_says_nothing_of_slots() -> None:
     said = annotation_of(SLURP, "none")
-    assert said is not None and said.slots == [("event_name", "john 's meeting"), ("date", "friday")]
-    assert annotation_of(row("a text"), "basic") is None
+    assert said.slots == [("event_name", "john 's meeting"), ("date", "friday")]
+    assert annotation_of(row("a text"), "basic").fault == "a.wav: no slots in it"
 
 
 def test_an_order_that_nobody_states_is_told_and_one_of_other_types_refused() -> None:
@@ -79,7 +76,7 @@ def test_an_order_that_nobody_states_is_told_and_one_of_other_types_refused() ->
         )
 
     (line,) = told((), ORDER, ORDER, row(None, slots={"size": "small"}))
-    assert line.startswith("WARNING data.train: 2 rows") and "slots.order=[coffeeDrink,size]" in line
+    assert line.startswith("2 rows") and "slots.order=[coffeeDrink,size]" in line
     assert told(("size", "coffeeDrink"), ORDER) == told((), SLURP) == told((), row("a b", slots={"x": "a"})) == []
     spans = [{"type": "x", "span": [0]}, {"type": "y", "span": [1]}]
     assert told((), row(None, tokens=["a", "b"], entities=spans)) == [], "tokens are in the order of speech"
@@ -101,7 +98,7 @@ def test_slots_that_share_words_are_scored_and_the_first_and_longest_is_learned(
     listed = [{"type": kind, "span": span} for kind, span in entities]
     utterance = row("a b c d", tokens=list("abcd"), entities=listed)
     said = annotation_of(utterance, "basic")
-    assert said is not None and (said.segments, said.unlearned) == (segments, unlearned)
+    assert (said.segments, said.unlearned) == (segments, unlearned)
     assert len(said.slots) == len(entities)
     task = task_of(utterance)
     (warning,) = task.check(Corpus("", Utterances([utterance])), lambda u: 50, "data.valid", training=False)
@@ -110,7 +107,7 @@ def test_slots_that_share_words_are_scored_and_the_first_and_longest_is_learned(
 
 def test_a_value_that_is_not_in_the_text_is_scored_and_not_learned() -> None:
     said = annotation_of(row("ten in the morning", slots={"time": "10 am"}), "basic")
-    assert said is not None and said.segments == [(None, "ten in the morning")]
+    assert said.segments == [(None, "ten in the morning")]
     assert said.slots == said.unlearned == [("time", "10 am")]
 
 
@@ -129,12 +126,11 @@ def test_a_value_that_is_not_in_the_text_is_scored_and_not_learned() -> None:
 )
 def test_rows_that_cannot_be_read_are_counted_and_named(fields: dict[str, Any], message: str) -> None:
     bad = row(None, **fields)
-    with pytest.raises(UserError) as error:
-        annotation_of(bad, "basic")
-    assert "a.wav: " in str(error.value) and message in str(error.value)
+    fault = annotation_of(bad, "basic").fault
+    assert fault.startswith("a.wav: ") and message in fault
     data = Corpus("", Utterances([ORDER, bad, bad]))
     warning, _ = task_of(ORDER).check(data, lambda u: 50, "data.train", training=True)
-    assert warning.startswith("WARNING data.train: ") and "2 rows" in warning and "a.wav" in warning
+    assert "2 rows" in warning and "a.wav" in warning
     assert len(data.utterances) == 1 and len(data.skipped) == 2
 
 
@@ -150,25 +146,24 @@ def test_whatever_a_model_says_is_read() -> None:
 
 def test_the_vocabulary_is_characters_and_tags_and_what_is_new_is_named() -> None:
     task = task_of(SLURP, ORDER)
-    assert task.vocabulary[:2] == ["[PAD]", "|"]
-    assert [token for token in task.vocabulary if is_tag(token)] == [
+    assert task.labels[:2] == ["[PAD]", "|"]
+    assert [token for token in task.labels if is_tag(token)] == [
         "</slot>", "<intent:calendar_set>", "<intent:orderDrink>", "<slot:coffeeDrink>", "<slot:date>",
         "<slot:event_name>", "<slot:size>",
     ]  # fmt: skip
-    assert "".join(task.vocabulary[i] for i in task.target(ORDER)).startswith("<intent:orderDrink><slot:coffeeDrink>mo")
+    assert "".join(task.labels[i] for i in task.target(ORDER)).startswith("<intent:orderDrink><slot:coffeeDrink>mo")
     new = Corpus("", Utterances([row(None, "refund", slots={"roast": "xz"})]))
     (warning,) = task.check(new, lambda u: 50, "data.test", training=False)
-    assert warning.startswith("WARNING data.test")
     for name in ("'<intent:refund>' x1", "'<slot:roast>' x1", "'x' x1", "'z' x1"):
         assert name in warning
     _, warning = task.check(Corpus("", Utterances([ORDER, SLURP])), lambda u: 33, "data.train", training=True)
-    assert "1 tagged texts" in warning
-    with pytest.raises(UserError, match=r"data\.train: .*1 tagged texts"):
+    assert "skipped 1 texts" in warning
+    with pytest.raises(UserError, match=r"data\.train: skipped 1 texts"):
         task.check(Corpus("", Utterances([ORDER])), lambda u: 5, "data.train", training=True)
     with pytest.raises(UserError, match=r"data\.train.*no slots.*entities"):
         task_of(row("some text", "a"), row("a b", entities=[]))
-    with pytest.raises(UserError, match=r"data\.valid: .*no slots"):
-        task.check(Corpus("", Utterances([row("a text")])), lambda u: 50, "data.valid", training=False)
+    (warning,) = task.check(Corpus("", Utterances([row("a text")])), lambda u: 50, "data.valid", training=False)
+    assert "a.wav: no slots" in warning
 
 
 def test_scores_are_those_of_the_slots_and_of_the_texts() -> None:
@@ -208,19 +203,16 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("decoder", "head"), [("none", "SlotTagger"), ("attention", "HybridTagger")])
+@pytest.mark.parametrize("head", [SlotTagger, HybridTagger])
 def test_it_can_learn_its_training_data_and_its_model_answers(
-    orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], decoder: str,
-    head: str,
-) -> None:  # fmt: skip
-    keys = ["task=slots", f"data.train={orders}", f"data.valid={orders}", f"run.dir={tmp_path}/run", *FINETUNE,
-            "size=tiny", *SMALLEST, "run.updates=100", "run.eval_every=100", "optim.lr=1e-2", "augment.time_prob=0",
+    orders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], head: type[Any]
+) -> None:
+    keys = ("task=slots", f"data.train={orders}", f"data.valid={orders}", "size=tiny", *SMALLEST, "run.updates=70",
+            "run.eval_every=70", "optim.lr=1e-2", "optim.encoder_lr=1e-2", "augment.time_prob=0",
             "augment.channel_prob=0", "head.dropout=0", "encoder.dropout=0", "encoder.layer_drop=0",
-            "batch.update_s=3", "slots.order=[size,coffeeDrink]", f"asr.decoder={decoder}", "asr.decoder_layers=1",
-            "asr.beam=2"]  # fmt: skip
-    fresh()
-    with written():
-        assert finetune_train(load_config(FinetuneConfig, keys, "")) == 0
+            "batch.update_s=3", "slots.order=[size,coffeeDrink]", "asr.decoder_layers=1", "asr.beam=2",
+            f"asr.decoder={'attention' if head is HybridTagger else 'none'}")  # fmt: skip
+    assert finetune("intent", orders, tmp_path / "run", *keys) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())["valid"]
     assert results["exact_match"] == results["slu_f1"] == results["intent_accuracy"] == 1.0
     assert results["value_cer"] == 0.0 and "wer" not in results
@@ -228,9 +220,9 @@ def test_it_can_learn_its_training_data_and_its_model_answers(
     assert said[1]["reference"]["slots"] == [
         {"type": "coffeeDrink", "value": "latte"}, {"type": "size", "value": "small"},
     ]  # fmt: skip
-    model = load_model(tmp_path / "run/hub")
-    assert isinstance(model, SlotTagger) and type(model).__name__ == head
-    if isinstance(model, HybridTagger):
+    model: Any = load_model(tmp_path / "run/hub")
+    assert type(model) is head
+    if head is HybridTagger:
         model.ctc_weight = 0.0
         waveforms = torch.stack(
             [torch.from_numpy(soundfile.read(orders / f"{n}.wav", dtype="float32")[0]) for n in (0, 1)]
@@ -243,4 +235,4 @@ def test_it_can_learn_its_training_data_and_its_model_answers(
     answer = json.loads(run("understand", "--model", tmp_path / "run", orders / "1.wav", "--json").out)
     assert answer["intent"] == "order" and answer["slots"][0] == {"type": "size", "value": "small"}
     card = (tmp_path / "run/hub/README.md").read_text()
-    assert f"from mixvec import {head}" in card and "mixvec understand --model" in card
+    assert f"from mixvec import {head.__name__}" in card and "mixvec understand --model" in card

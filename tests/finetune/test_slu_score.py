@@ -7,8 +7,9 @@ from collections import defaultdict
 
 import jiwer
 import pytest
+from rapidfuzz.distance import Levenshtein
 
-from finetune.slu_score import Pair, character_distance, count_near, f1, slot_scores, slu_counts, word_distance
+from finetune.tasks.slots import Pair, count_near, f1, slot_scores, slu_counts, word_distance
 
 WORDS = "six seven eight am pm the dance class of mona on friday o'clock".split()
 TYPES = ["date", "time", "event_name", "person"]
@@ -81,9 +82,9 @@ def harmonic(hit: float, false: float, missed: float) -> float:
     return 2 * precision * recall / (precision + recall) if hit else 0.0
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 def test_slu_f1_equals_the_rules_on_thousands_of_random_utterances(seed: int) -> None:
-    pairs = random_pairs(seed, utterances=1 + 3 * seed)
+    pairs = random_pairs(seed, utterances=1 + 10 * seed)
     words, characters = plain_distance_counts(pairs, "word"), plain_distance_counts(pairs, "char")
     both = [a + b for a, b in zip(words, characters, strict=True)]
     scores = slot_scores(pairs)
@@ -92,7 +93,7 @@ def test_slu_f1_equals_the_rules_on_thousands_of_random_utterances(seed: int) ->
     assert scores["slu_f1"] == pytest.approx(harmonic(*both))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_other_scores_equal_their_definitions(seed: int) -> None:
     """Exact slots by crossing off; SUPERB's two by dictionaries of values, with jiwer for the CER."""
     pairs = random_pairs(100 + seed, utterances=40)
@@ -138,7 +139,7 @@ def test_numbers_of_the_official_scorer() -> None:
         ([], [("date", "friday")]),
         ([("time", "six")], []),
     ]
-    words, characters = count_near(pairs, word_distance), count_near(pairs, character_distance)
+    words, characters = count_near(pairs, word_distance), count_near(pairs, Levenshtein.normalized_distance)
     assert [sum(column) for column in zip(*words.values(), strict=True)] == OFFICIAL_WORDS
     assert [sum(column) for column in zip(*characters.values(), strict=True)] == pytest.approx(OFFICIAL_CHARACTERS)
     assert f1(slu_counts(pairs)) == pytest.approx(OFFICIAL_SLU_F1)

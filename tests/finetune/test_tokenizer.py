@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -10,8 +9,7 @@ import pytest
 import torch
 
 from finetune.tokenizer import TokenizerKind, build_tokenizer, load_tokenizer, train_tokenizer
-from mixvec import CtcRecognizer, HybridRecognizer, UserError, build_encoder
-from tests.runs import SMALLEST, finetune, identical, weights
+from mixvec import CtcRecognizer, UserError, build_encoder
 from tests.tiny_models import MEL
 
 TEXTS = ["the cat sat on the mat", "it's é a day", "the dog saw the other cat", "a mat is on the dog"]
@@ -60,16 +58,3 @@ def test_a_resumed_run_keeps_its_tokenizer_and_refuses_another(tmp_path: Path) -
     file.unlink()
     with pytest.raises(UserError, match=r"tokenizer\.model: missing"):
         build_tokenizer("bpe", 24, TEXTS, tmp_path)
-
-
-@pytest.mark.slow
-def test_a_run_with_pieces_and_attention_resumes_to_the_same_bits(corpus: Path, tmp_path: Path) -> None:
-    keys = ("size=tiny", *SMALLEST, "asr.units=bpe", "asr.vocabulary_size=40", "run.eval_every=2", "run.updates=4",
-            "asr.decoder=attention", "asr.beam=2", "data.augment.speed=[0.9,1.1]")  # fmt: skip
-    assert finetune("asr", corpus, tmp_path / "whole", *keys) == 0
-    assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2", "run.max_hours=1e-9") == 75
-    assert finetune("asr", corpus, tmp_path / "parts", *keys, "run.save_every=2") == 0
-    assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
-    stored = json.loads((tmp_path / "parts/hub/vocab.json").read_text())
-    assert len(stored) == 40 and any(token.startswith("▁") and len(token) > 2 for token in stored)
-    assert isinstance(HybridRecognizer.from_pretrained(tmp_path / "whole"), HybridRecognizer)

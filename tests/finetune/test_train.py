@@ -4,43 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune.config import FinetuneConfig
 from finetune.sections import FinetuneRun, LabelledData
 from finetune.setup import find_corpora
-from mixvec import Classifier, CtcRecognizer, UserError
+from mixvec import Classifier, CtcRecognizer, HybridRecognizer, UserError
 from mixvec.hub import load_encoder
-from tests.runs import (
-    FINETUNE,
-    ROOT,
-    SMALLEST,
-    command,
-    finetune,
-    identical,
-    largest_difference,
-    pretrain,
-    rows,
-    weights,
-)
+from mixvec.training.checkpoint import RunState
+from mixvec.training.run import Run
+from tests.runs import FINETUNE, ROOT, SMALLEST, command, finetune, identical, largest_difference, rows, weights
 
 SHORT = ("run.updates=4", "run.eval_every=2", "run.save_every=2")
 SCRATCH = ("size=tiny", *SMALLEST)
 
 
-@pytest.fixture(scope="module")
-def pretrained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("pretrained")
-    assert pretrain(corpus, run, "run.updates=2") == 0
-    return run
-
-
 @pytest.mark.parametrize(("task", "model"), [("asr", CtcRecognizer), ("intent", Classifier)])
 def test_a_run_leaves_the_best_model_and_its_scores(
-    corpus: Path, pretrained: Path, tmp_path: Path, task: str, model: type[CtcRecognizer] | type[Classifier]
+    corpus: Path, source: Path, tmp_path: Path, task: str, model: type[CtcRecognizer] | type[Classifier]
 ) -> None:
-    keys = (f"pretrained={pretrained}", f"data.test={corpus}/{task}/test", "head.layers=weighted")
+    keys = (f"pretrained={source}", f"data.test={corpus}/{task}/test", "head.layers=weighted")
     assert finetune(task, corpus, tmp_path / "run", *keys, *SHORT) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
     metric = {"asr": "wer", "intent": "accuracy"}[task]
@@ -59,13 +44,13 @@ def test_a_run_leaves_the_best_model_and_its_scores(
     assert isinstance(model.from_pretrained(tmp_path / "run"), model)
 
 
-def test_fine_tuning_starts_from_the_pretrained_weights(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
-    keys = (f"pretrained={pretrained}", "freeze=1", "run.updates=3", "run.eval_every=3")
+def test_fine_tuning_starts_from_the_pretrained_weights(corpus: Path, source: Path, tmp_path: Path) -> None:
+    keys = (f"pretrained={source}", "freeze=1", "run.updates=2", "data.valid=null")
     assert finetune("asr", corpus, tmp_path / "frozen", *keys) == 0
-    kept, source = load_encoder(tmp_path / "frozen").state_dict(), load_encoder(pretrained).state_dict()
-    assert identical(kept, source), "a frozen encoder does not move"
+    kept, before = load_encoder(tmp_path / "frozen").state_dict(), load_encoder(source).state_dict()
+    assert identical(kept, before), "a frozen encoder does not move"
     assert finetune("asr", corpus, tmp_path / "whole", *keys[:1], *keys[2:], "freeze=0") == 0
-    assert not identical(load_encoder(tmp_path / "whole").state_dict(), source)
+    assert not identical(load_encoder(tmp_path / "whole").state_dict(), before)
 
 
 def test_minutes_draw_utterances_by_the_seed_and_more_contain_fewer(corpus: Path) -> None:
@@ -102,31 +87,43 @@ def test_a_run_does_not_resume_with_other_labels(corpus: Path, tmp_path: Path, l
             finetune("intent", corpus, tmp_path / "run", *keys, f"run.accept_new_data={accepted}")
 
 
-@pytest.mark.parametrize("task", ["asr", "intent"])
-def test_resumed_equals_uninterrupted_bitwise(
-    corpus: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    keys = (*SCRATCH, "encoder.dropout=0.1", "run.updates=6", "run.eval_every=2", "run.save_every=3")
-    assert finetune(task, corpus, tmp_path / "whole", *keys) == 0
-    from mixvec.training.run import Run
+PIECES = (
+    "asr.units=bpe",
+    "asr.vocabulary_size=40",
+    "asr.decoder=attention",
+    "asr.beam=1",
+    "data.augment.speed=[0.9,1.1]",
+)
 
+
+@pytest.mark.parametrize(
+    ("task", "own"), [("asr", ()), ("intent", ()), ("asr", PIECES)], ids=["asr", "intent", "pieces"]
+)
+def test_resumed_equals_uninterrupted_bitwise(
+    corpus: Path, tmp_path: Path, task: str, own: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = (*SCRATCH, "encoder.dropout=0.1", "run.updates=4", "run.eval_every=2", "run.save_every=2", *own)
+    assert finetune(task, corpus, tmp_path / "whole", *keys) == 0
     save = Run.save
 
-    def then_stop(self: Run, state, model, optimizer) -> None:  # type: ignore[no-untyped-def]
+    def then_stop(self: Run, state: RunState, model: Any, optimizer: Any) -> None:
         save(self, state, model, optimizer)
         self.writes.wait()
-        if state.update == 3:
+        if state.update == 2:
             self._lock.close()
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Run, "save", then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            finetune(task, corpus, tmp_path / "parts", *keys)
+        finetune(task, corpus, tmp_path / "parts", *keys)
     assert finetune(task, corpus, tmp_path / "parts", *keys) == 0
     assert identical(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     whole, parts = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts"))
     assert whole == parts
+    if own:
+        stored = json.loads((tmp_path / "parts/hub/vocab.json").read_text())
+        assert len(stored) == 40 and any(token.startswith("▁") and len(token) > 2 for token in stored)
+        assert isinstance(HybridRecognizer.from_pretrained(tmp_path / "whole"), HybridRecognizer)
 
 
 def test_accumulated_equals_whole_and_two_ranks_equal_one(corpus: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from finetune.config import TASKS, FinetuneConfig
-from finetune.slu_score import pairs_of, slot_scores
+from finetune.tasks.slots import pairs_of, slot_scores
 from finetune.train import train
 from mixvec import SpeechEncoder, UserError
 from mixvec.hub import load_encoder

@@ -16,9 +16,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from finetune.scoring import clusters_of, count_characters, count_words, resampled
-from finetune.slu_score import pairs_of, slu_counts
 from finetune.tasks import task_class
-from finetune.verification import Trials, all_pairs, cosines, equal_error_rate, placed, read_trials
+from finetune.tasks.slots import pairs_of, slu_counts
+from finetune.tasks.speaker import cosines, equal_error_rate, read_trials, trials_of
 from mixvec.hub import read_tensors
 
 from .jobs import Job
@@ -111,11 +111,9 @@ def _parts(metric: str, rows: list[dict[str, Any]]) -> np.ndarray:
 def _eers(folder: Path, rows: list[dict[str, Any]]) -> np.ndarray:
     """A trial counts as often as its two utterances were drawn, multiplied."""
     settings = OmegaConf.load(folder / "config.yaml").speaker
-    trials = Trials(*(np.zeros(0, dtype=np.int64),) * 3)
-    if settings.trials is not None:
-        trials, _ = placed(read_trials(settings.trials), [row["source"] for row in rows])
-    if not len(trials.same):
-        trials = all_pairs([row["reference"] for row in rows], settings.max_trials)
+    listed = read_trials(settings.trials) if settings.trials is not None else []
+    sources, speakers = [row["source"] for row in rows], [row["reference"] for row in rows]
+    trials = trials_of(listed, sources, speakers, settings.max_trials)
     scores = cosines([row["prediction"] for row in rows], trials)
     made = []
     for counts in np.random.default_rng(0).multinomial(len(rows), np.full(len(rows), 1 / len(rows)), EER_DRAWS):
