@@ -32,9 +32,9 @@ def normalise_text(text: str, style: TextStyle = "basic") -> str:
 
     basic: NFC, lower case (İ as i), punctuation and symbols to spaces but for apostrophes inside words and for points,
     commas and colons inside numbers; invisible characters dropped but for joiners inside words. turkish: the same, with
-    I as ı. none: NFC alone. White space is folded in all.
+    I as ı. none: NFC alone. White space is folded in all, and a literal ``|``, a vocabulary's space, is one.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = unicodedata.normalize("NFC", text).replace(SPACE, " ")
     if style != "none":
         text = text.replace("I", "ı") if style == "turkish" else text
         text = text.replace("İ", "i").lower().replace("i\u0307", "i").replace("’", "'")

@@ -58,58 +58,18 @@ class AsrConfig:
         check_ranges(self, ranges | {"ctc_weight": "[0, 1]", "label_smoothing": "[0, 1)"}, "asr.")
 
 
-class Task(LabelledTask):
-    """Recognition of text. The vocabulary comes from the training text (``asr.units``)."""
+class CtcTask(LabelledTask):
+    """What recognition and slot filling share: sequences of tokens, learned with CTC, with or without a decoder."""
 
-    score_name, higher_is_better, outputs, what = "wer", False, "vocabulary", "text"
-    hint = "; is it in another alphabet, or text.normalise=none needed?"
-    tie_name: str | None = "cer"
-    label_keys: tuple[str, ...] = ("text",)
-    tuned_config: str | None = "asr.yaml"
-    models: tuple[type[Any], ...] = CtcRecognizer, HybridRecognizer
-    """Without and with an attention decoder."""
-
-    def __init__(self, config: TaskConfig, train: Corpus) -> None:
-        """Raises UserError where the training data has no text, or no tokenizer can be trained on it."""
-        self.config, self.asr = config, config.section(AsrConfig)
-        texts = [text for u in train.utterances if (text := self.reference(u))]
-        if not texts:
-            raise UserError(f"data.train={config.data.train}: no text in it; name a manifest, or a folder with "
-                            "metadata.jsonl or .csv, or with a .txt beside each file (docs/data.md)")  # fmt: skip
-        self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, config.run.folder)
-        self.take(self.tokenizer.vocabulary)
-        spaced = sum(" " in text for text in texts) >= SPACED * len(texts)
-        self.score_name = config.best_by if spaced else "cer"
-        self.tie_name = "cer" if self.score_name == "wer" else "wer"
-
-    def adopt(self, model: TaskModel, source: Path) -> str:
-        tokenizer, pieces = Tokenizer(list(model.stored())), self.asr.units != "characters"
-        if pieces and not (source / MODEL).is_file():
-            return f"{source / MODEL}, which cuts texts into its pieces, is missing"
-        tokenizer = load_tokenizer(source, tokenizer.vocabulary) if pieces else tokenizer
-        if unknown := tokenizer.unknown(token.replace(PIECE_SPACE, "") for token in self.labels[1:]):
-            return f"it lacks {', '.join(map(repr, list(unknown)[:8]))}"
-        if pieces:
-            with whole_file(self.config.run.folder / MODEL) as new:
-                new.write_bytes((source / MODEL).read_bytes())
-        self.tokenizer = tokenizer
-        self.take(tokenizer.vocabulary)
-        return ""
+    outputs = "vocabulary"
+    config: TaskConfig
+    asr: AsrConfig
 
     def build(self, encoder: Encoder) -> Any:
         head, asr, (plain, hybrid) = self.config.head, self.asr, self.models
         if asr.decoder == "none":
             return plain(encoder, self.labels, head.layers, head.dropout, head.kind, head.width)
         return hybrid(encoder, self.labels, head.layers, head.dropout, asr.decoder_layers, asr.ctc_weight, asr.beam)
-
-    def reference(self, utterance: Utterance) -> Any:
-        return normalise_text(utterance.text or "", self.config.text.normalise)
-
-    def target(self, utterance: Utterance) -> list[int]:
-        return self.tokenizer.encode(self.reference(utterance))
-
-    def unknown(self, corpus: Corpus) -> Mapping[str, int]:
-        return self.tokenizer.unknown(self.reference(u) for u in corpus.utterances)
 
     def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
         """Skip in training what has more tokens than its audio has frames, too; UserError where these are all."""
@@ -143,6 +103,52 @@ class Task(LabelledTask):
 
     def predict(self, model: Any, encoded: EncoderOutput) -> list[Any]:
         return model.read(encoded)  # type: ignore[no-any-return]
+
+
+class Task(CtcTask):
+    """Recognition of text. The vocabulary comes from the training text (``asr.units``)."""
+
+    score_name, higher_is_better, what = "wer", False, "text"
+    hint = "; is it in another alphabet, or text.normalise=none needed?"
+    label_keys = ("text",)
+    tuned_config = "asr.yaml"
+    models = CtcRecognizer, HybridRecognizer
+
+    def __init__(self, config: TaskConfig, train: Corpus) -> None:
+        """Raises UserError where the training data has no text, or no tokenizer can be trained on it."""
+        self.config, self.asr = config, config.section(AsrConfig)
+        texts = [text for u in train.utterances if (text := self.reference(u))]
+        if not texts:
+            raise UserError(f"data.train={config.data.train}: no text in it; name a manifest, or a folder with "
+                            "metadata.jsonl or .csv, or with a .txt beside each file (docs/data.md)")  # fmt: skip
+        self.tokenizer = build_tokenizer(self.asr.units, self.asr.vocabulary_size, texts, config.run.folder)
+        self.take(self.tokenizer.vocabulary)
+        spaced = sum(" " in text for text in texts) >= SPACED * len(texts)
+        self.score_name = config.best_by if spaced else "cer"
+        self.tie_name = "cer" if self.score_name == "wer" else "wer"
+
+    def adopt(self, model: TaskModel, source: Path) -> str:
+        tokenizer, pieces = Tokenizer(list(model.stored())), self.asr.units != "characters"
+        if pieces and not (source / MODEL).is_file():
+            return f"{source / MODEL}, which cuts texts into its pieces, is missing"
+        tokenizer = load_tokenizer(source, tokenizer.vocabulary) if pieces else tokenizer
+        if unknown := tokenizer.unknown(token.replace(PIECE_SPACE, "") for token in self.labels[1:]):
+            return f"it lacks {', '.join(map(repr, list(unknown)[:8]))}"
+        if pieces:
+            with whole_file(self.config.run.folder / MODEL) as new:
+                new.write_bytes((source / MODEL).read_bytes())
+        self.tokenizer = tokenizer
+        self.take(tokenizer.vocabulary)
+        return ""
+
+    def reference(self, utterance: Utterance) -> Any:
+        return normalise_text(utterance.text or "", self.config.text.normalise)
+
+    def target(self, utterance: Utterance) -> list[int]:
+        return self.tokenizer.encode(self.reference(utterance))
+
+    def unknown(self, corpus: Corpus) -> Mapping[str, int]:
+        return self.tokenizer.unknown(self.reference(u) for u in corpus.utterances)
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
         """Word and character error rate (errors over the length of all references) and the share of empty outputs."""

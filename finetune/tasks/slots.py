@@ -19,9 +19,8 @@ prediction is scored too, as one without slots.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,16 +29,14 @@ from rapidfuzz.distance import Levenshtein
 from mixvec import HybridTagger, SlotTagger, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance
-from mixvec.model import TaskModel
 from mixvec.model.vocabulary import is_tag, read_tags, tagged
 from mixvec.text import build_vocabulary
 
 from ..annotation import Annotation, Slot, annotation_of
 from ..scoring import error_rates
 from ..sections import TaskConfig
-from . import LabelledTask, Scored, listed
-from .asr import AsrConfig, examples
-from .asr import Task as AsrTask
+from . import Scored, listed
+from .asr import AsrConfig, CtcTask, examples
 from .intent import label_of
 
 Pair = tuple[list[Slot], list[Slot]]
@@ -54,12 +51,11 @@ class SlotConfig:
     """Types of slots in the usual order of speech, for rows without a text: CTC learns the values in this order."""
 
 
-class Task(AsrTask):
+class Task(CtcTask):
     """Slot filling, with the models of recognition. Characters, types of slots and intents are the training data's."""
 
     score_name, higher_is_better, what, hint = "slu_f1", True, "row", ""
-    tie_name = None
-    label_keys: tuple[str, ...] = ("slots", "entities")
+    label_keys = ("slots", "entities")
     tuned_config = "slots.yaml"
     models = SlotTagger, HybridTagger
 
@@ -76,9 +72,6 @@ class Task(AsrTask):
         tags = {token for token in tokens if is_tag(token)}
         self.take([*build_vocabulary(tokens - tags), *sorted(tags)])
 
-    def adopt(self, model: TaskModel, source: Path) -> str:
-        return LabelledTask.adopt(self, model, source)
-
     def annotation(self, utterance: Utterance) -> Annotation:
         return annotation_of(utterance, self.config.text.normalise, self.order)
 
@@ -94,12 +87,6 @@ class Task(AsrTask):
             "text": " ".join(text for _, text in annotation.segments) if is_spoken(utterance) else None,
             "slots": [{"type": kind, "value": value} for kind, value in annotation.slots],
         }
-
-    def unknown(self, corpus: Corpus) -> Mapping[str, int]:
-        return LabelledTask.unknown(self, corpus)
-
-    def target(self, utterance: Utterance) -> list[int]:
-        return LabelledTask.target(self, utterance)
 
     def check(self, corpus: Corpus, frames: Callable[[Utterance], int], key: str, *, training: bool) -> list[str]:
         """Skip rows whose slots cannot be read, too; warn about slots that cannot be learned, or in no order."""
@@ -119,9 +106,6 @@ class Task(AsrTask):
 
     def score(self, rows: list[Scored]) -> dict[str, float]:
         return understanding_scores([row.reference for row in rows], _predictions(rows))
-
-    def details(self, rows: list[Scored]) -> dict[str, Any]:
-        return {}
 
     def report(self, rows: list[Scored], scores: dict[str, float]) -> list[str]:
         """Three examples, and the types with the lowest SLU-F1."""

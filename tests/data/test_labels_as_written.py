@@ -29,12 +29,12 @@ def read(path: Path) -> list[tuple[str | None, str | None]]:
 
 @pytest.mark.parametrize("form", ["jsonl", "array", "object", "parquet"])
 def test_nothing_is_no_word_and_no_class(folder: Path, form: str) -> None:
-    """NaN, null and the empty text; and one class for 1 and 1.0, for spaces around, for composed and decomposed."""
+    """NaN, null and the empty text; and one class for 1 and 1.0, spaces and unseen marks around, composed or not."""
     rows: list[dict[str, Any]] = [
         {"file_name": "a.wav", "text": NAN if form != "parquet" else None, "label": None},
         {"file_name": "b.wav", "text": "", "label": "1.0" if form == "parquet" else 1.0},
         {"file_name": "c.wav", "text": "nan bread", "label": "1" if form == "parquet" else 1},
-        {"file_name": "d.wav", "text": " as it is ", "label": " cafe\u0301  noir "},
+        {"file_name": "d.wav", "text": " as it is ", "label": " \ufeffcafe\u0301  noir\u200b "},
     ]
     if form == "jsonl":
         path = write_text(folder / "m.jsonl", *map(json.dumps, rows))

@@ -39,7 +39,7 @@ def test_lists_with_texts(tmp_path: Path) -> None:
     assert utterance.text == "hello"
 
 
-@pytest.mark.parametrize("suffix", [".txt", ".lab"])
+@pytest.mark.parametrize("suffix", [".txt", ".lab", ".TXT"])
 def test_a_text_beside_each_file(tmp_path: Path, suffix: str) -> None:
     for name in ("s1/a", "s2/b", "s2/c", "s2/d"):
         write(tmp_path / f"{name}.wav")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +11,8 @@ from finetune.config import FinetuneConfig
 from finetune.sections import LabelledData
 from finetune.tasks import Scored
 from finetune.tasks.emotion import EmotionConfig, Task
-from mixvec import ProbeClassifier
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance, Utterances
-from tests.runs import finetune
 from tests.voice_corpora import iemocap
 
 
@@ -56,14 +53,3 @@ def test_accuracy_over_utterances_and_over_classes() -> None:
     assert scores["accuracy"] == pytest.approx(accuracy_score(references, predictions))
     assert scores["unweighted_accuracy"] == pytest.approx(balanced_accuracy_score(references, predictions))
     assert scores["accuracy"] != pytest.approx(scores["unweighted_accuracy"])
-
-
-def test_a_run_of_one_fold(archive: Path, tmp_path: Path) -> None:
-    """Each emotion is a tone of its own: log-mel tells them in sessions that it has not heard."""
-    keys = ("task=emotion", *(f"data.{split}={archive}" for split in ("train", "valid", "test")), "emotion.fold=2",
-            "baseline=log-mel", "head.kind=linear", "head.width=32", "augment.time_prob=0", "augment.channel_prob=0",
-            "run.updates=20", "run.eval_every=20", "optim.lr=3e-2")  # fmt: skip
-    assert finetune("intent", archive, tmp_path / "run", *keys) == 0
-    results = json.loads((tmp_path / "run/results.json").read_text())
-    assert results["test"]["accuracy"] > 0.6
-    assert isinstance(ProbeClassifier.from_pretrained(tmp_path / "run"), ProbeClassifier)

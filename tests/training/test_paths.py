@@ -13,7 +13,7 @@ from finetune.config import FinetuneConfig
 from mixvec import UserError
 from mixvec.data.sources import find_utterances
 from mixvec.training.config import load_config, read_config, write_config
-from mixvec.training.paths import PATHS, SOURCES, path_argument
+from mixvec.training.paths import LISTED, PATHS, SOURCES, path_argument
 from pretrain.config import PretrainConfig
 from tests.readers import write
 
@@ -21,8 +21,9 @@ NAMES = ["~/runs/x", "007", "12:30:45", "2024_11_28", "1e5", "3.10", "yes", "off
          "[1] b", "{x}", "$HOME", "a${b}", "0x1F", "-", "'q'", "a: b", "%d", "&a", "*.wav", "@x", "été"]  # fmt: skip
 PLAIN = ("007", "12:30:45", "2024_11_28", "1e5", "yes", "~/x", "3.10")
 """Names that YAML takes without quotes."""
-CLASSES = {key: FinetuneConfig if key in ("pretrained", "cache.dir", "data.valid", "data.test") else PretrainConfig
-           for key in PATHS + SOURCES}  # fmt: skip
+FINETUNING = ("pretrained", "cache.dir", "data.valid", "data.test", "speaker.trials", "data.label", "intent.rest")
+CLASSES = {key: FinetuneConfig if key in FINETUNING else PretrainConfig
+           for key in (*PATHS, *SOURCES, "data.label", "intent.rest")}  # fmt: skip
 
 
 def value_of(config: Any, key: str) -> Any:
@@ -37,7 +38,7 @@ def test_as_typed(number: int, key: str, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     more = ["objective.kind=units", "objective.targets=layer"] if key == "objective.teacher" else []
     for name in NAMES:
-        if key in SOURCES and name[0] in "[{":
+        if key in LISTED and name[0] in "[{":
             Path(name).mkdir(exist_ok=True)  # else it is a list
         assert OmegaConf.select(path_argument(f"{key}={name}"), key) == name
     top, *below = key.split(".")
@@ -59,6 +60,13 @@ def test_lists_keep_names_and_weights() -> None:
     assert load_config(FinetuneConfig, ["data.valid=null", "pretrained=null"], "").pretrained is None
     with pytest.raises(UserError, match=r"data\.train=\[a"):
         load_config(PretrainConfig, ["data.train=[a"], "")
+
+
+def test_labels_and_fields_are_texts() -> None:
+    """Of a list in brackets and of one in a file, which may be quoted."""
+    typed, labels = '[on,no,007,1.0,null,"yes",12:30]', ("on", "no", "007", "1.0", "null", "yes", "12:30")
+    config = load_config(FinetuneConfig, [f"intent.keep={typed}", f"data.label={typed}", f"slots.order={typed}"], "")
+    assert config.intent.keep == tuple(config.data.label) == config.slots.order == labels
 
 
 def test_home_is_found_and_no_folder_is_called_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

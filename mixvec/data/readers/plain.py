@@ -11,6 +11,7 @@ from .files import audio_below, existing, rows_below, text_lines, walk
 from .remote import AnyPath
 from .rows import Fault, Reader, Row, Rows, named
 
+SIDE_SUFFIXES = (".txt", ".lab", ".TXT", ".LAB")
 FOLDERS = ("", "wavs", "wav", "clips", "audio")
 """Where a list's audio may be, below its folder."""
 MANIFESTS = (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -52,7 +53,7 @@ def _by_name(name: str, where: str, folder: AnyPath) -> str:
 def _side_text(audio: AnyPath) -> str | None:
     """The text in the file beside a file of audio; None where there is none. Raises ``UserError`` where it is no text,
     but labels with times."""
-    for suffix in (".txt", ".lab"):
+    for suffix in SIDE_SUFFIXES:
         side = audio.with_suffix(suffix)
         if side.is_file():
             lines = [line.strip() for _, line in text_lines(side) if line.strip()]
@@ -68,7 +69,7 @@ def _with_side_text(file: AnyPath) -> Row | Fault:
 
 
 def _has_side_texts(folder: AnyPath, labels: bool) -> bool:
-    return labels and any(p.with_suffix(s).is_file() for p in audio_below(folder)[0] for s in (".txt", ".lab"))
+    return labels and any(p.with_suffix(s).is_file() for p in audio_below(folder)[0] for s in SIDE_SUFFIXES)
 
 
 def _are_classes(folder: AnyPath, labels: bool) -> bool:

@@ -25,6 +25,8 @@ SPEAKER_KEYS = ("speaker", "speaker_id", "speakerId", "spk_id", "spk", "client_i
 NESTED_KEYS = ("slots", "entities", "tokens")
 LONGEST_FIELD = 1000
 WHOLE_NUMBER = re.compile(r"-?\d+\.0")
+INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff "
+"""What may be around a label and is not seen: marks of spreadsheets and of copied web pages, and the space."""
 SPLIT_NAME = re.compile(r"(train|dev|valid|test)(?=$|[^a-z]|ation)")
 
 
@@ -142,8 +144,8 @@ def label_cell(row: dict[str, Any], key: str) -> str | None:
     value = cell(row, key)
     if value is None:
         return None
-    value = " ".join(unicodedata.normalize("NFC", value).split())
-    return value.removesuffix(".0") if WHOLE_NUMBER.fullmatch(value) else value
+    value = " ".join(unicodedata.normalize("NFC", value).split()).strip(INVISIBLE)
+    return value.removesuffix(".0") if WHOLE_NUMBER.fullmatch(value) else value or None
 
 
 def fields_of(row: dict[str, Any] | None) -> dict[str, str]:
