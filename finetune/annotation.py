@@ -116,14 +116,20 @@ def _values(slots: Any) -> list[Slot]:
     if not isinstance(slots, dict):
         raise ValueError("its slots are neither an object nor a list")
     several = ((kind, value if isinstance(value, list) else [value]) for kind, value in slots.items())
-    return [(kind, str(value)) for kind, values in several for value in values if value is not None]
+    return [(kind, _text(value)) for kind, values in several for value in values if value is not None]
 
 
 def _named(entity: dict[str, Any], keys: tuple[str, ...]) -> str:
     found = next((entity[key] for key in keys if entity.get(key) is not None), None)
     if found is None:
         raise ValueError(f"a slot without a {keys[0]}: {entity!s:.80}")
-    return str(found)
+    return _text(found)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict | list):
+        raise ValueError(f"{value!s:.60} is no text")
+    return str(value)
 
 
 def _objects(values: Any) -> list[dict[str, Any]]:

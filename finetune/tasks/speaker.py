@@ -161,7 +161,7 @@ def read_trials(path: str | Path) -> list[Trial]:
         if words := line.split():
             if len(words) != 3 or words[0] not in ("0", "1"):
                 raise UserError(f"{where}: a trial is 0 or 1 and two files, not {line[:100]!r}")
-            trials.append((words[0] == "1", words[1], words[2]))
+            trials.append((words[0] == "1", str(PurePath(words[1])), str(PurePath(words[2]))))
     if not trials:
         raise UserError(f"speaker.trials={path}: no trials in it")
     return trials

@@ -117,6 +117,8 @@ def test_slots_that_share_words_are_scored_and_the_first_and_longest_is_learned(
         ({"slots": "7"}, "neither an object nor a list"),
         ({"slots": ["x"]}, "not a list of objects"),
         ({"slots": [{"type": "x"}]}, "a slot without a value"),
+        ({"slots": {"x": {"y": 1}}}, "{'y': 1} is no text"),
+        ({"slots": [{"type": "x", "value": [1]}]}, "[1] is no text"),
         ({"slots": {"type": ["x"], "value": []}}, "types and values"),
     ],
 )

@@ -55,7 +55,7 @@ def test_pairs() -> None:
 
 
 def test_trial_lists(tmp_path: Path) -> None:
-    file = trial_list(tmp_path / "trials.txt", extra="1 id10009/x/00001.wav id10001/vid0/00001.wav\n")
+    file = trial_list(tmp_path / "trials.txt", extra="1 ./id10009/x/00001.wav ./id10001/vid0/00001.wav\n")
     sources = [f"/data/wav/id1000{s}/vid{v}/0000{n}.wav" for s in (1, 2) for v in (0, 1) for n in (1, 2)]
     trials, missing = placed(read_trials(file), sources)
     assert missing == ["id10009/x/00001.wav"] and trials.same.tolist() == [True, False, True, False]
