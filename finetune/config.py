@@ -82,10 +82,6 @@ class FinetuneConfig(TaskConfig):
             raise ValueError("baseline=scratch trains its encoder: set freeze=0, or baseline=random")
         if self.head.kind != "own" and self.asr.decoder != "none":
             raise ValueError(f"head.kind={self.head.kind} is a head without a decoder; set asr.decoder=none")
-        if self.cache.dir is not None and not self.encodes_alone(training=True):
-            raise ValueError("cache.dir keeps the frames of a frozen encoder with nothing random before it: set "
-                             "freeze=1, augment.time_prob=0 and augment.channel_prob=0, no data.augment, "
-                             "speaker.crop_s=null; or unset cache.dir")  # fmt: skip
         slowest = self.data.augment.slowest
         if self.batch.max_s < self.data.max_s / slowest:
             raise ValueError(f"batch.max_s={self.batch.max_s} cannot hold an utterance of data.max_s={self.data.max_s} "

@@ -58,9 +58,13 @@ def build_model(config: FinetuneConfig, task: Task) -> tuple[Any, list[str]]:
     With ``baseline`` the encoder is log-mel features, or one of the same shape with random weights. Of a model that was
     fine-tuned before, the head is kept where ``task`` can take over its vocabulary or labels; a line reports it.
 
-    Raises UserError where neither ``pretrained`` nor ``size`` is given, or there is no such model.
+    Raises UserError where neither ``pretrained`` nor ``size`` is given, there is no such model, or no frames to cache.
     """
     name, baseline = config.pretrained, config.baseline
+    if config.cache.dir is not None and not config.encodes_alone(training=True):
+        raise UserError("cache.dir keeps the frames of a frozen encoder with nothing random before it: set freeze=1, "
+                        "augment.time_prob=0 and augment.channel_prob=0, no data.augment, speaker.crop_s=null; or "
+                        "unset cache.dir")  # fmt: skip
     if name is None and baseline != "log-mel":
         if config.size is None:
             raise UserError("set pretrained=RUN, or size=tiny (small, base, …) to start from scratch")

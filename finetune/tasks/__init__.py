@@ -113,7 +113,7 @@ class LabelledTask(Protocol):
         corpus.keep(self.reference, f"{{u.source}}: no {self.what}")
         unknown = listed(self.unknown(corpus))
         if corpus.utterances and not any(self.target(u) for u in corpus.utterances):
-            raise UserError(f"{key}: none of its {self.what}s is known from the training data: {unknown}{self.hint}")
+            raise UserError(f"{key}: none of its {self.what}s is in the training data: {unknown}{self.hint}")
         return [f"not in the training data, so that they count as errors: {unknown}"] if unknown else []
 
     def loss_sum(self, model: Any, encoded: EncoderOutput, batch: LabelledBatch) -> Tensor:

@@ -110,6 +110,7 @@ class Task(CtcTask):
 
     score_name, higher_is_better, what = "wer", False, "text"
     hint = "; is it in another alphabet, or text.normalise=none needed?"
+    tie_name = "cer"
     label_keys = ("text",)
     tuned_config = "asr.yaml"
     models = CtcRecognizer, HybridRecognizer

@@ -23,7 +23,6 @@ from tests.runs import ROOT
         "augment.time_prob=1", "augment.channel_prob=-1", "augment.channel_span=0", "augment.time_span_frames=0",
         "optim.layer_decay=0", "optim.encoder_lr=-1", "run.eval_every=0", "run.stop_on=[stuck-at-chance]", "freeze=2",
         "dropout=1", "task=poetry", "optim.lrr=1", "batch.max_s=1", "cache.dtype=bf16",
-        "cache.dir=x", "cache.dir=x,pretrained=y,freeze=1,augment.time_prob=0",
     ],
 )  # fmt: skip
 def test_an_impossible_value_is_an_error_that_names_the_key(key: str) -> None:

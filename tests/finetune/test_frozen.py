@@ -11,7 +11,7 @@ from finetune.config import FinetuneConfig
 from finetune.sections import AugmentConfig, LabelledData
 from mixvec import SpeechEncoder, UserError
 from mixvec.data.config import WaveformAugmentConfig
-from tests.runs import finetune, identical, weights
+from tests.runs import SMALLEST, finetune, identical, weights
 
 PLAIN = ("augment.time_prob=0", "augment.channel_prob=0", "freeze=1", "run.updates=2", "run.eval_every=2")
 
@@ -87,7 +87,10 @@ def test_when_utterances_are_encoded_alone() -> None:
     assert not thawed.encodes_alone(training=False)
 
 
-def test_a_cache_that_cannot_be_written_is_named(corpus: Path, tmp_path: Path, start: str) -> None:
+def test_a_cache_that_cannot_be_used_or_written_is_named(corpus: Path, tmp_path: Path, start: str) -> None:
+    for keys in ((start, *PLAIN, "freeze=0.5"), ("size=tiny", *SMALLEST, *PLAIN[1:])):
+        with pytest.raises(UserError, match=r"cache\.dir.*freeze=1"):
+            finetune("intent", corpus, tmp_path / "none", *keys, f"cache.dir={tmp_path / 'cache'}")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cache\.dir=.*file"):
         finetune("intent", corpus, tmp_path / "run", start, *PLAIN, f"cache.dir={tmp_path / 'file'}")
