@@ -109,7 +109,7 @@ def test_resumed_equals_uninterrupted_bitwise(
         save(self, state, model, optimizer)
         self.writes.wait()
         if state.update == 2:
-            self._lock.close()
+            self._lock.pop().close()
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
