@@ -11,33 +11,13 @@ import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mixvec import UserError
 from mixvec.atomic import whole_file
-from mixvec.text import BLANK, SPACE, build_vocabulary, encode_text, unknown_characters
+from mixvec.text import SPACE, TOKENIZER_MODEL, Tokenizer, build_vocabulary, load_tokenizer
 
-MODEL = "tokenizer.model"
 TokenizerKind = Literal["characters", "bpe", "unigram"]
-
-
-class Tokenizer:
-    """Maps a text to token numbers of a vocabulary, by a ``sentencepiece.SentencePieceProcessor`` or by characters."""
-
-    def __init__(self, vocabulary: list[str], processor: Any = None) -> None:
-        self.vocabulary, self.processor = vocabulary, processor
-        self.numbers = {token: number for number, token in enumerate(vocabulary)}
-
-    def encode(self, text: str) -> list[int]:
-        """Token numbers (U,) of a text, without the characters that the vocabulary lacks (see ``unknown``)."""
-        if self.processor is None:
-            return encode_text(text, self.numbers)
-        return [number for number in self.processor.encode(text.replace(SPACE, " ")) if number != 0]
-
-    def unknown(self, texts: Iterable[str]) -> dict[str, int]:
-        """How often each character that the vocabulary lacks is in the texts, the most frequent first."""
-        letters = self.vocabulary if self.processor is None else {c for token in self.vocabulary[1:] for c in token}
-        return unknown_characters(texts, {*letters, SPACE})
 
 
 def build_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str], folder: Path) -> Tokenizer:
@@ -50,27 +30,9 @@ def build_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str], folder
     if not any(folder.glob("checkpoints/update_*")):
         model = train_tokenizer(kind, size, texts)
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_file(folder / MODEL) as new:  # all ranks write the same
+        with whole_file(folder / TOKENIZER_MODEL) as new:  # all ranks write the same
             new.write_bytes(model)
     return load_tokenizer(folder)
-
-
-def load_tokenizer(folder: Path, vocabulary: list[str] | None = None) -> Tokenizer:
-    """The saved tokenizer of a run; UserError where it is missing, damaged, or not that of ``vocabulary``."""
-    import sentencepiece
-
-    file = folder / MODEL
-    if not file.is_file():
-        raise UserError(f"{file}: missing, and the checkpoint cannot be used with another tokenizer; restore it")
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
-        pieces = [BLANK, *(processor.id_to_piece(number) for number in range(1, processor.get_piece_size()))]
-    except RuntimeError as error:
-        raise UserError(f"{file}: damaged, or not a sentencepiece model; restore the run's own") from error
-    if vocabulary not in (None, pieces):
-        raise UserError(f"{file}: not the model's tokenizer ({len(pieces)} tokens, the model has "
-                        f"{len(vocabulary or ())}); restore the run's own")  # fmt: skip
-    return Tokenizer(pieces, processor)
 
 
 def train_tokenizer(kind: TokenizerKind, size: int, texts: Iterable[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Text to characters and back, the same in training, scoring and use."""
+"""Text to characters or other tokens, the same in training, scoring and use."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+from .errors import UserError
 from .model.vocabulary import BLANK, PIECE_SPACE, SPACE
 
-__all__ = ["BLANK", "PIECE_SPACE", "SPACE", "TEXT_STYLES", "TextStyle", "build_vocabulary", "encode_text",
-           "normalise_text", "unknown_characters"]  # fmt: skip
+__all__ = ["BLANK", "PIECE_SPACE", "SPACE", "TEXT_STYLES", "TOKENIZER_MODEL", "TextStyle", "Tokenizer",
+           "build_vocabulary", "encode_text", "load_tokenizer", "normalise_text", "unknown_characters"]  # fmt: skip
 
 TextStyle = Literal["none", "basic", "turkish"]
 TEXT_STYLES: dict[TextStyle, str] = {
@@ -22,6 +24,8 @@ TEXT_STYLES: dict[TextStyle, str] = {
 """The description of each in model cards and results.json."""
 DROPPED = ("Cf", "Cs", "Co", "Cn")
 """Categories of characters that are neither seen nor a break between words, as a soft hyphen is not."""
+TOKENIZER_MODEL = "tokenizer.model"
+"""The sentencepiece model in the directory of a run whose tokens are pieces."""
 JOINERS = "\u200c\u200d"
 """Invisible characters that are part of the spelling of Persian and Indic words."""
 INSIDE = re.compile(rf"(?<=\w)['{JOINERS}](?=\w)|(?<=\d)[.,:](?=\d)|(?<=[^\W\d_][\u0300-\uFFFF])[{JOINERS}](?=\w)")
@@ -64,3 +68,42 @@ def unknown_characters(texts: Iterable[str], vocabulary: Iterable[str]) -> dict[
     """Counts of the characters in the texts that are not in the vocabulary, the most frequent first."""
     known = {*vocabulary, " "}
     return dict(Counter(c for text in texts for c in text if c not in known).most_common())
+
+
+class Tokenizer:
+    """Maps a text to token numbers of a vocabulary, by a ``sentencepiece.SentencePieceProcessor`` or by characters."""
+
+    def __init__(self, vocabulary: list[str], processor: Any = None) -> None:
+        self.vocabulary, self.processor = vocabulary, processor
+        self.numbers = {token: number for number, token in enumerate(vocabulary)}
+
+    def encode(self, text: str) -> list[int]:
+        """Token numbers (U,) of a text, without the characters that the vocabulary lacks (see ``unknown``)."""
+        if self.processor is None:
+            return encode_text(text, self.numbers)
+        return [number for number in self.processor.encode(text.replace(SPACE, " ")) if number != 0]
+
+    def unknown(self, texts: Iterable[str]) -> dict[str, int]:
+        """How often each character that the vocabulary lacks is in the texts, the most frequent first."""
+        letters = self.vocabulary if self.processor is None else {c for token in self.vocabulary[1:] for c in token}
+        return unknown_characters(texts, {*letters, SPACE})
+
+
+def load_tokenizer(folder: Path, vocabulary: list[str] | None = None) -> Tokenizer:
+    """The saved tokenizer of a run; UserError where it is missing, damaged, or not that of ``vocabulary``."""
+    try:
+        import sentencepiece
+    except ModuleNotFoundError as error:
+        raise UserError(f"{folder}: its tokens are pieces and need sentencepiece: pip install sentencepiece") from error
+    file = folder / TOKENIZER_MODEL
+    if not file.is_file():
+        raise UserError(f"{file}: missing, and the model cannot be used with another tokenizer; restore the run's own")
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
+        pieces = [BLANK, *(processor.id_to_piece(number) for number in range(1, processor.get_piece_size()))]
+    except RuntimeError as error:
+        raise UserError(f"{file}: damaged, or not a sentencepiece model; restore the run's own") from error
+    if vocabulary not in (None, pieces):
+        raise UserError(f"{file}: not the model's tokenizer ({len(pieces)} tokens, the model has "
+                        f"{len(vocabulary or ())}); restore the run's own")  # fmt: skip
+    return Tokenizer(pieces, processor)

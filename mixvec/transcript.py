@@ -29,8 +29,9 @@ class Word(NamedTuple):
 
 
 def align_words(
-    log_probs: Tensor, text: str, vocabulary: list[str], start_s: float = 0.0, frame_s: float = 1.0
-) -> list[Word]:
+    log_probs: Tensor, text: str, vocabulary: list[str], start_s: float = 0.0, frame_s: float = 1.0,
+    tokens: list[int] | None = None,
+) -> list[Word]:  # fmt: skip
     """The words of a recogniser's text; none where the text needs more frames than there are.
 
     Args:
@@ -38,11 +39,12 @@ def align_words(
         text: found by greedy search, whose path is known, or in another way, for which the best path is searched.
         start_s: where the first frame is.
         frame_s: seconds between frames.
+        tokens: of the text, where they are known.
     """
     scores = log_probs.float()
     path: list[int] | None = scores.argmax(1).tolist()
     if _spelled(vocabulary[token] for token, _ in groupby(path or []) if token) != text:
-        path = best_path(scores, tokens_of(text, vocabulary))
+        path = best_path(scores, tokens or tokens_of(text, vocabulary))
     if path is None:
         return []
     sure = scores[torch.arange(len(path)), torch.tensor(path)].exp()

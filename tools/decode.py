@@ -27,17 +27,17 @@ from finetune.evaluate import write_rows
 from finetune.scoring import error_rates
 from finetune.setup import find_corpora
 from finetune.tasks import Scored
-from finetune.tokenizer import Tokenizer, load_tokenizer
 from mixvec import CtcRecognizer
 from mixvec.atomic import write_whole
 from mixvec.data.batches import read_clip
 from mixvec.data.sources import Corpus
 from mixvec.errors import UserError, run_cli
 from mixvec.hub import load_model
+from mixvec.ngram import NgramBeam, load_ngram
 from mixvec.text import normalise_text
 from mixvec.training.config import load_config
+from mixvec.transcript import ctc_search
 from tools import command_parser
-from tools.lexicon import NgramBeam, prefix_beam, tokenize_words, words_of
 from tools.score import comparison, read_rows
 
 WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -78,7 +78,8 @@ def decode(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpor
     beam = args.beam or (100 if args.lm else 16)
     facts: dict[str, Any] = {"split": split, "beam": beam}
     if args.lm:
-        ngram = ngram_beam(args, config, model)
+        ngram, notes = load_ngram(Path(args.lm), args.run, model.vocabulary, config.text.normalise)
+        print("".join(f"{note}\n" for note in notes), end="")
         chosen = {"lm_weight": args.lm_weight, "word_score": args.word_score}
         if args.sweep:
             tried = sweep(ngram, model, *outputs(config, model, corpora["valid"]), beam, config.best_by)
@@ -101,16 +102,11 @@ def decode(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpor
     print("\n".join(comparison(files, [read_rows(file) for file in files])))
 
 
-def ngram_beam(args: Namespace, config: FinetuneConfig, model: CtcRecognizer) -> NgramBeam:
-    """The search that ``--lm`` asks for; prints which words of the n-gram it cannot output."""
-    characters = config.asr.units == "characters"
-    tokenizer = Tokenizer(model.vocabulary) if characters else load_tokenizer(args.run, model.vocabulary)
-    arpa = Path(args.lm)
-    if not arpa.is_file():
-        raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
-    lexicon, notes = tokenize_words(words_of(arpa), tokenizer, config.text.normalise, str(arpa))
-    print("".join(f"{note}\n" for note in notes), end="")
-    return NgramBeam(arpa, lexicon, model.vocabulary)
+def prefix_beam(log_probs: list[Tensor], beam: int) -> list[list[int]]:
+    """The most probable token sequence for each utterance's log-probabilities (T, V), summed over its alignments."""
+    search = ctc_search(log_probs[0].shape[1], beam)
+    best = [search(own.float().unsqueeze(0))[0][0].tokens.tolist() if len(own) else [] for own in log_probs]
+    return [[token for token in tokens if token != 0] for tokens in best]
 
 
 def sweep(

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 from ..errors import UserError
+from ..folder import read_json
+from ..locate import resolve
+from ..text import TEXT_STYLES
 from .answers import answers
 from .inputs import Clip, clips_of
 from .outputs import Output
-from .predictor import device_named, load_predictor
+from .predictor import Predictor, device_named, load_predictor
 
 
 def run_command(args: Namespace) -> None:
@@ -23,9 +29,13 @@ def run_command(args: Namespace) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     alone = len(args.files) == 1 and not os.path.isdir(args.files[0])
     output = Output(args, alone)
+    if args.lm is None and (stray := [name for name in ("lm_weight", "word_score", "beam") if name in args]):
+        raise UserError(f"--{stray[0].replace('_', '-')} is of the search with an n-gram: give --lm too")
     predictor = load_predictor(args.command, args.model, device_named(args.device), args.layer)
     if args.top is not None and not predictor.labels:
         raise UserError(f"--top {args.top}: {args.model} ranks no labels; leave --top out")
+    if args.lm is not None:
+        _search_ngram(args, predictor)
     clips = _undone(clips_of(args.files, args.channel), output, args.skip_done)
     progress, failed = progress_bar("answered", " files"), False
     progress.disable = alone or not sys.stderr.isatty() or sys.stdout.isatty()  # only where nothing else is shown
@@ -41,6 +51,24 @@ def run_command(args: Namespace) -> None:
             print(output.write(answer, predictor), flush=True)
     if failed:
         sys.exit(1)
+
+
+def _search_ngram(args: Namespace, predictor: Predictor) -> None:
+    """Let the texts be searched as ``--lm`` asks, with its words normalised as the model's texts were."""
+    from ..ngram import load_ngram
+
+    exported = getattr(predictor.encoder, "session", None)
+    folder = Path(args.model).parent if exported else resolve(args.model)
+    stored = exported.get_modelmeta().custom_metadata_map["config.json"] if exported else None
+    facts = (json.loads(stored) if stored else read_json(folder / "config.json")).get("training") or {}
+    named = next((name for name, text in TEXT_STYLES.items() if text == facts.get("text")), "basic")
+    run = folder.parent if folder.name == "hub" else folder
+    arpa, style = Path(args.lm).expanduser(), facts.get("text.normalise", named)
+    ngram, notes = load_ngram(arpa, run, predictor.vocabulary, style)
+    for note in notes:
+        _note(note)
+    own = {"lm_weight": 1.5, "word_score": 0.0, "beam": 100} | vars(args)
+    predictor.search = partial(ngram.decode, weight=own["lm_weight"], bonus=own["word_score"], beam=own["beam"])
 
 
 def _note(text: str) -> None:

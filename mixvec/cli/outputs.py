@@ -139,7 +139,7 @@ def words_of(answer: Answer, predictor: Predictor) -> list[dict[str, Any]]:
     for (begin, end), made in zip(answer.spans_s, answer.predictions, strict=True):
         assert made.output is not None  # a frame is at the middle of the samples that it sees
         text, start_s, last_s = made.answer["text"], begin + lead_s, round(end, 3)
-        found = align_words(made.output, text, predictor.vocabulary, start_s, hop / SAMPLE_RATE_HZ)
+        found = align_words(made.output, text, predictor.vocabulary, start_s, hop / SAMPLE_RATE_HZ, made.tokens)
         words += [word._replace(start_s=min(word.start_s, last_s), end_s=min(word.end_s, last_s)) for word in found]
     return [word._asdict() for word in words]
 

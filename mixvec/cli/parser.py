@@ -63,8 +63,9 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=does, description=does.capitalize() + ".", epilog=EPILOG, formatter_class=raw
         )
-        command.set_defaults(json=False, srt=False, vtt=False, top=None, text_dir=None, to=None, layer="last",
-                             skip_done=False, whole=name != "transcribe", no_gate=name == "features")  # fmt: skip
+        command.set_defaults(json=False, srt=False, vtt=False, top=None, text_dir=None, to=None,
+                             lm=None, layer="last", skip_done=False, whole=name != "transcribe",
+                             no_gate=name == "features")  # fmt: skip
         _add_files(name, fields, command)
     for name, (does, description) in OTHERS.items():
         command = commands.add_parser(name, help=does, description=description)
@@ -95,6 +96,11 @@ def _add_files(name: str, fields: str, command: argparse.ArgumentParser) -> None
         form.add_argument("--srt", action="store_true", help="subtitles as SubRip")
         form.add_argument("--vtt", action="store_true", help="subtitles as WebVTT")
         add("--text-dir", metavar="DIR", help="a file for each input in DIR, whose name is printed")
+        add("--lm", metavar="FILE.arpa", help="an n-gram, whose words are searched (needs flashlight-text)")
+        given = argparse.SUPPRESS
+        add("--lm-weight", type=float, default=given, metavar="X", help="of the n-gram's log10 (1.5)")
+        add("--word-score", type=float, default=given, metavar="X", help="added for each word (0)")
+        add("--beam", type=positive, default=given, metavar="N", help="hypotheses kept (100)")
         add("--whole", action="store_true", help="long recordings in one pass; else they are cut in their pauses")
     if name == "features":
         add("--to", required=True, metavar="DIR", help="a .npy for each input, or FILE.parquet")

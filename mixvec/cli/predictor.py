@@ -5,6 +5,7 @@ Symbols: S samples, T frames, V vocabulary size, L layers, D model width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ class Prediction(NamedTuple):
     """Plain JSON values: ``text``, ``label`` with ``probabilities``, ``intent`` with ``slots``, or ``embedding``."""
     output: Tensor | None = None
     """On the CPU in fp32: log-probabilities (T, V) of a model with CTC, frames (L, T, D) of ``features``."""
+    tokens: list[int] | None = None
+    """Of the text, where it was searched with an n-gram."""
 
 
 class Predictor:
@@ -36,6 +39,8 @@ class Predictor:
         self.encoder = model.encoder if isinstance(model, TaskModel) else model
         self.vocabulary: list[str] = model.vocabulary if isinstance(model, CtcModel) else []
         self.labels: list[str] = getattr(model, "labels", [])
+        self.search: Callable[[list[Tensor]], list[list[int]]] | None = None
+        """From log-probabilities (T, V) to tokens, in place of the model's own search."""
 
     @torch.inference_mode()
     def predict(self, waveforms: list[Tensor]) -> list[Prediction]:
@@ -49,11 +54,14 @@ class Predictor:
         if self.layers or not isinstance(self.model, TaskModel):
             frames = torch.stack([encoded.layers[-1 if deepest else n] for n in self.layers]).float().cpu()
             return [Prediction({}, frames[:, row, :count]) for row, count in enumerate(counts)]
-        answers = self.model.answers(encoded)
-        if not self.vocabulary:
-            return [Prediction(answer) for answer in answers]
-        rows = zip(answers, self.model.head(encoded).cpu(), counts, strict=True)
-        return [Prediction(answer, log_probs[:count]) for answer, log_probs, count in rows]
+        if not isinstance(self.model, CtcModel):
+            return [Prediction(answer) for answer in self.model.answers(encoded)]
+        output = [own[:count] for own, count in zip(self.model.head(encoded).cpu(), counts, strict=True)]
+        if self.search is None:
+            return [Prediction(*row) for row in zip(self.model.answers(encoded), output, strict=True)]
+        found = self.search(output)
+        return [Prediction({"text": self.model.spell(tokens)}, own, tokens)
+                for tokens, own in zip(found, output, strict=True)]  # fmt: skip
 
 
 def load_predictor(command: str, name: str, device: torch.device, layers: str = "last") -> Predictor:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.tokenizer import TokenizerKind, build_tokenizer, load_tokenizer, train_tokenizer
+from finetune.tokenizer import TokenizerKind, build_tokenizer, train_tokenizer
 from mixvec import CtcRecognizer, UserError, build_encoder
+from mixvec.text import load_tokenizer
 from tests.tiny_models import MEL
 
 TEXTS = ["the cat sat on the mat", "it's é a day", "the dog saw the other cat", "a mat is on the dog"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixvec.model.decoder import PrefixScores
-from tools.lexicon import prefix_beam
+from tools.decode import prefix_beam
 
 
 def drawn(frames: int, entries: int, seed: int, sharp: float = 1.5) -> Tensor:

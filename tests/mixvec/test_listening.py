@@ -11,7 +11,7 @@ from mixvec.listening import LONGEST_S, ListenConfig, Listener, Result, Session,
 from mixvec.transcript import Transcript
 from tests.tiny_models import classifier, recogniser
 from tests.tones import GAP_S, RATE_HZ, TONE_MODEL, TONE_S, loaded, sound
-from tools.lexicon import prefix_beam
+from tools.decode import prefix_beam
 
 CPU = torch.device("cpu")
 TALK = "..bab a ab....ab ba b..a."

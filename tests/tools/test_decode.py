@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.tokenizer import Tokenizer
-from mixvec import CtcRecognizer, UserError
+from mixvec import CtcRecognizer, UserError, cli
 from mixvec.audio import read_audio
 from mixvec.errors import run_cli
-from mixvec.text import build_vocabulary, normalise_text
+from mixvec.ngram import NgramBeam, tokenize_words, words_of
+from mixvec.text import Tokenizer, build_vocabulary, normalise_text
 from tests.arpa import log10, read, write_bigrams
 from tests.commands import Run, in_process
 from tests.runs import SMALLEST, finetune
 from tools import decode
-from tools.lexicon import NgramBeam, tokenize_words, words_of
 
 KEYS = ("size=tiny", *SMALLEST, "run.updates=10", "run.eval_every=10", "optim.lr=5e-3", "augment.time_prob=0")
 
@@ -68,6 +67,26 @@ def test_a_beam_and_an_n_gram_of_the_training_text(run: Path, lm: Path, decoded:
     lines = (run / "test-lm.jsonl").read_text().splitlines()
     predicted = {word for line in lines for word in json.loads(line)["prediction"].split()}
     assert predicted and predicted <= set(words_of(lm))
+
+
+def test_transcribe_searches_as_decode_does(
+    run: Path, lm: Path, decoded: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcribe = in_process(cli.main, monkeypatch, capsys)
+    words = ("--lm", lm, "--lm-weight", 2, "--word-score", 1, "--beam", 20)
+    assert decoded(run, *words).code == 0
+    rows = [json.loads(line) for line in (run / "test-lm.jsonl").read_text().splitlines()]
+    asked = ("transcribe", "--json", "--no-gate", "--model", run, *(row["source"] for row in rows))
+    done = transcribe(*asked, *words)
+    found = [json.loads(line) for line in done.lines]
+    assert (done.code, done.err) == (0, "")
+    assert [row["text"] for row in found] == [row["prediction"] for row in rows] and any(row["text"] for row in found)
+    assert [row["text"] for row in found] != [json.loads(line)["text"] for line in transcribe(*asked).lines]
+    assert all([word["word"] for word in row["words"]] == row["text"].split() for row in found)
+    (run / "tokenizer.model").rename(run / "away")
+    done = transcribe(*asked, *words)
+    (run / "away").rename(run / "tokenizer.model")
+    assert done.code == 1 and f"{run}/tokenizer.model: missing" in done.err and len(done.err.splitlines()) == 1
 
 
 def test_an_n_gram_in_upper_case_and_one_in_another_alphabet(run: Path, lm: Path, decoded: Run, tmp_path: Path) -> None:

@@ -1,20 +1,21 @@
-"""Beam search over the output of CTC, alone or over the words of an n-gram: flashlight-text, through torchaudio."""
+"""Beam search for the words of an n-gram in the output of CTC: flashlight-text, through torchaudio."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
 from itertools import takewhile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from finetune.tokenizer import Tokenizer
-from mixvec import UserError
-from mixvec.text import SPACE, TextStyle, normalise_text
-from mixvec.transcript import ctc_decoder, ctc_search
+from .errors import UserError
+from .text import SPACE, TextStyle, Tokenizer, load_tokenizer, normalise_text
+from .transcript import ctc_decoder
 
 MARKS = ("<s>", "</s>", "<unk>")
 OTHER_TOKENS = -1e4
@@ -66,17 +67,6 @@ def words_of(path: Path) -> list[str]:
     return found
 
 
-def prefix_beam(log_probs: Sequence[Tensor], beam: int) -> list[list[int]]:
-    """The most probable token sequence for each utterance's log-probabilities (T, V), summed over its alignments.
-
-    Raises:
-        UserError: flashlight-text is not installed.
-    """
-    search = ctc_search(log_probs[0].shape[1], beam)
-    best = [search(own.float().unsqueeze(0))[0][0].tokens.tolist() if len(own) else [] for own in log_probs]
-    return [[token for token in tokens if token != 0] for tokens in best]
-
-
 class NgramBeam:
     """Beam search over the words of a lexicon, scored by CTC, an n-gram and a bonus per word."""
 
@@ -85,22 +75,33 @@ class NgramBeam:
         Raises:
             UserError: KenLM cannot read the file, or flashlight-text is not installed.
         """
-        self._make = ctc_decoder()
+        make = ctc_decoder()
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import create_word_dict, load_words
 
         self._size, self._space = len(vocabulary), vocabulary.index(SPACE) if SPACE in vocabulary else None
         self._folder = tempfile.TemporaryDirectory(prefix="mixvec-lexicon-")
-        self._lexicon = str(Path(self._folder.name) / "lexicon.txt")
+        path = str(Path(self._folder.name) / "lexicon.txt")
         # Token numbers, not the tokens, so that none can be mistaken for the file format's own characters.
         ends = [] if self._space is None else [self._space]
         self._spelled = {word: [*tokens, *ends] for word, tokens in lexicon.items()}
         lines = [" ".join([word, *map(str, tokens)]) for word, tokens in self._spelled.items()]
-        Path(self._lexicon).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        kept = os.dup(2)
+        with open(os.devnull, "wb") as nowhere:  # KenLM draws a bar on stderr, in C++
+            os.dup2(nowhere.fileno(), 2)
         try:
-            self._lm = KenLM(str(arpa), create_word_dict(load_words(self._lexicon)))
+            lm = KenLM(str(arpa), create_word_dict(load_words(path)))
         except RuntimeError as error:
-            raise UserError(f"{arpa}: KenLM cannot read it ({' '.join(str(error).split())})") from error
+            reason = " ".join(str(error).split()).split("Exception. ")[-1]
+            raise UserError(f"{arpa}: KenLM cannot read it ({reason})") from error
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        self._make = lru_cache(1)(partial(
+            make, lexicon=path, tokens=list(map(str, range(self._size))), lm=lm, blank_token="0",
+            beam_size_token=min(100, self._size), sil_token=str(self._space or 0),
+        ))  # fmt: skip
 
     def decode(self, log_probs: Sequence[Tensor], weight: float, bonus: float, beam: int) -> list[list[int]]:
         """The best token sequence for each utterance's log-probabilities (T, V).
@@ -110,16 +111,12 @@ class NgramBeam:
             bonus: score added for each word; negative for fewer words.
             beam: number of hypotheses kept.
         """
-        decoder = self._make(
-            lexicon=self._lexicon, tokens=list(map(str, range(self._size))), lm=self._lm, lm_weight=weight,
-            word_score=bonus, beam_size=beam, beam_size_token=min(100, self._size), blank_token="0",
-            sil_token=str(self._space or 0),
-        )  # fmt: skip
-        found = []
+        search, found = self._make(lm_weight=weight, word_score=bonus, beam_size=beam), []
         for own in log_probs:
-            best = decoder(self._ended(own).unsqueeze(0))[0] if len(own) else []
+            best = search(self._ended(own).unsqueeze(0))[0] if len(own) else []
             # Its words, not its tokens, which may end a word on a doubled piece without the blank that CTC needs.
-            found.append([token for word in (best[0].words if best else []) for token in self._spelled[word]])
+            tokens = [token for word in (best[0].words if best else []) for token in self._spelled[word]]
+            found.append(tokens if self._space is None else tokens[:-1])
         return found
 
     def _ended(self, log_probs: Tensor) -> Tensor:
@@ -129,3 +126,20 @@ class NgramBeam:
         last = torch.full((1, self._size), OTHER_TOKENS)
         last[0, self._space] = 0.0
         return torch.cat([log_probs.float(), last])
+
+
+def load_ngram(arpa: Path, folder: Path, vocabulary: list[str], style: TextStyle) -> tuple[NgramBeam, list[str]]:
+    """The search that ``--lm`` asks for, and lines to print about words that it cannot find.
+
+    Args:
+        folder: where ``tokenizer.model`` is, if the vocabulary is one of pieces.
+        style: how the texts were normalised that the model has learned.
+
+    Raises:
+        UserError: the n-gram or the tokenizer cannot be used, or flashlight-text is not installed.
+    """
+    if not arpa.is_file():
+        raise UserError(f"--lm {arpa}: no such file; give an ARPA file")
+    tokenizer = Tokenizer(vocabulary) if SPACE in vocabulary else load_tokenizer(folder, vocabulary)
+    lexicon, notes = tokenize_words(words_of(arpa), tokenizer, style, str(arpa))
+    return NgramBeam(arpa, lexicon, vocabulary), notes
