@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,9 @@ def test_transcribe_searches_as_decode_does(
     done = transcribe(*asked, *words)
     (run / "away").rename(run / "tokenizer.model")
     assert done.code == 1 and f"{run}/tokenizer.model: missing" in done.err and len(done.err.splitlines()) == 1
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    done = transcribe(*asked, *words)
+    assert done.code == 1 and "pip install sentencepiece" in done.err and len(done.err.splitlines()) == 1
 
 
 def test_an_n_gram_in_upper_case_and_one_in_another_alphabet(run: Path, lm: Path, decoded: Run, tmp_path: Path) -> None:
