@@ -175,8 +175,11 @@ class BranchformerBlock(nn.Module):
             local = tiled(self._local, x, mask, self.local.depthwise.reach)  # (B, T, D)
         else:
             local = self._local(x, mask, context)
-        w_mixed, w_local = self.merge.weight.chunk(2, dim=1)
-        merged = F.linear(local, w_local, self.merge.bias) + F.linear(mixed, w_mixed)
+        if isinstance(self.merge, SplitLinear):
+            w_mixed, w_local = self.merge.weight.chunk(2, dim=1)
+            merged = F.linear(local, w_local, self.merge.bias) + F.linear(mixed, w_mixed)
+        else:  # an adapter's wrapper (PEFT)
+            merged = self.merge(torch.cat([mixed.expand_as(local), local], dim=-1))
         return self.norm(x + self.dropout(self.merge_act(merged)))  # type: ignore[no-any-return]
 
     def _local(self, x: Tensor, mask: Tensor | None, context: Context | None = None) -> Tensor:

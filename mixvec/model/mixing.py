@@ -138,6 +138,9 @@ class SummaryMixing(nn.Module):
         summary: Tensor = self.summary_norm(means.to(self.first.weight.dtype)).to(local.dtype)  # (B, D) or (B, N, D)
         if self.lite:
             return over_frames(summary, context, frames)
+        if not isinstance(self.combine, SplitLinear):  # an adapter's wrapper (PEFT), which adds to the weight's product
+            late = over_frames(self.dropout(summary), context, frames).expand_as(local)
+            return self.act(self.combine(torch.cat([self.dropout(self.local_norm(local)), late], -1)))
         w_local, w_summary = self.combine.weight.chunk(2, dim=1)
         mixed = F.linear(self.dropout(self.local_norm(local)), w_local)  # (B, T, D)
         late = over_frames(F.linear(self.dropout(summary), w_summary, self.combine.bias), context, frames)

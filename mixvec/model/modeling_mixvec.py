@@ -87,6 +87,14 @@ class MixvecPreTrainedModel(PreTrainedModel):
             if isinstance(model, MixvecModel):
                 model.gradient_checkpointing = enable
 
+    def get_input_embeddings(self) -> None:
+        """None: there are no embeddings of words, for which PEFT asks where it saves an adapter."""
+
+    def enable_input_require_grads(self) -> None:
+        """Do nothing: PEFT calls it under gradient checkpointing, and the blocks' needs no input with a gradient."""
+
+    disable_input_require_grads = enable_input_require_grads
+
     def adopt(self, core: nn.Module) -> None:
         """Take the children, parameters and plain attributes of ``core`` that this model does not have."""
         for name, value in vars(core).items():
