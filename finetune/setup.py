@@ -77,7 +77,7 @@ def build_model(config: FinetuneConfig, task: Task) -> tuple[Any, list[str]]:
     if isinstance(encoder, TransformersEncoder):
         if baseline is not None or config.dropout is not None or config.streaming:
             raise UserError(f"{name}: its encoder is transformers'; streaming is for mixvec's own, dropout and "
-                            "baseline for those and for wav2vec 2.0")  # fmt: skip
+                            "baseline for those and fairseq2's")  # fmt: skip
         return task.build(encoder), []
     try:
         shape = replace(encoder.config, streaming=config.streaming or encoder.config.streaming)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,16 +101,16 @@ class TransformersEncoder(Encoder):
             x = torch.where(mask.unsqueeze(-1), self.model.masked_spec_embed.to(x.dtype), x)
         real = padding_mask(frame_lengths, x.shape[1])
         if self.kind in LEAKS and not bool(real.all()):
-            stacked = by_length(self._layers, x, frame_lengths, x.shape[1], 1)  # (B, T, L + 1, D)
+            stacked = by_length(partial(self._layers, every_layer), x, frame_lengths, x.shape[1], 1)
         else:
-            stacked = self._layers(x, None if bool(real.all()) else real)
-        layers = [zero_padding(layer, real) for layer in stacked.unbind(2)[0 if every_layer else -1 :]]
+            stacked = self._layers(every_layer, x, None if bool(real.all()) else real)
+        layers = [zero_padding(layer, real) for layer in stacked.unbind(2)]
         return EncoderOutput(layers[-1], frame_lengths, layers)
 
-    def _layers(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """(B, T, D) to the input embedding and every layer's output (B, T, L + 1, D)."""
-        made = self.model.encoder(x.clone(), attention_mask=real, output_hidden_states=True, return_dict=True)
-        return torch.stack([*made.hidden_states[:-1], made.last_hidden_state], dim=2)
+    def _layers(self, every_layer: bool, x: Tensor, real: Tensor | None = None) -> Tensor:
+        """(B, T, D) to the input embedding and every layer's output (B, T, L + 1, D); or the last alone (B, T, 1, D)."""
+        made = self.model.encoder(x.clone(), attention_mask=real, output_hidden_states=every_layer, return_dict=True)
+        return torch.stack([*(made.hidden_states or ())[:-1], made.last_hidden_state], dim=2)
 
 
 def build_transformers(settings: dict[str, Any]) -> TransformersEncoder:

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 BLOCK_BYTES = 3200  # 100 ms
 UNKNOWN_BYTES = 0x7FFF0000
 """Who streams a WAV writes 0 or something near the largest number for its length."""
+EXTENSIBLE = re.compile(rb"(fmt .{4})\xfe\xff(.{22}\x01\0\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71)", re.DOTALL)
+"""PCM in the extensible format, which ``wave`` reads from Python 3.12 on."""
 OTHERS = {b"fLaC": "FLAC", b"OggS": "Ogg", b"ID3": "MP3", b"RF64": "RF64", b"FORM": "AIFF", b"\x1aE\xdf\xa3": "WebM"}
 FFMPEG = "pipe it through `ffmpeg -i FILE -f s16le -ar 16000 -ac 1 -`"
 INPUT = "standard input"
@@ -150,8 +153,8 @@ def _data_of(head: bytes, rate_hz: int) -> tuple[int, int]:
 
 
 def _wav_data(head: bytes, rate_hz: int) -> tuple[int, int]:
-    """The same of a WAV, whose first bytes are ``head``."""
-    file = io.BytesIO(head)
+    """The same of a WAV, whose first bytes are ``head``. Its size may be missing, its format written as extensible."""
+    file = io.BytesIO(head[:4] + b"\xff" * 4 + EXTENSIBLE.sub(b"\\1\1\0\\2", head[8:], 1))
     try:
         with wave.open(file) as opened:
             form = opened.getparams()

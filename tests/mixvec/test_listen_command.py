@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -41,20 +42,50 @@ def listen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def wav(wave: torch.Tensor, rate_hz: int = RATE_HZ, channels: int = 1, subtype: str = "PCM_16") -> bytes:
+def wav(
+    wave: torch.Tensor, rate_hz: int = RATE_HZ, channels: int = 1, subtype: str = "PCM_16", form: str = "WAV"
+) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, wave.unsqueeze(1).repeat(1, channels).numpy(), rate_hz, format="WAV", subtype=subtype)
+    soundfile.write(file, wave.unsqueeze(1).repeat(1, channels).numpy(), rate_hz, format=form, subtype=subtype)
     return file.getvalue()
+
+
+def sized(content: bytes, riff: int, data: int) -> bytes:
+    """A WAV with these sizes in place of those in its header."""
+    changed, at = bytearray(content), content.index(b"data") + 4
+    changed[4:8], changed[at : at + 4] = struct.pack("<I", riff), struct.pack("<I", data)
+    return bytes(changed)
 
 
 def test_raw_and_wav_give_a_line_between_pauses(listen) -> None:  # type: ignore[no-untyped-def]
     wave = sound(TALK, 77)
-    streamed = bytearray(wav(wave))
-    streamed[4:8] = streamed[40:44] = b"\xff\xff\xff\xff"  # as ffmpeg writes a WAV into a pipe
     followed = wav(wave) + struct.pack("<4sI6s", b"LIST", 6, b"\x7f\x7f" * 3)
-    for content in (pcm(wave), wav(wave), bytes(streamed), followed, wav(wave, subtype="PCM_16")):
+    for content in (pcm(wave), wav(wave), followed):
         done = listen(content)
         assert (done.code, done.lines, done.err) == (0, SAID, "")
+
+
+@pytest.mark.parametrize("form", ["WAV", "WAVEX"])
+def test_a_wav_of_unknown_size_and_of_the_extensible_format(form: str) -> None:
+    """Writers into a pipe, ffmpeg too, leave the sizes at 0 or at the largest number; WAVEX has format 65534."""
+    wave = sound("ab")
+    content, most = wav(wave, form=form), 2**32 - 1
+    (start,) = {content.index(b"data") + 8, len(content) - 2 * len(wave)}
+    assert content[20:22] == (b"\xfe\xff" if form == "WAVEX" else b"\1\0")
+    for riff, data in ((len(content) - 8, 2 * len(wave)), (most, most), (0, 0), (start - 8, 0), (most, 0), (0, most)):
+        found = torch.cat(list(pcm_samples([sized(content, riff, data)], RATE_HZ)))
+        assert torch.equal(found, torch.frombuffer(bytearray(content[start:]), dtype=torch.int16) / 32768)
+    with pytest.raises(UserError, match=r"no PCM|24 bits"):  # floats and 24 bits stay refused
+        list(pcm_samples([wav(wave, form=form, subtype="FLOAT" if form == "WAVEX" else "PCM_24")], RATE_HZ))
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg program here")
+@pytest.mark.parametrize("form", ["s16le", "wav"])
+def test_what_ffmpeg_writes_into_a_pipe(listen, tmp_path: Path, form: str) -> None:  # type: ignore[no-untyped-def]
+    soundfile.write(tmp_path / "x.mp3", sound(TALK, 77).numpy(), RATE_HZ)
+    words = ["ffmpeg", "-v", "error", "-i", tmp_path / "x.mp3", "-f", form, "-ar", "16000", "-ac", "1", "-"]
+    done = listen(subprocess.run(words, capture_output=True, check=True).stdout)
+    assert (done.code, done.lines, done.err) == (0, SAID, "")
 
 
 def test_json_and_partial_lines(listen) -> None:  # type: ignore[no-untyped-def]
