@@ -42,6 +42,7 @@ def resolve(
 
     Raises:
         UserError: neither exists, or the hub cannot be reached.
+        OSError: the disk of the cache is full or the like; it names what was downloaded.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -77,5 +78,6 @@ def resolve(
         ) from error
     except LOST as error:
         if isinstance(error, OSError) and error.errno in FILESYSTEM_ERRORS:
+            error.filename = error.filename or f"{name} in {cache_dir or constants.HF_HUB_CACHE}"
             raise  # this machine's disk, not the hub
         raise UserError(f"{name}: the hub did not answer ({type(error).__name__}); try again later") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mixvec import Classifier, CtcRecognizer, SpeechEncoder, UserError
+from mixvec.errors import run_cli
 from mixvec.hub import load_encoder, load_model, save_folder
 from tests.tiny_models import (
     LABELS,
@@ -225,6 +229,42 @@ def test_a_private_model_needs_its_token_and_a_failing_download_is_one_line(
         assert "org/asr: the hub did not answer" in refusal("org/asr")
         hub.faults.clear()
         assert isinstance(load_model("org/asr"), CtcRecognizer)
+
+
+def test_a_disk_that_is_full_during_the_download_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a small disk of its own where one can be mounted, else with writes that fail. Once there is room, it loads."""
+    model, cache = recogniser(), tmp_path / "cache"
+    save_folder(model, tmp_path / "m")
+    cache.mkdir()
+    size = (tmp_path / "m/model.safetensors").stat().st_size
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size // 2}", "tmpfs", cache]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    try:
+        with loopback_hub(monkeypatch, cache) as hub, monkeypatch.context() as patch:
+            api = HfApi(endpoint=hub.url, token=TOKEN)
+            api.create_repo("org/asr")
+            api.upload_folder(repo_id="org/asr", folder_path=tmp_path / "m")
+            if not mounted:
+                patch.setattr("huggingface_hub.file_download.http_get", full_disk)
+            with pytest.raises(SystemExit, match="1"):
+                run_cli(lambda: print(load_model("org/asr")))
+            assert capsys.readouterr() == ("", f"error: no space left on device (org/asr in {cache}): free some space "
+                                               "or choose another location, then rerun\n")  # fmt: skip
+            assert not [path for path in cache.rglob("*.safetensors") if path.exists()]
+            patch.undo()
+            if mounted:
+                subprocess.run(["mount", "-o", f"remount,size={4 * size + (1 << 20)}", cache], check=True)
+            assert all(map(torch.equal, outputs(load_model("org/asr")), outputs(model.eval())))
+            assert not list(cache.rglob("*.incomplete"))
+    finally:
+        if mounted:
+            subprocess.run(["umount", cache], check=True)
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_what_is_not_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
