@@ -108,7 +108,7 @@ class TransformersEncoder(Encoder):
         return EncoderOutput(layers[-1], frame_lengths, layers)
 
     def _layers(self, every_layer: bool, x: Tensor, real: Tensor | None = None) -> Tensor:
-        """(B, T, D) to the input embedding and every layer's output (B, T, L + 1, D); or the last alone (B, T, 1, D)."""
+        """(B, T, D) to the embedding and every layer's output (B, T, L + 1, D), or the last alone (B, T, 1, D)."""
         made = self.model.encoder(x.clone(), attention_mask=real, output_hidden_states=every_layer, return_dict=True)
         return torch.stack([*(made.hidden_states or ())[:-1], made.last_hidden_state], dim=2)
 

@@ -1,4 +1,4 @@
-"""Peak memory, each measured in a process of its own: of one layer where one is asked for, of a batch where rows are many."""
+"""Peak memory of one layer's output and of all layers', each measured in a process of its own."""
 
 from __future__ import annotations
 
