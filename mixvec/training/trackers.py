@@ -110,7 +110,7 @@ def follow(folder: Path, name: str, update: int, ended: threading.Event) -> None
             write_whole(state_file, json.dumps(state))
             error_file(folder, name).unlink(missing_ok=True)
         except (Exception, SystemExit) as error:
-            why = redacted(" ".join(str(error).split()))[:300] or type(error).__name__
+            why = redacted(" ".join(str(error).split()))[:600] or type(error).__name__
             write_whole(error_file(folder, name), f"{why}\n")
             wait_s = RETRY_S
         if last:
