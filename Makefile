@@ -42,7 +42,7 @@ soak: $(stamp) ## kill runs FAULTS=50 times over; they must end as if left alone
 	own=$$(unshare --user --map-root-user --mount true 2>/dev/null && echo unshare --user --map-root-user --mount || true); \
 	FAULTS=$(FAULTS) SEED=$(SEED) OMP_NUM_THREADS=1 $$own $(bin)/python -m pytest -m soak tests/soak
 
-compat: $(stamp) ## load published models in clean environments: mixvec alone, transformers 4.57 and the newest alone
+compat: $(stamp) ## load published models in clean environments: mixvec, transformers, onnxruntime, fairseq2, SpeechBrain
 	OMP_NUM_THREADS=1 $(bin)/python -m tests.compat
 
 check: $(stamp) ## lint, formatting and types

@@ -110,7 +110,7 @@ def _metadata(folder: Path) -> dict[str, object]:
         built |= {"head": config["head"], "vocabulary": sorted(tokens, key=tokens.__getitem__)}
     return {
         "model_family": ASR_FAMILY if asr else ENCODER_FAMILY,
-        "checkpoint": (folder / "model.safetensors").as_uri(),
+        "checkpoint": f"file://{folder}/model.safetensors",  # not quoted, as fairseq2 reads it
         "model_config": built,
     }
 

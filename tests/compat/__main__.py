@@ -4,7 +4,7 @@
     .venv/bin/python -m tests.compat "newest transformers alone"    # one of them
 
 An environment holds what it is named after and nothing else. Each loads every golden kind of model twice: from its
-folder and from a hub on loopback; then again without a network, from the cache.
+folder and from a hub on loopback; then again without a network, from the cache. onnxruntime alone runs exported files.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import HfApi, constants
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from mixvec.hub import load_model, save_folder
+from mixvec.onnx_export import export_onnx
 from tests.hub_server import HubServer
 from tests.mixvec.test_auto import PUBLISHED, talkative
 
@@ -33,8 +35,19 @@ ENVIRONMENTS = {
     "mixvec, newest torch": ("load_mixvec.py", "torch", "torchaudio", "huggingface_hub", *MIXVEC),
     "transformers 4.57 alone": ("load_transformers.py", "torch==2.9.1", "transformers==4.57.6"),
     "newest transformers alone": ("load_transformers.py", "torch", "transformers"),
+    "onnxruntime alone": ("load_onnx.py", "onnxruntime"),
+    "fairseq2 0.8": ("load_fairseq2.py", "fairseq2==0.8.1", "torchaudio==2.9.1", "huggingface_hub==0.36.2", *MIXVEC),
+    "SpeechBrain 1.1": (
+        "load_speechbrain.py",
+        "speechbrain==1.1.2",
+        "transformers==4.57.6",
+        "torch==2.9.1",
+        "torchaudio==2.9.1",
+    ),
 }
 """The script of each environment, and what is installed."""
+EXPORTED = ("encoder", "attention", "ctc", "decoder", "tagger", "classifier", "speaker", "speech")
+"""The models that onnxruntime gets."""
 TOLERANCE = 2e-5
 
 
@@ -46,6 +59,8 @@ def main() -> None:
         for name, (script, *packages) in ENVIRONMENTS.items():
             if sys.argv[1:] and name not in sys.argv[1:]:
                 continue
+            if script == "load_onnx.py":
+                export(Path(folder))
             python = environment(ROOT / "runs/compat" / name.replace(", ", "-").replace(" ", "-"), packages)
             for line, good in results(name, python, script, Path(folder), hub):
                 print(line, flush=True)
@@ -81,12 +96,29 @@ def publish(folder: Path, hub: HubServer) -> None:
         api.upload_folder(repo_id=f"org/{model_folder.name}", folder_path=model_folder)
 
 
+def export(folder: Path) -> None:
+    """Write published models below ``folder``/onnx, each with its input and its golden output."""
+    (folder / "onnx").mkdir()
+    for name in EXPORTED:
+        export_onnx(folder / "models" / name, folder / "onnx" / f"{name}.onnx")
+        if name == "speech":
+            waveform = load_file(folder / "speech.safetensors")["waveform"]
+            golden = {"waveforms": torch.stack([waveform, waveform]), "lengths": torch.tensor([len(waveform), 9_000])}
+        else:
+            golden = load_file(ROOT / "tests/golden" / name / "golden.safetensors")
+            layers = [key for key in golden if key.startswith("layer.")]
+            golden.setdefault("output", golden[f"layer.{len(layers) - 1}"])
+        wanted = ("waveforms", "lengths", "frame_lengths", "output")
+        kept = {key: value.numpy() for key, value in golden.items() if key in wanted}
+        np.savez(folder / "onnx" / f"{name}.npz", **kept)
+
+
 def results(name: str, python: Path, script: str, folder: Path, hub: HubServer) -> list[tuple[str, bool]]:
     """What an environment finds with the hub and then without, each as a line and whether all was well."""
     home, found = folder / f"home {name}", []
-    for offline in (False, True):
+    for offline in (False,) if script == "load_onnx.py" else (False, True):
         code = (HERE / script).read_text()
-        if script == "load_mixvec.py":  # the package of this checkout, without its dependencies
+        if script in ("load_mixvec.py", "load_fairseq2.py"):  # the package of this checkout, without its dependencies
             code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"
         env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "HF_"))}
         env |= {

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A recogniser, a classifier and an encoder. Read-only; fairseq2 knows the families."""
-    folder = tmp_path_factory.mktemp("models")
+    folder = tmp_path_factory.mktemp("models of é")
     torch.manual_seed(1)
     for name, model in (("asr", recogniser()), ("intent", classifier()), ("enc", encoder())):
         save_folder(model, folder / name)
