@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from mixvec.data.segments import join_neighbours
 from mixvec.data.sources import Corpus, find_utterances
 from mixvec.data.utterances import Utterance
 from mixvec.hub import load_model
+from mixvec.locate import resolve
 from mixvec.model import TaskModel
 from mixvec.model.config import LOG_MEL
 from mixvec.model.frontend import SAMPLE_RATE_HZ
@@ -90,7 +90,7 @@ def build_model(config: FinetuneConfig, task: Task) -> tuple[Any, list[str]]:
     if before is not None:
         kinds, own = sorted(kind.__name__ for kind in task.models), type(before).__name__
         other = f"a {own}, and task={config.task} trains a {' or '.join(kinds)}"
-        lack = task.adopt(before, Path(name).expanduser()) if own in kinds else other
+        lack = task.adopt(before, resolve(name)) if own in kinds else other
     model = task.build(build_encoder(shape))
     constants = {key: value for key, value in model.encoder.named_buffers() if key.startswith("front_end.")}
     model.encoder.load_state_dict(constants | encoder.state_dict())

@@ -5,6 +5,7 @@ model.safetensors         the weights
 preprocessor_config.json  what the model expects of audio
 vocab.json | labels.json | speakers.json  what the head needs: a recogniser's characters, a classifier's labels
 tokenizer_config.json     how transformers reads vocab.json
+tokenizer.model           of a vocabulary of pieces: how sentencepiece cuts a text into them
 *.py                      the network and its classes in transformers, byte for byte the files of ``mixvec/model``
 README.md                 the model card
 """
@@ -28,6 +29,7 @@ from .model.frontend import SAMPLE_RATE_HZ
 from .model.pretrained import AUTO_MAP, ENCODER, FORMAT
 from .model.protocol import Encoder
 from .model.vocabulary import BLANK, PIECE_SPACE, SPACE
+from .text import TOKENIZER_MODEL
 from .version import __version__
 
 CODE = Path(__file__).parent / "model"
@@ -57,7 +59,7 @@ def required_files(config: dict[str, Any]) -> list[str]:
 
 def known_files() -> set[str]:
     """The names of all files that any hub folder of ours holds."""
-    return {*FILES, TOKENIZER, *(head.stored_as for head in HEADS.values()), *code_files()}
+    return {*FILES, TOKENIZER, TOKENIZER_MODEL, *(head.stored_as for head in HEADS.values()), *code_files()}
 
 
 def save_folder(
@@ -66,6 +68,7 @@ def save_folder(
     training: dict[str, Any] | None = None,
     weights: dict[str, Tensor] | None = None,
     name: str = "PATH_OR_NAME",
+    tokenizer: Path | None = None,
 ) -> None:
     """Write a complete hub folder in one step; the previous content stays until the new folder is complete.
 
@@ -74,6 +77,7 @@ def save_folder(
         training: how it came about, for ``config.json`` and the card: plain JSON values, see ``mixvec.card``.
         weights: to write in place of the model's own, which may have moved on.
         name: what the card's examples load, a path or ``org/name``.
+        tokenizer: the sentencepiece model of a vocabulary of pieces, by which an n-gram's words are tokenized.
 
     Raises:
         UserError: ``folder`` holds files and no model of ours; they would be lost.
@@ -103,6 +107,8 @@ def save_folder(
                 shutil.copyfile(CODE / file, new / file)
             if head and head.stored_as == "vocab.json":
                 write_json(new / TOKENIZER, _tokenizer(head.stored()))
+        if tokenizer is not None:
+            shutil.copyfile(tokenizer, new / TOKENIZER_MODEL)
         config["sha256"] = {path.name: sha256(path) for path in sorted(new.iterdir())}
         write_json(new / "config.json", config)
         parameters = sum(t.numel() for t in tensors.values())

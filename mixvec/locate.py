@@ -20,7 +20,7 @@ from .errors import FILESYSTEM_ERRORS, UserError
 
 LOST: tuple[type[Exception], ...] = (OSError, HfHubHTTPError.__bases__[0])
 """What the hub client raises where a connection fails: from version 1 on errors of httpx, which are no OSError."""
-PATTERNS = ["*.json", "*.safetensors", "*.md"]
+PATTERNS = ["*.json", "*.safetensors", "*.md", "tokenizer.model"]
 """What is downloaded: no code."""
 
 

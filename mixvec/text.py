@@ -13,7 +13,8 @@ from .errors import UserError
 from .model.vocabulary import BLANK, PIECE_SPACE, SPACE
 
 __all__ = ["BLANK", "PIECE_SPACE", "SPACE", "TEXT_STYLES", "TOKENIZER_MODEL", "TextStyle", "Tokenizer",
-           "build_vocabulary", "encode_text", "load_tokenizer", "normalise_text", "unknown_characters"]  # fmt: skip
+           "build_vocabulary", "encode_text", "load_tokenizer", "normalise_text", "tokenizer_file",
+           "unknown_characters"]  # fmt: skip
 
 TextStyle = Literal["none", "basic", "turkish"]
 TEXT_STYLES: dict[TextStyle, str] = {
@@ -89,13 +90,23 @@ class Tokenizer:
         return unknown_characters(texts, {*letters, SPACE})
 
 
+def tokenizer_file(folder: Path) -> Path:
+    """Where the tokenizer of a run or model folder is; earlier versions wrote none into the model folder of a run."""
+    own = folder / TOKENIZER_MODEL
+    return folder.parent / TOKENIZER_MODEL if folder.name == "hub" and not own.is_file() else own
+
+
 def load_tokenizer(folder: Path, vocabulary: list[str] | None = None) -> Tokenizer:
-    """The saved tokenizer of a run; UserError where it is missing, damaged, or not that of ``vocabulary``."""
+    """The saved tokenizer of a run or model folder.
+
+    Raises:
+        UserError: it is missing, damaged, or not that of ``vocabulary``.
+    """
     try:
         import sentencepiece
     except ModuleNotFoundError as error:
         raise UserError(f"{folder}: its tokens are pieces and need sentencepiece: pip install sentencepiece") from error
-    file = folder / TOKENIZER_MODEL
+    file = tokenizer_file(folder)
     if not file.is_file():
         raise UserError(f"{file}: missing, and the model cannot be used with another tokenizer; restore the run's own")
     try:

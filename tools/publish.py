@@ -35,6 +35,7 @@ from mixvec.folder import CODE, check_replaceable, code_files, known_files, requ
 from mixvec.hub import load_model, read_config
 from mixvec.locate import LOST
 from mixvec.model import HEADS
+from mixvec.text import tokenizer_file
 from tools import command_parser
 from tools.report.card import FILES as PICTURES
 from tools.report.card import write_pictures
@@ -203,7 +204,9 @@ def publish(source: Path, config: dict[str, Any], target: str, private: bool, ta
 
 def stage(source: Path, folder: Path, config: dict[str, Any], name: str) -> None:
     """Write the model to ``folder`` in today's format, with this installation's code and a card with pictures."""
-    save_folder(load_model(source), folder, config.get("training"), name=name)
+    pieces = tokenizer_file(source)
+    save_folder(load_model(source), folder, config.get("training"), name=name,
+                tokenizer=pieces if pieces.is_file() else None)  # fmt: skip
     with (folder / "README.md").open("a", encoding="utf-8") as card:
         card.write(write_pictures(source, folder))
     for file in code_files():

@@ -20,7 +20,15 @@ from mixvec.model.ctc import CtcModel
 from mixvec.model.decoder import HybridModel
 from mixvec.model.padding import padding_mask
 from mixvec.model.protocol import EncoderOutput
-from mixvec.text import PIECE_SPACE, TEXT_STYLES, TOKENIZER_MODEL, Tokenizer, load_tokenizer, normalise_text
+from mixvec.text import (
+    PIECE_SPACE,
+    TEXT_STYLES,
+    TOKENIZER_MODEL,
+    Tokenizer,
+    load_tokenizer,
+    normalise_text,
+    tokenizer_file,
+)
 from mixvec.training.config import check_ranges
 
 from ..batch import LabelledBatch
@@ -130,14 +138,14 @@ class Task(CtcTask):
 
     def adopt(self, model: TaskModel, source: Path) -> str:
         tokenizer, pieces = Tokenizer(list(model.stored())), self.asr.units != "characters"
-        if pieces and not (source / TOKENIZER_MODEL).is_file():
-            return f"{source / TOKENIZER_MODEL}, which cuts texts into its pieces, is missing"
+        if pieces and not (file := tokenizer_file(source)).is_file():
+            return f"{file}, which cuts texts into its pieces, is missing"
         tokenizer = load_tokenizer(source, tokenizer.vocabulary) if pieces else tokenizer
         if unknown := tokenizer.unknown(token.replace(PIECE_SPACE, "") for token in self.labels[1:]):
             return f"it lacks {', '.join(map(repr, list(unknown)[:8]))}"
         if pieces:
             with whole_file(self.config.run.folder / TOKENIZER_MODEL) as new:
-                new.write_bytes((source / TOKENIZER_MODEL).read_bytes())
+                new.write_bytes(file.read_bytes())
         self.tokenizer = tokenizer
         self.take(tokenizer.vocabulary)
         return ""

@@ -62,9 +62,8 @@ def _search_ngram(args: Namespace, predictor: Predictor) -> None:
     stored = exported.get_modelmeta().custom_metadata_map["config.json"] if exported else None
     facts = (json.loads(stored) if stored else read_json(folder / "config.json")).get("training") or {}
     named = next((name for name, text in TEXT_STYLES.items() if text == facts.get("text")), "basic")
-    run = folder.parent if folder.name == "hub" else folder
     arpa, style = Path(args.lm).expanduser(), facts.get("text.normalise", named)
-    ngram, notes = load_ngram(arpa, run, predictor.vocabulary, style)
+    ngram, notes = load_ngram(arpa, folder, predictor.vocabulary, style)
     for note in notes:
         _note(note)
     own = {"lm_weight": 1.5, "word_score": 0.0, "beam": 100} | vars(args)

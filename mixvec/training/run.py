@@ -31,6 +31,7 @@ from torch import nn
 from ..data.fingerprint import fingerprint_changes
 from ..errors import UserError
 from ..hub import save_folder
+from ..text import TOKENIZER_MODEL
 from . import checkpoint
 from .checkpoint import MOST, Background, RunState, copied
 from .device import TIME_LIMIT, Energy, StopSignal, leave_process_group
@@ -143,7 +144,9 @@ class Run:
         """Write ``run.dir``/hub in the background, as the model is now."""
         if self.accelerator.is_main_process:
             self.writes.wait(left=MOST - 1)
-            self.writes.add(partial(save_folder, model, self.dir / "hub", facts, copied(model.state_dict())))
+            pieces = self.dir / TOKENIZER_MODEL
+            self.writes.add(partial(save_folder, model, self.dir / "hub", facts, copied(model.state_dict()),
+                                    tokenizer=pieces if pieces.is_file() else None))  # fmt: skip
 
     def facts(self, state: RunState, data: str) -> dict[str, Any]:
         """The budget of the run so far, for ``config.json`` and the model card."""

@@ -70,7 +70,7 @@ def test_the_head_is_kept_where_it_fits(
 
 
 def test_pieces_are_cut_as_before(tmp_path: Path, capsys: Output) -> None:
-    """A run directory has the tokenizer, so that other texts are cut into its pieces."""
+    """Run and model folder have the tokenizer, so that other texts are cut into its pieces."""
     one = labelled(tmp_path / "a", "text", *["ab abc", "bc ab"] * 3)
     two = labelled(tmp_path / "b", "text", *["abc b"] * 3)
     keys = ("asr.units=bpe", "asr.vocabulary_size=7")
@@ -78,5 +78,10 @@ def test_pieces_are_cut_as_before(tmp_path: Path, capsys: Output) -> None:
     run("asr", two, tmp_path / "two", f"pretrained={tmp_path / 'one'}", "asr.units=bpe", "asr.vocabulary_size=5")
     assert head_kept(tmp_path / "one", tmp_path / "two") and "is kept" in capsys.readouterr().out
     assert (tmp_path / "two/tokenizer.model").read_bytes() == (tmp_path / "one/tokenizer.model").read_bytes()
+    folder = f"pretrained={tmp_path / 'one/hub'}"
+    run("asr", two, tmp_path / "three", folder, "asr.units=bpe", "asr.vocabulary_size=5")
+    assert head_kept(tmp_path / "one", tmp_path / "three") and "is kept" in capsys.readouterr().out
+    for own in ("one/hub/tokenizer.model", "one/tokenizer.model"):
+        (tmp_path / own).unlink()
     run("asr", two, tmp_path / "hub", f"pretrained={tmp_path / 'one/hub'}", "asr.units=bpe", "asr.vocabulary_size=5")
     assert "the head is new" in (out := capsys.readouterr().out) and "tokenizer.model" in out

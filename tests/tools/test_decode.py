@@ -20,7 +20,7 @@ from mixvec.text import Tokenizer, build_vocabulary, normalise_text
 from tests.arpa import log10, read, write_bigrams
 from tests.commands import Run, in_process
 from tests.runs import SMALLEST, finetune
-from tools import decode
+from tools import decode, publish
 
 KEYS = ("size=tiny", *SMALLEST, "run.updates=10", "run.eval_every=10", "optim.lr=5e-3", "augment.time_prob=0")
 
@@ -71,8 +71,9 @@ def test_a_beam_and_an_n_gram_of_the_training_text(run: Path, lm: Path, decoded:
 
 
 def test_transcribe_searches_as_decode_does(
-    run: Path, lm: Path, decoded: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    run: Path, lm: Path, decoded: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     transcribe = in_process(cli.main, monkeypatch, capsys)
     words = ("--lm", lm, "--lm-weight", 2, "--word-score", 1, "--beam", 20)
     assert decoded(run, *words).code == 0
@@ -84,10 +85,14 @@ def test_transcribe_searches_as_decode_does(
     assert [row["text"] for row in found] == [row["prediction"] for row in rows] and any(row["text"] for row in found)
     assert [row["text"] for row in found] != [json.loads(line)["text"] for line in transcribe(*asked).lines]
     assert all([word["word"] for word in row["words"]] == row["text"].split() for row in found)
-    (run / "tokenizer.model").rename(run / "away")
-    done = transcribe(*asked, *words)
-    (run / "away").rename(run / "tokenizer.model")
-    assert done.code == 1 and f"{run}/tokenizer.model: missing" in done.err and len(done.err.splitlines()) == 1
+    published = tmp_path / "published"
+    assert in_process(lambda: run_cli(publish.main), monkeypatch, capsys)(run, "--to", published).code == 0
+    for folder in (run / "hub", published):
+        assert transcribe(*(folder if word is run else word for word in asked), *words).out == done.out
+    assert (published / "tokenizer.model").read_bytes() == (run / "tokenizer.model").read_bytes()
+    (published / "tokenizer.model").unlink()
+    done = transcribe(*(published if word is run else word for word in asked), *words)
+    assert done.code == 1 and f"{published}/tokenizer.model: missing" in done.err and len(done.err.splitlines()) == 1
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     done = transcribe(*asked, *words)
     assert done.code == 1 and "pip install sentencepiece" in done.err and len(done.err.splitlines()) == 1
