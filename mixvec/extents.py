@@ -89,15 +89,19 @@ class Window(io.RawIOBase):
         super().close()
 
 
-def extents(file: BinaryIO, size: int) -> list[Extent]:
+def extents(file: BinaryIO, size: int, *, local: bool = True) -> list[Extent]:
     """The streams of audio in a file of ``size`` bytes, in order; one, of all its bytes, where its header is right.
+
+    Args:
+        local: whether reading all of it is cheap. Of a long remote Ogg the last page is read instead, which shows that
+            streams follow the first one if it is of another.
 
     Raises:
         UserError: files of a kind that cannot be read on were joined.
     """
     magic = _read(file, 0, 4)
     if magic == b"OggS":
-        starts = _ogg_streams(file)
+        starts = _ogg_streams(file) if local or size <= SCAN_BYTES or _other_end(file, size) else [0]
         return [Extent(start, stop) for start, stop in zip(starts, [*starts[1:], size], strict=True)]
     if magic == b"fLaC":
         fields = _read(file, 8, 18)
@@ -198,6 +202,13 @@ def _ogg_streams(file: BinaryIO) -> list[int]:
             end = begin + 27 + found[1][0] + sum(_read(file, begin + 27, found[1][0]))
         at += len(piece)
     return starts if starts and starts[0] == 0 else [0, *starts]
+
+
+def _other_end(file: BinaryIO, size: int) -> bool:
+    """Whether the last page of an Ogg is of another stream than the first."""
+    end = _read(file, max(0, size - (1 << 16)), 1 << 16)
+    last = end.rfind(b"OggS\0")
+    return last >= 0 and end[last + 14 : last + 18] != _read(file, 14, 4)
 
 
 def _mp3(file: BinaryIO, size: int) -> Extent | None:

@@ -205,7 +205,7 @@ def _by_libsndfile(path: Audio, file: BinaryIO, size: int, stack: ExitStack) -> 
             str(path) if os.name == "nt" else os.fsencode(path)
         )  # as soundfile cannot encode a name that is no text
     else:
-        found = extents(file, size)
+        found = extents(file, size, local=False)
         file.seek(0)
     streams = []
     for extent in found:
