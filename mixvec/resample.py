@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ ZEROS = 48
 ROLLOFF = 0.95
 """Cutoff as a share of the lower of the two Nyquist frequencies."""
 KAISER_BETA = 9.0
+Filter: TypeAlias = tuple[int, int, Tensor]
+BLOCK_SAMPLES = 1 << 17
+"""Input gathered for one product: what fits into a processor's cache."""
 
 
 def resample(waveform: Tensor, rate_hz: int) -> Tensor:
@@ -41,33 +45,54 @@ def resample_blocks(blocks: Iterable[Tensor], rate_hz: int) -> Iterator[Tensor]:
     if rate_hz == SAMPLE_RATE_HZ:
         yield from blocks
         return
-    step_in, step_out, reach, weights = _filter(rate_hz)
+    step_in, step_out, reach, filters = _filters(rate_hz)
     near, given, made = torch.zeros(reach), 0, 0  # ``near`` begins ``reach`` before the next period
     for block in blocks:
         near, given = torch.cat([near, block]), given + len(block)
         periods = max(0, (len(near) - 2 * reach) // step_in)
         if periods:
-            yield (near.unfold(0, len(weights), step_in)[:periods] @ weights).flatten()
+            yield _interpolated(near, periods, step_in, step_out, filters)
             near, made = near[periods * step_in :], made + periods * step_out
     left = -(-given * step_out // step_in) - made
-    periods = max(1, -(-left // step_out))
+    periods = -(-left // step_out)
     near = torch.nn.functional.pad(near, (0, max(0, periods * step_in + 2 * reach - len(near))))
-    yield (near.unfold(0, len(weights), step_in)[:periods] @ weights).flatten()[:left]
+    yield _interpolated(near, periods, step_in, step_out, filters)[:left]
+
+
+def _interpolated(near: Tensor, periods: int, step_in: int, step_out: int, filters: list[Filter]) -> Tensor:
+    """Periods of output (periods · step_out,) from input that begins ``reach`` before the first and ends as far after
+    the last."""
+    out = near.new_empty(periods, step_out)
+    for first, begin, weights in filters:
+        taps, columns = weights.shape
+        rows = max(1, BLOCK_SAMPLES // taps)
+        for row in range(0, periods, rows):
+            some = min(rows, periods - row)
+            seen = near.as_strided(  # (some, taps), overlapping
+                (some, taps), (step_in, 1), near.storage_offset() + row * step_in + begin
+            )
+            out[row : row + some, first : first + columns] = seen @ weights
+    return out.flatten()
 
 
 @lru_cache(maxsize=16)
-def _filter(rate_hz: int) -> tuple[int, int, int, Tensor]:
+def _filters(rate_hz: int) -> tuple[int, int, int, list[Filter]]:
     """Samples of a period (or of several short ones) in and out, how far the sinc reaches in samples of the input, and
-    the weights (taps, outputs) of the input from so far before the period to so far after it."""
+    for each run of outputs its first, where its input begins in the padded period, and the weights (taps, outputs)."""
     common = math.gcd(rate_hz, SAMPLE_RATE_HZ)
     step_in, step_out = rate_hz // common, SAMPLE_RATE_HZ // common
     cutoff = ROLLOFF * min(1.0, step_out / step_in)
     reach = math.ceil(ZEROS / cutoff)
-    repeats = -(-reach // step_in)  # so that outputs of one product need less than thrice the input that one needs
+    run = max(1, reach * step_out // step_in)  # outputs that need less than twice the input that one needs
+    repeats = -(-run // step_out)
     step_in, step_out = step_in * repeats, step_out * repeats
-    times = torch.arange(step_out, dtype=torch.float64) * step_in / step_out
-    crossings = (torch.arange(-reach, step_in + reach)[:, None] - times) * cutoff  # (taps, outputs)
-    inside = (1 - (crossings / ZEROS) ** 2).clamp(min=0)
-    window = torch.i0(KAISER_BETA * inside.sqrt()) / torch.i0(torch.tensor(KAISER_BETA, dtype=torch.float64))
-    weights = torch.sinc(crossings) * window * cutoff * (inside > 0)
-    return step_in, step_out, reach, weights.float()
+    filters = []
+    for first in range(0, step_out, run):
+        times = torch.arange(first, min(first + run, step_out), dtype=torch.float64) * step_in / step_out
+        begin, end = math.floor(times[0]), math.floor(times[-1]) + 2 * reach + 1
+        crossings = (torch.arange(begin - reach, end - reach)[:, None] - times) * cutoff  # (taps, outputs)
+        inside = (1 - (crossings / ZEROS) ** 2).clamp(min=0)
+        window = torch.i0(KAISER_BETA * inside.sqrt()) / torch.i0(torch.tensor(KAISER_BETA, dtype=torch.float64))
+        weights = torch.sinc(crossings) * window * cutoff * (inside > 0)
+        filters.append((first, begin, weights.float()))
+    return step_in, step_out, reach, filters
