@@ -74,11 +74,17 @@ def build_model(config: FinetuneConfig, task: Task) -> tuple[Any, list[str]]:
         return task.build(build_encoder(LOG_MEL)), []
     opened = load_model(name)
     encoder: Any = opened.encoder if isinstance(opened, TaskModel) else opened
+    before, lack = (opened, "") if isinstance(opened, TaskModel) else (None, "")
+    if before is not None and baseline is None:
+        kinds, own = sorted(kind.__name__ for kind in task.models), type(before).__name__
+        other = f"a {own}, and task={config.task} trains a {' or '.join(kinds)}"
+        lack = task.adopt(before, resolve(name)) if own in kinds else other
     if isinstance(encoder, TransformersEncoder):
         if baseline is not None or config.dropout is not None or config.streaming:
             raise UserError(f"{name}: its encoder is transformers'; streaming is for mixvec's own, dropout and "
                             "baseline for those and fairseq2's")  # fmt: skip
-        return task.build(encoder), []
+        model = task.build(encoder)
+        return model, [] if before is None else [keep_head(model, before, lack, name)]
     try:
         shape = replace(encoder.config, streaming=config.streaming or encoder.config.streaming)
     except ValueError as error:
@@ -86,11 +92,6 @@ def build_model(config: FinetuneConfig, task: Task) -> tuple[Any, list[str]]:
     shape = shape if config.dropout is None else replace(shape, dropout=config.dropout)
     if baseline is not None:
         return task.build(build_encoder(shape)), []
-    before, lack = (opened, "") if isinstance(opened, TaskModel) else (None, "")
-    if before is not None:
-        kinds, own = sorted(kind.__name__ for kind in task.models), type(before).__name__
-        other = f"a {own}, and task={config.task} trains a {' or '.join(kinds)}"
-        lack = task.adopt(before, resolve(name)) if own in kinds else other
     model = task.build(build_encoder(shape))
     constants = {key: value for key, value in model.encoder.named_buffers() if key.startswith("front_end.")}
     model.encoder.load_state_dict(constants | encoder.state_dict())

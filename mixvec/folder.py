@@ -5,7 +5,7 @@ model.safetensors         the weights
 preprocessor_config.json  what the model expects of audio
 vocab.json | labels.json | speakers.json  what the head needs: a recogniser's characters, a classifier's labels
 tokenizer_config.json     how transformers reads vocab.json
-tokenizer.model           of a vocabulary of pieces: how sentencepiece cuts a text into them
+tokenizer.model           of subword tokens: how sentencepiece cuts a text into them
 *.py                      the network and its classes in transformers, byte for byte the files of ``mixvec/model``
 README.md                 the model card
 """
@@ -77,7 +77,7 @@ def save_folder(
         training: how it came about, for ``config.json`` and the card: plain JSON values, see ``mixvec.card``.
         weights: to write in place of the model's own, which may have moved on.
         name: what the card's examples load, a path or ``org/name``.
-        tokenizer: the sentencepiece model of a vocabulary of pieces, by which an n-gram's words are tokenized.
+        tokenizer: the sentencepiece model of subword tokens, by which an n-gram's words are tokenized.
 
     Raises:
         UserError: ``folder`` holds files and no model of ours; they would be lost.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from mixvec import CtcRecognizer
 from mixvec.atomic import write_whole
 from mixvec.data.batches import read_clip
 from mixvec.data.sources import Corpus
+from mixvec.data.utterances import Utterance
 from mixvec.errors import UserError, run_cli
 from mixvec.hub import load_model
 from mixvec.ngram import NgramBeam, load_ngram
@@ -58,16 +60,25 @@ def main() -> None:
         raise UserError("--sweep chooses the weights of an n-gram: give --lm too")
     if args.beam is not None and args.beam < 1:
         raise UserError(f"--beam {args.beam} must be at least 1")
-    if not (args.run / "config.yaml").is_file() or not (args.run / "hub" / "config.json").is_file():
-        raise UserError(f"{args.run}: no fine-tuning run with a model in it; give its run.dir")
-    config = load_config(FinetuneConfig, [str(args.run / "config.yaml"), *args.keys], __doc__ or "")
-    model = load_model(args.run / "hub")
+    decode(args, *open_run(args.run, args.keys))
+
+
+def open_run(folder: Path, keys: Sequence[str] = ()) -> tuple[FinetuneConfig, CtcRecognizer, dict[str, Corpus]]:
+    """A complete recognition run: its configuration with ``keys``, its model, its corpora with texts by split.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not (folder / "config.yaml").is_file() or not (folder / "hub" / "config.json").is_file():
+        raise UserError(f"{folder}: no fine-tuning run with a model in it; give its run.dir")
+    config = load_config(FinetuneConfig, [str(folder / "config.yaml"), *keys], __doc__ or "")
+    model = load_model(folder / "hub")
     if not isinstance(model, CtcRecognizer):
-        raise UserError(f"{args.run}: a {type(model).__name__}; only a recogniser's output can be searched")
+        raise UserError(f"{folder}: a {type(model).__name__}; only a recogniser's output can be searched")
     corpora = find_corpora(config)
     for corpus in corpora.values():
         corpus.keep(lambda u: normalise_text(u.text or "", config.text.normalise), "{u.source}: no text")
-    decode(args, config, model, {split: corpus for split, corpus in corpora.items() if len(corpus.utterances)})
+    return config, model.eval(), {split: corpus for split, corpus in corpora.items() if len(corpus.utterances)}
 
 
 def decode(args: Namespace, config: FinetuneConfig, model: CtcRecognizer, corpora: dict[str, Corpus]) -> None:
@@ -134,7 +145,6 @@ def rates(rows: list[Scored]) -> dict[str, float]:
     return error_rates([str(row.reference) for row in rows], [str(row.prediction) for row in rows])
 
 
-@torch.inference_mode()
 def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> tuple[list[Scored], list[Tensor]]:
     """The greedy predictions and log-probabilities (T, V) of every utterance, one by one, on a GPU where there is one.
 
@@ -144,28 +154,45 @@ def outputs(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> tup
         UserError: none of them can be decoded.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    longest_s, rng = float(corpus.utterances.durations_s.max()), np.random.default_rng(0)
+    model.to(device)
     rows: list[Scored] = []
     output: list[Tensor] = []
+    for utterance, wanted, samples in recordings(config, model, corpus):
+        output.append(log_probs_of(model, samples.to(device)).cpu())
+        (text,) = model.decode(output[-1].unsqueeze(0), torch.tensor([len(output[-1])]))
+        rows.append(Scored(utterance, wanted, text))
+    return rows, output
+
+
+def recordings(config: FinetuneConfig, model: CtcRecognizer, corpus: Corpus) -> Iterator[tuple[Utterance, str, Tensor]]:
+    """Each utterance, its text and its samples (S,), padded to a frame; no samples where it cannot be decoded.
+
+    Raises:
+        UserError: none of them can be decoded.
+    """
+    longest_s, rng = float(corpus.utterances.durations_s.max()), np.random.default_rng(0)
     lost: list[str] = []
     for utterance in corpus.utterances:
-        log_probs = torch.zeros(0, len(model.vocabulary))
+        samples = torch.zeros(0)
         try:
-            waveform = read_clip(utterance, rng, longest_s + 1, config.data.min_s).waveform
-            padded = torch.nn.functional.pad(waveform, (0, max(0, model.encoder.min_samples - len(waveform))))
-            log_probs = model(padded.unsqueeze(0).to(device))[0][0].float().cpu()
+            samples = read_clip(utterance, rng, longest_s + 1, config.data.min_s).waveform
+            samples = torch.nn.functional.pad(samples, (0, max(0, model.encoder.min_samples - len(samples))))
         except UserError as error:
             lost.append(str(error))
-        (text,) = model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
-        wanted = normalise_text(utterance.text or "", config.text.normalise)
-        rows.append(Scored(replace(utterance, stored=None), wanted, text))
-        output.append(log_probs)
-    if len(lost) == len(rows):
+        yield replace(utterance, stored=None), normalise_text(utterance.text or "", config.text.normalise), samples
+    if len(lost) == len(corpus.utterances):
         raise UserError(f"{corpus.name}: nothing in it can be decoded: {lost[0]}")
     if lost:
         print(f"WARNING {corpus.name}: {len(lost)} utterances cannot be decoded and count as errors: {lost[0]}")
-    return rows, output
+
+
+@torch.inference_mode()
+def log_probs_of(model: CtcRecognizer, samples: Tensor) -> Tensor:
+    """Log-probabilities (T, V) of samples (S,); without frames where there are none."""
+    if not len(samples):
+        return torch.zeros(0, len(model.vocabulary))
+    log_probs: Tensor = model(samples.unsqueeze(0))[0][0].float()
+    return log_probs
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ remedy, and the exit code is then 1. ``accelerate env`` prints the versions of P
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -79,8 +81,16 @@ def disk(run: Path) -> Finding:
 
 def lock(run: Path) -> Finding:
     """Whether a process is training in the run directory."""
-    if holder := lock_holder(run):
-        return Finding("lock", "warning", f"in use by process {holder}", "wait for it, or choose another run.dir")
+    path = run / ".lock"
+    with path.open() if path.is_file() else nullcontext() as file:
+        try:
+            if file is not None:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:  # by a process of any container or machine, of which this one may know nothing
+            by = f" by process {holder}" if (holder := lock_holder(run)) else ""
+            return Finding("lock", "warning", f"in use{by}", "wait for it, or choose another run.dir")
+        except OSError:
+            return Finding("lock", "warning", "its file system has no locks", "make sure that no second run uses it")
     return Finding("lock", "ok", "free")
 
 

@@ -22,19 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.config import FinetuneConfig
 from finetune.scoring import count_characters, resampled
-from finetune.setup import find_corpora
 from mixvec.atomic import write_whole
-from mixvec.data.batches import read_clip
 from mixvec.errors import UserError, run_cli
-from mixvec.hub import load_model
 from mixvec.listening import ListenConfig, Listener, Session, streaming_model
 from mixvec.model.ctc import CtcRecognizer
-from mixvec.text import normalise_text
-from mixvec.training.config import load_config
 from mixvec.transcript import align_words
 from tools import command_parser
+from tools.decode import log_probs_of, open_run, recordings
 from tools.probe.table import DRAWS, summary
 
 BLOCK_S, TAIL_S = 0.02, 2.0
@@ -126,24 +121,18 @@ def measure(folder: Path, configs: Sequence[ListenConfig | None]) -> list[tuple[
     Raises:
         UserError: no complete recognition run with data.test, or its model cannot stream.
     """
-    if not (folder / "config.yaml").is_file() or not (folder / "hub" / "config.json").is_file():
-        raise UserError(f"{folder}: no fine-tuning run with a model in it; give its run.dir")
-    config = load_config(FinetuneConfig, [str(folder / "config.yaml")], __doc__ or "")
-    model = streaming_model(load_model(folder / "hub"), folder, force=False)
-    corpus = find_corpora(config).get("test")
-    if corpus is None or not len(corpus.utterances):
-        raise UserError(f"{folder}: its data.test has no utterances")
-    rng, longest_s = np.random.default_rng(0), float(corpus.utterances.durations_s.max()) + 1
+    config, model, corpora = open_run(folder)
+    model = streaming_model(model, folder, force=False)
+    if "test" not in corpora:
+        raise UserError(f"{folder}: its data.test has no utterances with texts")
     clips, offline, seconds = list[Clip](), list[str](), 0.0
-    for utterance in corpus.utterances:
-        samples = read_clip(utterance, rng, longest_s, config.data.min_s).waveform
-        text = normalise_text(utterance.text or "", config.text.normalise)
+    for _, text, samples in recordings(config, model, corpora["test"]):
         started = time.perf_counter()
-        with torch.inference_mode():
-            log_probs = model(samples.unsqueeze(0))[0][0]
+        log_probs = log_probs_of(model, samples)
         seconds += time.perf_counter() - started
         frame_s = model.encoder.hop_samples / model.encoder.sample_rate_hz
-        ends_s = [word.end_s for word in align_words(log_probs, text, model.vocabulary, frame_s=frame_s)]
+        words = align_words(log_probs, text, model.vocabulary, frame_s=frame_s) if len(log_probs) else []
+        ends_s = [word.end_s for word in words]
         clips.append(Clip(samples, text, ends_s if len(ends_s) == len(text.split()) else []))
         offline += model.decode(log_probs.unsqueeze(0), torch.tensor([len(log_probs)]))
     return [(_errors(clips, offline), np.zeros(0), seconds / _audio_s(clips)) if listened is None else
@@ -163,7 +152,7 @@ def listen(listener: Listener, samples: Tensor) -> Answer:
     """Recognise samples (S,) as a stream in blocks of 20 ms."""
     session, done, shown = Session(listener), list[tuple[str, float]](), list[tuple[str, float]]()
     received, compute_s = 0, 0.0
-    blocks = torch.split(samples, round(BLOCK_S * listener.rate_hz))
+    blocks = torch.split(samples, round(BLOCK_S * listener.rate_hz)) if len(samples) else ()
     for number, block in enumerate(blocks):
         session.feed(block)
         received += len(block)

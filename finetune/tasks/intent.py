@@ -42,7 +42,7 @@ class Task(LabelledTask):
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
         """Raises UserError where the training data has fewer than two labels, or lacks one of ``intent.keep``."""
-        self.config, self.intent = config, config.section(IntentConfig)
+        self.config, self.intent = config, config.section(IntentConfig) if self.key == "intent" else IntentConfig()
         rows = {self.reference(u): u for u in train.utterances}
         self.take(sorted({*rows} - {""}))
         if len(self.labels) < 2:

@@ -28,8 +28,8 @@ from mixvec.training.config import check_ranges
 from ..batch import LabelledBatch
 from ..sections import TaskConfig
 from . import Scored
+from .intent import IntentConfig, cross_entropy_sum
 from .intent import Task as IntentTask
-from .intent import cross_entropy_sum
 
 Trial = tuple[bool, str, str]
 """Whether two files are of one speaker, and their names."""
@@ -76,10 +76,10 @@ class Task(IntentTask):
 
     def __init__(self, config: TaskConfig, train: Corpus) -> None:
         """Raises UserError where there are fewer than two speakers, or the trial list cannot be read."""
-        self.config, self.speaker = config, config.section(SpeakerConfig)
+        self.config, self.speaker, self.intent = config, config.section(SpeakerConfig), IntentConfig()
         self.trials = read_trials(self.speaker.trials) if self.speaker.trials is not None else []
         tested = {PurePath(name).parts[0] for trial in self.trials for name in trial[1:]}
-        train.keep(lambda u: self.own_label(u) not in tested, "{u.source}: its speaker is in speaker.trials")
+        train.keep(lambda u: self.reference(u) not in tested, "{u.source}: its speaker is in speaker.trials")
         super().__init__(config, train)
 
     def build(self, encoder: Encoder) -> SpeakerEmbedder:

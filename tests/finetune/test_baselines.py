@@ -19,7 +19,9 @@ BRIEF = ("run.updates=2", "run.eval_every=2", "head.layers=weighted")
 
 
 @pytest.mark.parametrize("freeze", [0, 1])
-def test_a_head_on_an_encoder_of_transformers(corpus: Path, tmp_path: Path, freeze: int) -> None:
+def test_a_head_on_an_encoder_of_transformers(
+    corpus: Path, tmp_path: Path, freeze: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = make("hubert", tmp_path / "hubert")
     keys = (f"pretrained={tmp_path / 'hubert'}", f"freeze={freeze}", f"data.test={corpus}/intent/test", *BRIEF)
     assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
@@ -28,6 +30,9 @@ def test_a_head_on_an_encoder_of_transformers(corpus: Path, tmp_path: Path, free
     kept = {name.removeprefix("encoder.model."): t for name, t in stored.items() if name.startswith("encoder.model.")}
     assert identical(kept, model.state_dict()) == bool(freeze)
     assert identical(load_model(tmp_path / "run/hub").state_dict(), stored)
+    capsys.readouterr()
+    assert finetune("intent", corpus, tmp_path / "again", *keys, f"pretrained={tmp_path / 'run'}") == 0
+    assert f"the head of {tmp_path / 'run'} is kept" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"hubert: .*dropout"):
         finetune("intent", corpus, tmp_path / "other", *keys, "dropout=0.1")
 

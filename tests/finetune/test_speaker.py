@@ -12,8 +12,18 @@ import pytest
 import torch
 
 from finetune.config import FinetuneConfig
+from finetune.sections import LabelledData
 from finetune.tasks import Scored
-from finetune.tasks.speaker import Task, all_pairs, equal_error_rate, min_dcf, placed, read_trials, with_margin
+from finetune.tasks.speaker import (
+    SpeakerConfig,
+    Task,
+    all_pairs,
+    equal_error_rate,
+    min_dcf,
+    placed,
+    read_trials,
+    with_margin,
+)
 from mixvec import SpeakerEmbedder, UserError
 from mixvec.data.sources import Corpus
 from mixvec.data.utterances import Utterance, Utterances
@@ -120,6 +130,14 @@ def test_a_run_on_a_trial_list(archive: Path, tmp_path: Path, capsys: pytest.Cap
     assert model.speakers == ["id10001", "id10002", "id10003"], "the trials' speakers are not trained on"
     row = json.loads((tmp_path / "run/test.jsonl").read_text().splitlines()[0])
     assert len(row["prediction"]) == 16 and row["speaker"].startswith("id100")
+
+
+def test_speakers_of_the_trials_are_left_out_by_the_label_that_is_asked_for(tmp_path: Path) -> None:
+    trials = trial_list(tmp_path / "trials.txt", first=21)
+    names = ["id10001", "id10002", "id10021", "id10022"]
+    train = Corpus("t", Utterances(Utterance(f"{name}.wav", 1.0, fields={"id": name}) for name in names))
+    config = FinetuneConfig(task="speaker", data=LabelledData(label="id"), speaker=SpeakerConfig(str(trials)))
+    assert Task(config, train).labels == names[:2] and len(train.skipped) == 2
 
 
 def test_bad_input_is_one_clear_line(archive: Path, tmp_path: Path) -> None:

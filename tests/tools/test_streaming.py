@@ -55,6 +55,27 @@ def test_errors_and_latency(run: Path, measured: Run, tmp_path: Path) -> None:
     assert rows[2]["latency_s"][0] > rows[1]["latency_s"][0]
 
 
+def test_rows_without_text_are_left_out_and_damaged_audio_counts(run: Path, measured: Run, tmp_path: Path) -> None:
+    """As in fine-tuning: the damaged file's header and end are whole, so that it is missed when it is read."""
+    for name, text in (("good", "ab"), ("cut", "ba"), ("untold", "b"), ("brief", "a")):
+        samples = sound(text + "..").numpy()
+        soundfile.write(tmp_path / f"{name}.flac", samples[:150] if name == "brief" else samples, RATE_HZ)
+    content = bytearray((tmp_path / "cut.flac").read_bytes())
+    first, end = 3 * len(content) // 10, len(content) // 2
+    content[first:end] = bytes(end - first)
+    (tmp_path / "cut.flac").write_bytes(content)
+    texts = {"good": "ab", "cut": "ba", "untold": "", "brief": "a"}
+    rows = [json.dumps({"file_name": f"{name}.flac", "text": text}) for name, text in texts.items()]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    shutil.copytree(run / "hub", tmp_path / "run/hub")
+    data = f"{{train: {tmp_path}, test: {tmp_path}, min_s: 0.001}}"
+    (tmp_path / "run/config.yaml").write_text(f"task: asr\ndata: {data}\n")
+    done = measured(tmp_path / "run", "--chunk-ms", 320, "--left-chunks", "all", "--json", tmp_path / "rows.json")
+    assert done.code == 0 and "1 utterances cannot be decoded" in done.out, done.err
+    offline, streamed = json.loads((tmp_path / "rows.json").read_text())
+    assert offline["cer"]["value"] == streamed["cer"]["value"] == 60.0, "ba and a of ab, ba, a"
+
+
 def test_the_latency_of_words_that_are_right() -> None:
     clip = Clip(sound("a" * 14), "aa b ab", [1.0, 2.0, 4.0])  # 5 s long
     assert latencies(clip, Answer([("aa", 1.5), ("a", 2.5), ("ab", 4.5)], 0.0)) == [0.5]  # b is wrong, ab at the end
