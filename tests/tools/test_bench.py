@@ -22,7 +22,7 @@ from tests.commands import Run, in_process
 from tests.runs import ROOT
 from tests.tools.bench_systems import BLOCK_MB, crash, fail, fill, greedy, log
 from tools.bench import __main__ as bench
-from tools.bench import learning, ours
+from tools.bench import learning, ours, peers
 from tools.bench.measure import Case, System, measure
 from tools.bench.ours import learner, load
 from tools.bench.suites import FFN_95M, SUITES, TOY
@@ -45,6 +45,17 @@ def test_the_smoke_preset_as_a_user_runs_it(tmp_path: Path, monkeypatch: pytest.
         assert row["seconds_min"] <= row["seconds"] <= row["seconds_max"] and row["peak_mb"] >= 0, row
         assert row["peer"] == peer["system"] and row["ratio"] == pytest.approx(row["seconds"] / peer["seconds"])
         assert bench.line(row) in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Wav2Vec2Conformer"])
+def test_a_peer_of_transformers_sees_padding_where_there_is_some(kind: str) -> None:
+    """A clip alone takes the path without a mask; the Conformer is in no smoke preset."""
+    peer = peers.transformers(kind, (peers.CONFORMER if "Conformer" in kind else {}) | peers.TOY)
+    clips = [Clip(Utterance("a", 1.0), torch.randn(samples), np.random.default_rng(0)) for samples in (16_000, 12_000)]
+    alone, padded = peer.collate(clips[:1]), peer.collate(clips)
+    assert alone.real is None and padded.real.sum(1).tolist() == [16_000, 12_000]
+    for loss in peer.losses([alone, padded], 1, 0.5):
+        assert loss.isfinite() and loss.requires_grad
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def build(system: str, seed: int) -> Learner:
 def train(system: Learner, source: str, minutes: float, seed: int) -> dict[str, float]:
     """Train for ``minutes`` of wall-clock time: the updates and the hours of audio that were seen.
 
-    The schedule is a function of time: warm-up in its first tenth, then linear to zero.
+    The schedule is a function of time: warm-up in its first tenth, then linear to zero. There is one update at least.
     """
     config = load_config(PretrainConfig, [str(CONFIGS / "tiny.yaml")], "")
     corpus = find_utterances(source, "DATA")
@@ -71,8 +71,8 @@ def train(system: Learner, source: str, minutes: float, seed: int) -> dict[str, 
     began, seen_s, number = time.monotonic(), 0.0, 0
     system.start(updates)
     for number, (_, parts) in enumerate(updates.start(None), start=1):
-        progress = (time.monotonic() - began) / (60 * minutes)
-        if progress >= 1:
+        progress = min(1.0, (time.monotonic() - began) / (60 * minutes))
+        if progress == 1 and number > 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = system.lr * learning_rate(progress, config.optim) / config.optim.lr

@@ -43,6 +43,8 @@ class Padded(NamedTuple):
     lengths: Tensor
     mask: Tensor
     negatives: Tensor
+    real: Tensor | None = None
+    """Of transformers: which samples (B, S) are no padding; None without padding, as attention is faster then."""
 
 
 def transformers(kind: str, shape: dict[str, Any]) -> Learner:
@@ -57,14 +59,15 @@ def transformers(kind: str, shape: dict[str, Any]) -> Learner:
     def collate(clips: list[Clip]) -> Padded:
         audio, lengths = pad([clip.waveform for clip in clips])
         frames = int(model._get_feat_extract_output_lengths(audio.shape[1]))
-        real = model._get_feature_vector_attention_mask(frames, torch.arange(audio.shape[1]) < lengths.unsqueeze(1))
-        hidden = _compute_mask_indices((len(audio), frames), 0.65, 10, attention_mask=real, min_masks=2)
+        real = torch.arange(audio.shape[1]) < lengths.unsqueeze(1)
+        valid = model._get_feature_vector_attention_mask(frames, real)
+        hidden = _compute_mask_indices((len(audio), frames), 0.65, 10, attention_mask=valid, min_masks=2)
         negatives = _sample_negative_indices((len(audio), frames), config.num_negatives, hidden)
-        return Padded(normalise(audio, lengths), lengths, torch.from_numpy(hidden), torch.from_numpy(negatives).long())
+        return Padded(normalise(audio, lengths), lengths, torch.from_numpy(hidden), torch.from_numpy(negatives).long(),
+                      None if real.all() else real.long())  # fmt: skip
 
     def loss(batch: Padded) -> Tensor:
-        samples = torch.arange(batch.waveforms.shape[1], device=batch.lengths.device) < batch.lengths.unsqueeze(1)
-        output = model(batch.waveforms, samples.long(), mask_time_indices=batch.mask,
+        output = model(batch.waveforms, batch.real, mask_time_indices=batch.mask,
                        sampled_negative_indices=batch.negatives)  # fmt: skip
         mean: Tensor = output.loss / batch.mask.sum()
         return mean
