@@ -75,7 +75,8 @@ class Window(io.RawIOBase):
             piece = bytes(min(len(view), ID3_BYTES))
         else:
             self.file.seek(at)
-            piece = self.file.read(max(0, min(len(view), self.size - self.at)))
+            wanted = min(len(view), self.size - self.at)
+            piece = self.file.read(wanted) if wanted > 0 else b""
         view[: len(piece)] = piece
         for place, new in self.patches:
             first, last = max(place, at), min(place + len(new), at + len(piece))
@@ -171,23 +172,35 @@ def _chunks_follow(file: BinaryIO, at: int, size: int, form: str) -> bool:
 
 
 def _flac_ends(tail: bytes, fixed: int) -> set[int]:
-    """Where the frames end, in samples, whose headers may begin in these bytes of a FLAC; some only look like one.
+    """Where the frames that begin in these bytes of a FLAC end, in samples; one in 256 only looks like a frame.
 
     Args:
         fixed: the samples of a frame, where frames are numbered rather than samples.
     """
     ends = set()
-    for found in re.finditer(rb"(?=\xff([\xf8\xf9])(.).(.{4,12}))", tail, re.DOTALL):
-        by_samples, code, rest = found[1] == b"\xf9", found[2][0] >> 4, found[3]
-        ones = 8 - (rest[0] ^ 0xFF).bit_length()  # as in UTF-8: how many bytes the number has
-        more, number = max(0, ones - 1), rest[0] & 0x7F >> ones
-        for byte in rest[1 : 1 + more]:
+    for found in re.finditer(rb"(?=(\xff[\xf8\xf9].{4,14}))", tail, re.DOTALL):
+        head, code = found[1], found[1][2] >> 4
+        ones = 8 - (head[4] ^ 0xFF).bit_length()  # as in UTF-8: how many bytes the number has
+        number, end = head[4] & 0x7F >> ones, 4 + max(1, ones)
+        for byte in head[5:end]:
             number = number << 6 | byte & 0x3F
         wide = {6: 1, 7: 2}.get(code, 0)
         samples = 576 << code - 2 if 2 <= code <= 5 else 256 << code - 8 if code >= 8 else 192
-        samples = int.from_bytes(rest[1 + more : 1 + more + wide], "big") + 1 if wide else samples
-        ends.add((number if by_samples else number * fixed) + samples)
+        samples = int.from_bytes(head[end : end + wide], "big") + 1 if wide else samples
+        end += wide + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+        if end < len(head) and not _crc8(head[: end + 1]):
+            ends.add((number if head[1] & 1 else number * fixed) + samples)
     return ends
+
+
+def _crc8(data: bytes) -> int:
+    """The checksum of a FLAC frame's header, by the polynomial x^8 + x^2 + x + 1; 0 with the checksum in ``data``."""
+    value = 0
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = value << 1 & 0xFF ^ (7 if value & 128 else 0)
+    return value
 
 
 def _ogg_streams(file: BinaryIO) -> list[int]:

@@ -30,7 +30,7 @@ REMOTE_THREADS, REMOTE_BATCH_ROWS = 48, 8
 HEADER = struct.Struct("<3q")
 SILENT_S, LOG_EVERY_S = 3.0, 10.0
 KNOWN_PLACES = 1 << 14
-"""How many places are remembered, as a long file may be in many rows and is opened once."""
+"""How many places are remembered besides remote files, as a long file may be in many rows and is opened once."""
 
 Place = tuple[str, int]
 """The file that holds an utterance, as an absolute path or a URL, and where in it; -1: the utterance is the file."""
@@ -42,15 +42,16 @@ def with_headers(rows: Rows, source: str) -> Iterator[tuple[Row, AudioHeader] | 
     """The rows of ``source`` in their order, each with its header; a fault in place of those that have none. Each
     header is in the cache as soon as it has been read. Where another process scans the source, this one waits."""
     threads, batch_rows = (REMOTE_THREADS, REMOTE_BATCH_ROWS) if is_url(source) else (THREADS, BATCH_ROWS)
-    known: dict[Place, Future[Looked]] = {}
+    known, most = dict[Place, Future[Looked]](), KNOWN_PLACES
     waiting: deque[list[tuple[Row | Fault, Future[Looked]]]] = deque()
     pool, cache = ThreadPoolExecutor(threads, thread_name_prefix="headers"), Cache()
     with scanning(source), progress_bar("scanned", " utterances") as progress:
         try:
             while True:
                 batch = list(islice(rows, batch_rows))
-                if len(known) > KNOWN_PLACES:
-                    known.clear()
+                if len(known) > most:
+                    known = {place: known[place] for place in known if place[1] < 0 and is_url(place[0])}
+                    most = KNOWN_PLACES + 2 * len(known)
                 jobs = {place_of(row): row for row in batch if isinstance(row, Row)}
                 jobs = {place: row for place, row in jobs.items() if place not in known}
                 future = pool.submit(_look, jobs, cache)

@@ -106,6 +106,19 @@ def test_a_right_flac_is_not_decoded_for_its_length(monkeypatch: pytest.MonkeyPa
         assert audio_header(tmp_path / "a.flac").frames == len(samples)
 
 
+def test_a_right_flac_whose_end_has_no_frame_header_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A frame of over 64 KiB, and a long tag; among so many random bytes two look like the beginning of a header."""
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        wide = coded("FLAC", "PCM_24", rng.uniform(-1, 1, (12_288, 8)))
+        for content, frames in ((wide, 12_288), (coded("FLAC") + rng.bytes(1 << 17), FRAMES)):
+            (tmp_path / "a.flac").write_bytes(content)
+            assert audio_header(tmp_path / "a.flac").frames == frames
+
+
 def mp3(mode: str = "CONSTANT", samples: np.ndarray = NOISE) -> bytearray:
     """With a Xing or Info header."""
     return coded("MP3", samples=samples, bitrate_mode=mode, compression_level=0.5)

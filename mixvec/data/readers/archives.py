@@ -64,7 +64,8 @@ def tar_rows(path: AnyPath, wanted: Wanted) -> Rows:
                                                  "the first is kept")  # fmt: skip
             continue
         file.seek(member.offset_data)
-        own[kind] = member, b"" if kind == "audio" else file.read(min(member.size, LARGEST_SIDE_BYTES))
+        unread = kind == "audio" or member.size > LARGEST_SIDE_BYTES
+        own[kind] = member, b"" if unread else file.read(member.size)
     for own in utterances.values():
         if "audio" in own:
             yield _utterance(path, own)

@@ -138,7 +138,7 @@ class _Ranges:
 
     def read(self, count: int) -> bytes:
         """At most ``count`` bytes, at least one of a file that has not shrunk."""
-        if not any(start <= self.at < start + len(block) for start, block in self.blocks):
+        if count and not any(start <= self.at < start + len(block) for start, block in self.blocks):
             self._request(count)
         found = (block[self.at - start : self.at - start + count] for start, block in self.blocks if start <= self.at)
         return next(filter(None, found), b"")
