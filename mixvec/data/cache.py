@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..errors import redacted
@@ -44,6 +45,7 @@ class Cache:
     def __init__(self) -> None:
         folder = cache_folder()
         self.path = folder / "found.sqlite" if folder else None
+        self._lock = Lock()  # SQLite's own is polled, and a thread may get none for WAIT_S
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """The values of those of these keys (at most a thousand) that are known."""
@@ -59,19 +61,22 @@ class Cache:
 
     def _run(self, work: Callable[[sqlite3.Connection], list[Any]]) -> list[Any]:
         """What ``work`` returns on a connection of its own, or nothing; a damaged file is removed."""
-        try:
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with closing(sqlite3.connect(self.path, WAIT_S)) as database, database:
-                    database.execute("PRAGMA synchronous = OFF")  # a power cut may damage it, a killed process cannot
-                    database.execute(TABLE)
-                    return work(database)
-        except (OSError, sqlite3.OperationalError):  # a read-only folder, a full disk, no locks
-            self.path = None
-        except DAMAGE:
-            with suppress(OSError):
-                for suffix in ("-journal", ""):
-                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+        with self._lock:
+            try:
+                if self.path is not None:
+                    self.path.parent.mkdir(parents=True, exist_ok=True)
+                    with closing(sqlite3.connect(self.path, WAIT_S)) as database, database:
+                        database.execute(
+                            "PRAGMA synchronous = OFF"
+                        )  # a power cut may damage it, a killed process cannot
+                        database.execute(TABLE)
+                        return work(database)
+            except (OSError, sqlite3.OperationalError):  # a read-only folder, a full disk, no locks
+                self.path = None
+            except DAMAGE:
+                with suppress(OSError):
+                    for suffix in ("-journal", ""):
+                        Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         return []
 
 
