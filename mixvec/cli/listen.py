@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..listening import Listener, Result
 
 BLOCK_BYTES = 3200  # 100 ms
+HEAD_BYTES = 1 << 20
+"""How far the samples of a WAV are searched for: a recorder may put notes or padding before them."""
 UNKNOWN_BYTES = 0x7FFF0000
 """Who streams a WAV writes 0 or something near the largest number for its length."""
 EXTENSIBLE = re.compile(rb"(fmt .{4})\xfe\xff(.{22}\x01\0\0\0\0\0\x10\0\x80\0\0\xaa\0\x38\x9b\x71)", re.DOTALL)
@@ -51,10 +53,8 @@ def run_listen(args: argparse.Namespace) -> None:
     if sys.stdin.isatty():
         raise UserError(f"{INPUT} is a terminal; pipe audio into it, as in: arecord -t raw -f S16_LE -r 16000 | mixvec "
                         "listen --model MODEL")  # fmt: skip
-    end_input_at_signals()
     faults: list[UserError] = []
-    blocks = iter(partial(sys.stdin.buffer.read, BLOCK_BYTES), b"")
-    samples = _until_fault(pcm_samples(blocks, listener.rate_hz), faults)
+    samples = _until_fault(pcm_samples(input_until_signal(), listener.rate_hz), faults)
     for result in listener.listen(samples if listener.measured else _measuring(samples, listener)):
         _show(result, args.json, args.partial)
     if faults:
@@ -100,15 +100,22 @@ def _show(result: Result, as_json: bool, partial: bool) -> None:
         print(result.text if result.final else f"~ {result.text}", flush=True)
 
 
-def end_input_at_signals() -> None:
-    """Let Ctrl-C and SIGTERM end standard input: a read that waits finds its end. A second one acts as before."""
+def input_until_signal() -> Iterator[bytes]:
+    """Standard input, which Ctrl-C and SIGTERM end: a read that waits finds its end. Then a signal acts as before."""
 
     def end(*_: object) -> None:
         os.dup2(os.open(os.devnull, os.O_RDONLY), sys.stdin.fileno())
+        restore()
+
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield from iter(partial(sys.stdin.buffer.read, BLOCK_BYTES), b"")
+    finally:
+        restore()
 
 
 def pcm_samples(blocks: Iterable[bytes], rate_hz: int) -> Iterator[Tensor]:
@@ -120,9 +127,12 @@ def pcm_samples(blocks: Iterable[bytes], rate_hz: int) -> Iterator[Tensor]:
     import numpy as np
     import torch
 
-    source, head = iter(blocks), b""
-    while len(head) < BLOCK_BYTES and (block := next(source, b"")):
+    source, head, chunk = iter(blocks), b"", 12
+    while len(head) < max(BLOCK_BYTES, chunk + 8) <= HEAD_BYTES and (block := next(source, b"")):
         head += block
+        while head[:4] + head[8:12] == b"RIFFWAVE" and chunk + 8 <= len(head) and head[chunk : chunk + 4] != b"data":
+            size = int.from_bytes(head[chunk + 4 : chunk + 8], "little")
+            chunk += 8 + size + size % 2
     start, left = _data_of(head, rate_hz)
     half, count = b"", 0
     for block in chain([head[start:]], source):
@@ -158,9 +168,10 @@ def _wav_data(head: bytes, rate_hz: int) -> tuple[int, int]:
     try:
         with wave.open(file) as opened:
             form = opened.getparams()
-    except (wave.Error, EOFError) as error:
-        reason = str(error) or f"no samples in its first {len(head)} bytes"
-        raise UserError(f"{INPUT}: a WAV that is no PCM ({reason}): {FFMPEG}") from error
+    except (wave.Error, EOFError, RuntimeError) as error:  # the last for a chunk of 2^32 - 1 bytes
+        known = str(error) if file.tell() < len(head) else ""
+        what = f"that is no PCM ({known})" if known else f"without samples in its first {len(head)} bytes"
+        raise UserError(f"{INPUT}: a WAV {what}: {FFMPEG}") from error
     if (form.nchannels, form.framerate, form.sampwidth) != (1, rate_hz, 2):
         raise UserError(f"{INPUT}: a WAV of {form.framerate} Hz, {form.nchannels} channels and {8 * form.sampwidth} "
                         f"bits, and the model takes {rate_hz} Hz, mono, 16 bits (PCM): {FFMPEG}")  # fmt: skip

@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from mixvec import cli
-from mixvec.cli.listen import BLOCK_BYTES, pcm_samples
+from mixvec.cli.listen import BLOCK_BYTES, input_until_signal, pcm_samples
 from mixvec.errors import UserError
 from mixvec.hub import save_folder
 from tests.commands import Result, in_process
@@ -36,7 +36,6 @@ def listen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     def call(content: bytes, *words: object, model: object = TONE_MODEL) -> Result:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        monkeypatch.setattr("mixvec.cli.listen.end_input_at_signals", lambda: None)
         return in_process(cli.main, monkeypatch, capsys)("listen", "--model", model, "--device", "cpu", *words)
 
     return call
@@ -55,6 +54,12 @@ def sized(content: bytes, riff: int, data: int) -> bytes:
     changed, at = bytearray(content), content.index(b"data") + 4
     changed[4:8], changed[at : at + 4] = struct.pack("<I", riff), struct.pack("<I", data)
     return bytes(changed)
+
+
+def padded(content: bytes, size: int, name: bytes = b"JUNK") -> bytes:
+    """A WAV with a chunk of that many bytes before its samples."""
+    at = content.index(b"data")
+    return content[:at] + name + struct.pack("<I", size) + b"data" * (size // 4) + content[at:]
 
 
 def test_raw_and_wav_give_a_line_between_pauses(listen) -> None:  # type: ignore[no-untyped-def]
@@ -77,6 +82,28 @@ def test_a_wav_of_unknown_size_and_of_the_extensible_format(form: str) -> None:
         assert torch.equal(found, torch.frombuffer(bytearray(content[start:]), dtype=torch.int16) / 32768)
     with pytest.raises(UserError, match=r"no PCM|24 bits"):  # floats and 24 bits stay refused
         list(pcm_samples([wav(wave, form=form, subtype="FLOAT" if form == "WAVEX" else "PCM_24")], RATE_HZ))
+
+
+@pytest.mark.parametrize("size", [40, 3_120, 3_160, 5_000, 1_000_000])
+def test_a_wav_with_a_long_chunk_before_its_samples(size: int) -> None:
+    wave = sound("ab")
+    for block_bytes in (999, BLOCK_BYTES, 1 << 21):
+        for name in (b"JUNK", b"LIST", b"bext"):
+            content = padded(wav(wave), size, name)
+            blocks = (content[at : at + block_bytes] for at in range(0, len(content), block_bytes))
+            found = torch.cat(list(pcm_samples(blocks, RATE_HZ)))
+            assert found.shape == wave.shape and torch.allclose(found, wave, atol=2e-4)
+
+
+def test_after_the_end_of_the_input_ctrl_c_acts_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(bytes(2 * BLOCK_BYTES))))
+    blocks = input_until_signal()
+    assert len(next(blocks)) == BLOCK_BYTES
+    assert all(signal.getsignal(number) not in before for number in numbers)
+    assert list(map(len, blocks)) == [BLOCK_BYTES]
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="there is no ffmpeg program here")
@@ -113,6 +140,9 @@ def test_json_and_partial_lines(listen) -> None:  # type: ignore[no-untyped-def]
         (wav(sound("a"), subtype="FLOAT"), "no PCM (unknown format: 3)"),
         (wav(sound("a"), subtype="PCM_24"), "24 bits"),
         (wav(sound("a"))[:30], "30 bytes"),
+        (padded(wav(sound("a")), 3_000_000), "without samples in its first"),
+        (padded(wav(sound("a")), 5_000)[:4_000], "without samples in its first 4000 bytes"),
+        (wav(sound("a"))[:36] + b"junk" + b"\xff" * 4 + bytes(9_000), "without samples in its first"),
         (b"fLaC" + bytes(99), "FLAC"),
         (b"ID3" + bytes(99), "MP3"),
     ],
