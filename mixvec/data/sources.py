@@ -247,7 +247,8 @@ def _in_order(shards: list[Shard], *, remote: bool) -> Rows:
 
 def _hint(folder: AnyPath, key: str) -> str:
     """Which split of the folder could have been meant."""
-    found = [(reader, path) for reader in READERS for glob in reader.splits for path in sorted(folder.glob(glob))]
+    readers = sorted(READERS, key=lambda reader: reader.kind != "folder")
+    found = [(reader, path) for reader in readers for glob in reader.splits for path in sorted(folder.glob(glob))]
     splits = [path.parent if reader.kind == "folder" else path for reader, path in found]
     if splits:
         return f"; did you mean {key}={min(splits, key=lambda path: 'train' not in path.name)}?"

@@ -13,7 +13,7 @@ import pytest
 from mixvec import UserError
 from mixvec.data.sources import Corpus, SourceSpec, find_utterances
 from tests import readers
-from tests.readers import RATE, write
+from tests.readers import RATE, write, write_text
 
 
 def find(source: Any, *, labels: bool = False) -> Corpus:
@@ -185,3 +185,11 @@ def test_a_hub_name_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> N
 )  # fmt: skip
 def test_a_split_is_named_with_its_corpus(path: str, name: str) -> None:
     assert SourceSpec(path).short_name == name
+
+
+def test_a_folder_is_suggested_before_files(tmp_path: Path) -> None:
+    """The files beside it may be of another split, or of nothing at all."""
+    for name in ("train/stm/a.stm", "dev_of_train.csv", "test_of_train.tsv"):
+        write_text(tmp_path / name, "a")
+    with pytest.raises(UserError, match=rf"did you mean data\.train={tmp_path}/train\?$"):
+        find(tmp_path, labels=True)
