@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,17 @@ def test_as_a_user_runs_it(models: Path, audio: Path) -> None:
     assert text and done.stdout == f"{audio / 'b é.wav'}\t{text}\n"
     assert done.returncode == 1
     assert done.stderr.splitlines() == [f"error: {audio / 'broken.wav'}: " + NO_AUDIO]
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_is_quiet(models: Path, audio: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "mixvec", "understand", "--model", models / "intent", audio / "b é.wav",
+               audio / "a"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, stdout=write, stderr=subprocess.PIPE, timeout=120)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_one_file_gives_the_answer_alone(run: Run, models: Path, audio: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from fairseq2.nn import BatchLayout
 
+from mixvec.errors import UserError
 from mixvec.model.config import encoder_config
 from mixvec.wav2vec2 import Wav2Vec2Encoder
 from tests.mixvec.test_encoder import KINDS, LARGE, build, speech
@@ -43,3 +46,10 @@ def test_bad_configurations_and_batches_are_named() -> None:
         encoder(torch.zeros(1, 399))
     with pytest.raises(ValueError, match=r"\(2, 400\) and \(1,\)"):
         encoder(torch.zeros(2, 400), torch.tensor([400]))
+
+
+def test_without_fairseq2_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "mixvec.wav2vec2")
+    monkeypatch.setitem(sys.modules, "fairseq2.models.transformer", None)
+    with pytest.raises(UserError, match=r"mixvec\[fairseq2\]"):
+        importlib.import_module("mixvec.wav2vec2")

@@ -32,6 +32,12 @@ def test_the_longest_make_up_their_share_and_not_one_more(seconds: list[float], 
     assert sum(own) - min(own) < share * sum(seconds)
 
 
+def test_among_equally_long_ones_no_folder_comes_first() -> None:
+    equal = Utterances(Utterance(str(number), 30.0) for number in range(1000))
+    kept = [int(utterance.source) for utterance in equal.longest(0.5)]
+    assert len(kept) == 500 and 200 < sum(number < 500 for number in kept) < 300
+
+
 def test_the_longest_utterances_alone(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pretrain(corpus, tmp_path / "run", "data.longest_share=0.5", "run.updates=1") == 0
     printed = re.search(r"the longest (\d+) of (\d+) ", capsys.readouterr().out)
