@@ -37,6 +37,7 @@ def report(run: Run, state: RunState, window: Window, waited_s: float, frozen: b
     losses, updates = run.accelerator.reduce(torch.stack(window.losses), "sum"), run.config.run.updates
     row = common_row(run, state, window, waited_s) | {
         "loss": float(losses[losses.isfinite()].mean()),
+        "gradient_norm": window.norms[-1] if math.isfinite(window.norms[-1]) else math.nan,
         "encoder_frozen": frozen,
         "lr": learning_rate(state.update / updates, run.config.optim),
         "seconds": run.elapsed_s,

@@ -34,13 +34,13 @@ class Window(shared.Window):
     own_s: float = 0.0
     padded_s: float = 0.0
 
-    def add(self, steps: list[Step], loaded: Sequence[Loaded[Any]], norm: float) -> None:
-        """Add the micro-batches of an update; what is not finite in it, with a gradient that is not, counts nothing."""
-        for step in steps:
-            for name, value in step.sums.items():
+    def add(self, last: Step, sums: list[dict[str, Tensor]], loaded: Sequence[Loaded[Any]], norm: float) -> None:
+        """Add the sums of an update's micro-batches, which count as zero with a gradient that is not finite."""
+        for own in sums:
+            for name, value in own.items():
                 counted = value if math.isfinite(norm) else torch.zeros_like(value)
                 self.sums[name] = self.sums[name] + counted if name in self.sums else counted
-        self.last = steps[-1]
+        self.last = last
         self.norms.append(norm)
         self.own_s += sum(part.seconds for part in loaded)
         self.padded_s += sum(part.padded_s for part in loaded)

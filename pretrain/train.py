@@ -66,14 +66,16 @@ def train(config: PretrainConfig) -> int:
             with accelerator.autocast():
                 prepared = [objective.prepare(batch, recompute=len(batches) > 1) for batch in batches]
             totals = accelerator.reduce(torch.stack([ready.totals for ready in prepared]).sum(0), "sum")
-            done = []
+            losses, sums = [], []
             for number, ready in enumerate(prepared, start=1):
                 seed_update(objective.encoder, config.run.seed, update, ready.batch.keys)
                 with nullcontext() if number == len(prepared) else accelerator.no_sync(model):
-                    done.append(model(ready, totals, progress))
-                    accelerator.backward(done[-1].loss * accelerator.num_processes)  # DDP takes the mean over ranks
-            loss = torch.stack([part.loss.detach() for part in done]).sum()
-            window.add(done, loaded, step(run, model, optimizer, state, loss, loaded))
+                    done = model(ready, totals, progress)
+                    accelerator.backward(done.loss * accelerator.num_processes)  # DDP takes the mean over ranks
+                losses.append(done.loss.detach())
+                sums.append(done.sums)
+            norm = step(run, model, optimizer, state, torch.stack(losses).sum(), loaded)
+            window.add(done, sums, loaded, norm)
         state.update, state.place = update, place
         for part in loaded:
             run.skips.note(part.skipped, counted=True)

@@ -84,19 +84,25 @@ def largest_difference(branches: Branches, mixer: SummaryMixing, dtype: torch.dt
     """The largest difference to the plain path, outputs and gradients, over the largest value of each tensor."""
     given = _given(mixer, (2, 150), dtype, 70)
     pairs = zip(_run(plain_branches, mixer, *given), _run(branches, mixer, *given), strict=True)
-    return max(float((one - other).abs().max() / one.abs().max()) for one, other in pairs if one.numel())
+    found = [(one.detach().float(), other.detach().float()) for one, other in pairs if one.numel()]
+    return max(float((one - other).abs().max() / one.abs().max()) for one, other in found)
 
 
 def seconds(branches: Branches, mixer: SummaryMixing, shape: tuple[int, int], dtype: torch.dtype) -> float:
     """The shortest time of a forward and backward pass at ``shape``, padding included."""
     given, times = _given(mixer, shape, dtype, shape[1] - 1), []
     for _ in range(REPEATS):
+        _wait(mixer)
         began = time.perf_counter()
         _run(branches, mixer, *given)
-        if mixer.first.weight.is_cuda:
-            torch.cuda.synchronize(mixer.first.weight.device)
+        _wait(mixer)
         times.append(time.perf_counter() - began)
     return min(times)
+
+
+def _wait(mixer: SummaryMixing) -> None:
+    if mixer.first.weight.is_cuda:
+        torch.cuda.synchronize(mixer.first.weight.device)
 
 
 def _given(
@@ -112,9 +118,9 @@ def _given(
 
 
 def _run(branches: Branches, mixer: SummaryMixing, x: Tensor, mask: Tensor, weights: list[Tensor]) -> list[Tensor]:
-    """f, the sum of s, and the gradients of a loss, in fp32."""
+    """f, the sum of s, and the gradients of a loss."""
     w1, b1, w2, b2 = weights
     with torch.autocast(x.device.type, enabled=False):
         f, sums = branches(x, mask, w1, b1, w2, b2, mixer.gelu)
         loss = f.float().square().sum() + (sums / x.shape[1]).square().sum() * x.shape[1]
-        return [value.detach().float() for value in (f, sums, *torch.autograd.grad(loss, [x, *weights]))]
+        return [f, sums, *torch.autograd.grad(loss, [x, *weights])]

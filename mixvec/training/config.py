@@ -104,7 +104,7 @@ other key that is no more, null is such a value."""
 
 def check_at_least(config: Any, bounds: Mapping[str, float], prefix: str = "") -> None:
     """Raise ValueError naming the first dotted key, after ``prefix``, whose value is below its bound or no number."""
-    check_ranges(config, {key: f"[{bound:g}, inf)" for key, bound in bounds.items()}, prefix)
+    check_ranges(config, {key: f"[{bound:g}, inf]" for key, bound in bounds.items()}, prefix)
 
 
 def check_ranges(config: Any, ranges: Mapping[str, str], prefix: str = "") -> None:

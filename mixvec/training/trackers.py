@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from accelerate import PartialState
-from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, TrackioTracker, WandBTracker
+from accelerate.tracking import TensorBoardTracker
 
 from ..atomic import write_whole
 from ..errors import redacted
@@ -56,7 +55,7 @@ class Trackers:
         for name in self._followers.keys() - self._failed:
             if (error := error_file(self._folder, name)).exists():
                 self._failed.add(name)
-                self._warn(f"{name}: {error.read_text(encoding='utf-8').strip()}")
+                self._warn(f"{name}: {error.read_text(encoding='utf-8').strip()}", "")
 
     def close(self) -> None:
         """End them. A follower has a minute to send what is left; the run does not wait for it."""
@@ -73,8 +72,8 @@ class Trackers:
             self._board = None
             self._warn(f"tensorboard: {error}")
 
-    def _warn(self, why: str) -> None:
-        self._report(f"WARNING run.trackers: {why}; the run continues without it")
+    def _warn(self, why: str, how: str = " without it") -> None:
+        self._report(f"WARNING run.trackers: {why}; the run continues{how}")
 
 
 def _start(folder: Path, name: str, update: int) -> subprocess.Popen[bytes]:
@@ -140,17 +139,19 @@ def rows_after(log: Path, place: int) -> Iterator[tuple[dict[str, Any], int]]:
 
 def start(folder: Path, name: str, state: dict[str, Any]) -> Any:
     """The tracker, with the run's configuration; a resumed run continues its earlier one, by ``state["id"]``."""
+    from accelerate import PartialState, tracking
+
     PartialState(cpu=True)
     title, own, random = folder.absolute().name, state.get("id"), os.urandom(4).hex()
-    tracker: GeneralTracker
+    tracker: tracking.GeneralTracker
     if name == "wandb":
         own, project = own or random, os.environ.get("WANDB_PROJECT", PROJECT)
-        tracker = WandBTracker(project, name=title, id=own, resume="allow", dir=str(folder))
+        tracker = tracking.WandBTracker(project, name=title, id=own, resume="allow", dir=str(folder))
     elif name == "trackio":
         own = own or f"{title}-{random}"
-        tracker = TrackioTracker(PROJECT, name=own, resume="allow")
+        tracker = tracking.TrackioTracker(PROJECT, name=own, resume="allow")
     else:
-        tracker = MLflowTracker(PROJECT, run_id=own, run_name=title)
+        tracker = tracking.MLflowTracker(PROJECT, run_id=own, run_name=title)
     tracker.start()
     if "id" not in state:
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))

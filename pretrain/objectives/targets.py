@@ -91,6 +91,7 @@ class Codebooks(nn.Module):
         """
         from sklearn.cluster import KMeans
 
+        frames = frames.to(self.mean.device)
         if len(frames) < 2 * max(self.units):
             raise UserError(f"objective.units={list(self.units)} are too many for the {len(frames)} frames of the "
                             "sample: raise objective.sample_s, add audio, or lower objective.units")  # fmt: skip

@@ -126,7 +126,7 @@ class Units(Objective):
             report("units: random projections of log-mel, nothing to fit")
         else:
             frames = collect(sample(config.sample_s), self.frames, self.encoder, config.units)
-            perplexities = ", ".join(f"{p:.1f}" for p in self.codebooks.fit(frames.to(self.fits.device), seed))
+            perplexities = ", ".join(f"{p:.1f}" for p in self.codebooks.fit(frames, seed))
             counts = ", ".join(map(str, config.units))
             report(f"units: k-means on {len(frames)} frames of {config.targets}; perplexity {perplexities} of {counts}")
 

@@ -90,6 +90,22 @@ def test_an_exploding_gradient(corpus: Path, tmp_path: Path, capsys: Output, mon
     assert windows[11:17] == [0, 1, 2, 3, 4, 0]
 
 
+def test_a_window_that_ends_in_an_update_left_out_has_no_norm(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_sum, calls = IntentTask.loss_sum, []
+
+    def sick(self: IntentTask, *rest: Any) -> torch.Tensor:
+        calls.append(1)
+        return loss_sum(self, *rest) * (torch.nan if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(IntentTask, "loss_sum", sick)
+    keys = (*SCRATCH, "data.valid=null", "run.updates=4", "run.log_every=2", "batch.update_s=8", "batch.max_s=1000")
+    assert finetune("intent", corpus, tmp_path / "run", *keys) == 0
+    first, second = rows(tmp_path / "run")
+    assert first["gradient_norm"] is None and second["gradient_norm"] > 0
+
+
 def test_a_starved_loader(corpus: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     read = Utterance.read
 

@@ -139,6 +139,16 @@ def test_contradictory_configurations_name_their_keys() -> None:
             replace(TOY, **changes)  # type: ignore[arg-type]
 
 
+def test_batches_that_do_not_fit_are_named() -> None:
+    encoder = SpeechEncoder(TOY)
+    with pytest.raises(ValueError, match="959 samples are shorter than one frame; pad to at least 960"):
+        encoder(torch.zeros(1, 959))
+    with pytest.raises(ValueError, match=r"\(2, 960\) and \(1,\)"):
+        encoder(torch.zeros(2, 960), torch.tensor([960]))
+    with pytest.raises(ValueError, match=r"\(2, 960, 1\)"):
+        encoder(torch.zeros(2, 960, 1))
+
+
 @every_kind
 def test_layer_drop_gives_zero_gradients_never_none(config: EncoderConfig) -> None:
     encoder = build(replace(config, num_layers=8, layer_drop=0.9)).train()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +109,25 @@ def test_the_faster_form_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"SummaryMixing: {chosen}" in line and "\n" not in line and shapes == [(4, 100)] * 2
         assert re.findall(r"[\d.]+ ms", line) == [f"{kernel_s * 1e3:.3f} ms", f"{plain_s * 1e3:.3f} ms"]
         assert all((mixer.branches is plain_branches) == (chosen == "plain path") for mixer in encoder)
+
+
+def test_the_clock_sees_forward_and_backward_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is idle at both ends, and results are made comparable elsewhere."""
+    _, mixer = mixers(8, 2, False, "swish")
+    seen: list[str] = []
+
+    def form(*given: Any) -> tuple[Tensor, Tensor]:
+        seen.append("run")
+        return plain_branches(*given)
+
+    run, read = select._run, time.perf_counter
+    dtypes: set[torch.dtype] = set()
+    monkeypatch.setattr(select, "_run", lambda *given: dtypes.update(value.dtype for value in run(*given)))
+    monkeypatch.setattr(select, "_wait", lambda mixer: seen.append("wait"))
+    monkeypatch.setattr(select.time, "perf_counter", lambda: seen.append("clock") or read())
+    assert select.seconds(form, mixer, (2, 10), torch.bfloat16) > 0
+    assert seen == ["wait", "clock", "run", "wait", "clock"] * select.REPEATS
+    assert torch.bfloat16 in dtypes, "as they came"
 
 
 def test_the_variable_overrides_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:

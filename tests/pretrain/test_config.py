@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import resource
 import subprocess
@@ -176,6 +177,13 @@ def test_a_wrong_yaml_is_one_line_that_names_the_file(tmp_path: Path, text: str,
     with pytest.raises(UserError, match=names) as caught:
         load(str(tmp_path / "own.yaml"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_bound_from_below_allows_infinity_alone(tmp_path: Path) -> None:
+    """Gradients that are never scaled down; NaN is no number."""
+    assert load("optim.clip_norm=.inf").optim.clip_norm == math.inf
+    with pytest.raises(UserError, match=r"optim\.clip_norm=nan must be at least 1e-06"):
+        load("optim.clip_norm=.nan")
 
 
 def test_help_lists_the_keys_and_their_defaults(capsys: pytest.CaptureFixture[str]) -> None:

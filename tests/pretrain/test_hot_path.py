@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,11 @@ from mixvec.data.batches import Clip, Loaded, loaded_of
 from mixvec.data.utterances import Utterance
 from mixvec.training.config import OptimConfig
 from mixvec.training.optim import adamw, seed_update
+from pretrain.objectives.base import Step
 from pretrain.objectives.contrastive import Contrastive, ContrastiveBatch, ContrastiveConfig
+from pretrain.objectives.targets import Codebooks
 from pretrain.report import Window
+from tests.runs import in_forward, pretrain
 
 TOY = replace(
     encoder_config("tiny"), mel_bins=20, conv_channels=16, dim=32, num_layers=2, ffn_dim=64, heads=4, dropout=0.1
@@ -66,7 +71,7 @@ def test_an_update_never_waits_for_the_device(parts: int) -> None:
             seed_update(model.encoder, 0, 1, part.batch.keys)
             steps.append(model(part, totals, 1.0))
             steps[-1].loss.backward()
-        window.add(steps, given, 1.0)
+        window.add(steps[-1], [done.sums for done in steps], given, 1.0)
     assert waits.found == []
     with Waits() as waits:
         float(steps[0].loss.detach())
@@ -92,3 +97,23 @@ def test_adamw_is_fused_on_a_gpu_alone() -> None:
     made = adamw(weight, OptimConfig(lr=0.25, weight_decay=0.125), torch.device("cpu"))
     group = made.param_groups[0]
     assert group["fused"] is None and (group["lr"], group["weight_decay"], group["eps"]) == (0.25, 0.125, 1e-6)
+
+
+def test_an_update_keeps_one_micro_batch(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those before it, only numbers: their frames and losses are gone while the next one is computed."""
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+
+    def note(step: Step) -> None:
+        made.append(weakref.ref(step.sample))
+        alive.append(sum(sample() is not None for sample in made))
+
+    in_forward(monkeypatch, *range(1, 100), do=note)
+    assert pretrain(corpus, tmp_path / "run", "run.updates=2", "batch.max_s=5") == 0
+    assert len(made) >= 8 and max(alive) == 2
+
+
+def test_frames_that_were_collected_are_fitted_on_the_device_of_the_units() -> None:
+    """A device without numbers instead of a GPU: fitting gets as far as the first one that it asks for."""
+    with pytest.raises(RuntimeError, match=r"item\(\) cannot be called on meta tensors"):
+        Codebooks(6, (4,)).to("meta").fit(torch.randn(60, 6), 0)

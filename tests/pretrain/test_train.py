@@ -159,6 +159,14 @@ def test_fairseq2_trains_in_the_same_loop(corpus: Path, tmp_path: Path, mixer: s
     assert log[-1]["update"] == 2 and log[-1]["gradient_norm"] > 0
 
 
+def test_bf16_is_close_to_fp32(corpus: Path, tmp_path: Path) -> None:
+    for precision in ("bf16", "fp32"):
+        assert pretrain(corpus, tmp_path / precision, "run.updates=1", f"run.precision={precision}") == 0
+    low, full = rows(tmp_path / "bf16")[0], rows(tmp_path / "fp32")[0]
+    assert low["contrastive_loss"] == pytest.approx(full["contrastive_loss"], rel=0.02)
+    assert low["gradient_norm"] == pytest.approx(full["gradient_norm"], rel=0.1)
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint(corpus: Path, tmp_path: Path) -> None:
     """A fake full disk: the error that safetensors raises on one."""

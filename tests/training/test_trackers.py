@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -163,6 +164,26 @@ def test_a_tracker_that_is_not_installed_is_reported(tmp_path: Path, monkeypatch
     own.row({"update": 1, "loss": 1.0})
     own.close()
     assert [line.split()[2] for line in printed] == ["tensorboard", "mlflow"] and "pip install mlflow" in printed[1]
+
+
+def test_a_failure_that_is_tried_again_is_not_called_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: True)
+    monkeypatch.setattr(trackers, "_start", lambda *_: None)
+    printed: list[str] = []
+    own = Trackers(tmp_path, ["mlflow"], 0, printed.append)
+    trackers.error_file(tmp_path, "mlflow").write_text("no server\n")
+    own.row({"update": 1})
+    assert printed == ["WARNING run.trackers: mlflow: no server; the run continues"]
+
+
+def test_an_accelerate_without_a_tracker_runs_without_it() -> None:
+    code = (
+        "from accelerate import tracking\n"
+        "del tracking.TrackioTracker, tracking.MLflowTracker, tracking.WandBTracker\n"
+        "import mixvec.training.trackers"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_tensorboard_that_fails_is_given_up(tmp_path: Path) -> None:
