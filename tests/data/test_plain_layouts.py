@@ -62,6 +62,18 @@ def test_a_folder_for_each_class(tmp_path: Path) -> None:
         find(tmp_path / "splits")
 
 
+def test_texts_beside_the_audio_are_looked_for_in_the_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of classes has none, and there may be a million files."""
+    asked, is_file = set[str](), Path.is_file
+    for name in ("yes/a.wav", "yes/b.wav", "no/c.wav"):
+        write(tmp_path / name)
+    monkeypatch.setattr(Path, "is_file", lambda path: asked.add(path.stem + path.suffix.lower()) or is_file(path))
+    assert len(found(tmp_path)) == 3
+    assert not asked & {f"{stem}{suffix}" for stem in "abc" for suffix in (".txt", ".lab")}
+    write_text(tmp_path / "no/c.LAB", "three")
+    assert found(tmp_path) == {"c.wav": ("three", None)}
+
+
 def test_metadata_at_any_depth_and_in_parquet(tmp_path: Path) -> None:
     for name in ("yes", "no"):
         write(tmp_path / "nest" / name / f"{name}.wav")

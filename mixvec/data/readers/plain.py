@@ -7,7 +7,7 @@ import re
 
 from ...audio import EXTENSIONS
 from ...errors import UserError
-from .files import audio_below, existing, rows_below, text_lines, walk
+from .files import audio_below, existing, files_below, rows_below, text_lines, walk
 from .remote import AnyPath
 from .rows import Fault, Reader, Row, Rows, named
 
@@ -69,7 +69,9 @@ def _with_side_text(file: AnyPath) -> Row | Fault:
 
 
 def _has_side_texts(folder: AnyPath, labels: bool) -> bool:
-    return labels and any(p.with_suffix(s).is_file() for p in audio_below(folder)[0] for s in SIDE_SUFFIXES)
+    files = set(files_below(folder)) if labels else set()
+    beside = (file.with_suffix(suffix) for file in files if _is_path(file.name) for suffix in SIDE_SUFFIXES)
+    return any(side in files and side.is_file() for side in beside)
 
 
 def _are_classes(folder: AnyPath, labels: bool) -> bool:
