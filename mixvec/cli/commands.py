@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..folder import read_json
-from ..locate import resolve
 from ..text import TEXT_STYLES
 from .answers import answers
 from .inputs import Clip, clips_of
@@ -58,12 +57,11 @@ def _search_ngram(args: Namespace, predictor: Predictor) -> None:
     from ..ngram import load_ngram
 
     exported = getattr(predictor.encoder, "session", None)
-    folder = Path(args.model).parent if exported else resolve(args.model)
     stored = exported.get_modelmeta().custom_metadata_map["config.json"] if exported else None
-    facts = (json.loads(stored) if stored else read_json(folder / "config.json")).get("training") or {}
+    facts = (json.loads(stored) if stored else read_json(predictor.folder / "config.json")).get("training") or {}
     named = next((name for name, text in TEXT_STYLES.items() if text == facts.get("text")), "basic")
     arpa, style = Path(args.lm).expanduser(), facts.get("text.normalise", named)
-    ngram, notes = load_ngram(arpa, folder, predictor.vocabulary, style)
+    ngram, notes = load_ngram(arpa, predictor.folder, predictor.vocabulary, style)
     for note in notes:
         _note(note)
     own = {"lm_weight": 1.5, "word_score": 0.0, "beam": 100} | vars(args)

@@ -6,6 +6,7 @@ Symbols: S samples, T frames, V vocabulary size, L layers, D model width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +14,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import UserError
+from ..folder import read_json
 from ..hub import load_model
+from ..locate import resolve
 from ..model import HEADS, TaskModel
 from ..model.ctc import CtcModel
+from ..model.pretrained import ENCODER
 from ..model.protocol import Encoder
 
 
@@ -33,9 +37,10 @@ class Prediction(NamedTuple):
 class Predictor:
     """A model with its head, or the layers of an encoder, on a device."""
 
-    def __init__(self, model: TaskModel | Encoder, layers: list[int], device: torch.device) -> None:
-        """``layers`` are the numbers of those whose frames are the answer; none where it is the head's."""
-        self.model, self.layers, self.device = model.to(device), layers, device
+    def __init__(self, model: TaskModel | Encoder, folder: Path, layers: list[int], device: torch.device) -> None:
+        """``folder`` has the model; ``layers`` are the numbers of those whose frames are the answer, none where it is
+        the head's."""
+        self.model, self.folder, self.layers, self.device = model.to(device), folder, layers, device
         self.encoder = model.encoder if isinstance(model, TaskModel) else model
         self.vocabulary: list[str] = model.vocabulary if isinstance(model, CtcModel) else []
         self.labels: list[str] = getattr(model, "labels", [])
@@ -75,24 +80,35 @@ def load_predictor(command: str, name: str, device: torch.device, layers: str = 
         UserError: there is no such model, it is one for something else, or it has no such layer.
     """
     model: TaskModel | Encoder
-    if exported := name.endswith(".onnx"):
+    exported = name.endswith(".onnx")
+    folder = Path(name).parent if exported else resolve(name)
+    if exported:
         from ..onnx_model import load_onnx
 
         model, device = load_onnx(name), torch.device("cpu")
     else:
-        model = load_model(name)
-    head = model if isinstance(model, TaskModel) else None
+        file = folder / "config.json"
+        stored = read_json(file) if command != "features" and file.is_file() else None
+        if isinstance(stored, dict) and (kind := stored.get("architecture")) in (ENCODER, *HEADS):
+            _check(command, kind, name)  # before the weights are loaded
+        model = load_model(folder)
     if command == "features":
-        if exported and (head or layers != "last"):
+        if exported and (isinstance(model, TaskModel) or layers != "last"):
             raise UserError(f"{name}: of an ONNX file only an encoder's has frames, those of the last layer; give the "
                             "model folder")  # fmt: skip
-        encoder = head.encoder if head else model
-        return Predictor(encoder, _layers(layers, encoder.num_layers), device)  # type: ignore[arg-type]
+        encoder = model.encoder if isinstance(model, TaskModel) else model
+        return Predictor(encoder, folder, _layers(layers, encoder.num_layers), device)
+    _check(command, type(model).__name__, name)
+    return Predictor(model, folder, [], device)
+
+
+def _check(command: str, kind: str, name: str) -> None:
+    """Raise ``UserError`` where ``command`` is not that of a model of this class."""
+    head = HEADS.get(kind)
     if head is None or head.command != command:
         remedy = f"use it with `mixvec {head.command}`" if head else "fine-tune it first, with `python -m finetune`"
         wanted = " or ".join(name for name, other in HEADS.items() if other.command == command)
-        raise UserError(f"{name}: a {type(model).__name__}, and {command} needs a {wanted}: {remedy}")
-    return Predictor(model, [], device)
+        raise UserError(f"{name}: a {kind}, and {command} needs a {wanted}: {remedy}")
 
 
 def _layers(asked: str, count: int) -> list[int]:

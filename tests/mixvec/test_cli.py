@@ -120,6 +120,15 @@ def test_the_wrong_model(run: Run, models: Path, audio: Path, command: str, mode
     assert line.startswith("error: ") and str(models / model) in line and message in line
 
 
+def test_the_wrong_model_is_refused_before_its_weights_are_loaded(
+    run: Run, models: Path, audio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixvec.hub.read_tensors", None)
+    for command, model in (("transcribe", "intent"), ("transcribe", "encoder"), ("understand", "asr")):
+        done = run(command, "--model", models / model, audio)
+        assert done.code == 1 and f"and {command} needs a" in done.err
+
+
 @pytest.mark.parametrize("words", [[], ["transcribe"], ["sing"], ["understand", "--model", "m", "--top", "0", "a.wav"]])
 def test_wrong_usage(run: Run, words: list[str]) -> None:
     done = run(*words)

@@ -65,6 +65,18 @@ def test_words_are_normalised_as_the_texts_were(asked: Run, tmp_path: Path) -> N
         assert done.code == 1 and "none of its 3 words" in done.err and "text.normalise=none" in done.err
 
 
+def test_the_hub_is_asked_for_the_model_once(asked: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = []
+
+    def download(name: str, **_: object) -> str:
+        names.append(name)
+        return str(tmp_path / "model")
+
+    monkeypatch.setattr("mixvec.locate.snapshot_download", download)
+    done = asked("--lm", write_bigrams(tmp_path / "x.arpa", ["ab bb"]), model=Path("org/model"))
+    assert (done.code, names) == (0, ["org/model"])
+
+
 @pytest.mark.slow
 def test_an_exported_model_is_searched_alike(asked: Run, run: Run, tmp_path: Path) -> None:
     save_folder(loaded(), tmp_path / "none", {"text.normalise": "none"})
